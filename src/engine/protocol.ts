@@ -1,0 +1,53 @@
+/**
+ * What the API process and an engine process say to each other. Everything is plain data that
+ * survives structured clone; image bytes travel as Uint8Array.
+ */
+import type { ErrorRecord } from '../errors.js'
+import type { GenerationPlan, Variant } from '../plan/plan.js'
+
+/** What an engine process is started with. */
+export type EngineConfig = {
+  /** A diffusers folder or a BFL single file for each variant. */
+  readonly checkpoints: Readonly<Record<Variant, string>>
+  /** Threads of a session's operators; 0 lets ONNX Runtime decide. */
+  readonly threads: number
+}
+
+export type EngineCommand =
+  | { readonly kind: 'load'; readonly variant: Variant }
+  | { readonly kind: 'generate'; readonly id: string; readonly plan: GenerationPlan }
+  | { readonly kind: 'cancel'; readonly id: string }
+  | { readonly kind: 'release'; readonly variant: Variant }
+  | { readonly kind: 'shutdown' }
+
+/** Seconds of one finished generation, by stage. */
+export type GenerationTimings = Readonly<
+  Record<'load' | 'prompt' | 'denoise' | 'decode' | 'encode' | 'total', number>
+>
+
+export type GenerationEvent =
+  | { readonly kind: 'log'; readonly id: string; readonly line: string }
+  /** `step` of `steps` is done, for image `image` of the prediction. */
+  | {
+      readonly kind: 'progress'
+      readonly id: string
+      readonly image: number
+      readonly step: number
+      readonly steps: number
+    }
+  | {
+      readonly kind: 'image'
+      readonly id: string
+      readonly index: number
+      readonly bytes: Uint8Array
+      readonly mimeType: string
+    }
+  | { readonly kind: 'done'; readonly id: string; readonly timings: GenerationTimings }
+  | { readonly kind: 'failed'; readonly id: string; readonly error: ErrorRecord }
+
+export type EngineEvent =
+  | { readonly kind: 'ready' }
+  | { readonly kind: 'loaded'; readonly variant: Variant }
+  | { readonly kind: 'released'; readonly variant: Variant }
+  | { readonly kind: 'loadFailed'; readonly variant: Variant; readonly error: ErrorRecord }
+  | GenerationEvent
