@@ -1,0 +1,143 @@
+/** The config.json of each component of a diffusers folder, as the networks' params. */
+import { join } from 'node:path'
+import { z } from 'zod'
+import type {
+  AutoencoderParams,
+  ClipParams,
+  FluxParams,
+  SchedulerParams,
+  T5Params,
+} from '../flux/params.js'
+import { readJson } from './files.js'
+
+const count = z.number().int().positive()
+
+// Fields that diffusers leaves out when they have their default are optional here too.
+const FluxConfig = z.object({
+  _class_name: z.literal('FluxTransformer2DModel'),
+  attention_head_dim: count,
+  num_attention_heads: count,
+  num_layers: z.number().int().nonnegative(),
+  num_single_layers: z.number().int().nonnegative(),
+  in_channels: count,
+  joint_attention_dim: count,
+  pooled_projection_dim: count,
+  guidance_embeds: z.boolean(),
+  patch_size: z.literal(1).default(1),
+  axes_dims_rope: z.array(count).length(3).default([16, 56, 56]),
+})
+
+export const fluxParams = (folder: string): FluxParams => {
+  const config = readJson(join(folder, 'config.json'), FluxConfig)
+  return {
+    heads: config.num_attention_heads,
+    headDim: config.attention_head_dim,
+    doubleBlocks: config.num_layers,
+    singleBlocks: config.num_single_layers,
+    inChannels: config.in_channels,
+    txtDim: config.joint_attention_dim,
+    vecDim: config.pooled_projection_dim,
+    axes: config.axes_dims_rope,
+    guidance: config.guidance_embeds,
+  }
+}
+
+const AutoencoderConfig = z.object({
+  _class_name: z.literal('AutoencoderKL'),
+  block_out_channels: z.array(count).min(1),
+  layers_per_block: count,
+  latent_channels: count,
+  norm_num_groups: count,
+  scaling_factor: z.number().positive(),
+  shift_factor: z.number(),
+  act_fn: z.literal('silu').default('silu'),
+  use_quant_conv: z.literal(false).default(false),
+  use_post_quant_conv: z.literal(false).default(false),
+  mid_block_add_attention: z.literal(true).default(true),
+})
+
+export const autoencoderParams = (folder: string): AutoencoderParams => {
+  const config = readJson(join(folder, 'config.json'), AutoencoderConfig)
+  return {
+    channels: config.block_out_channels,
+    layersPerBlock: config.layers_per_block,
+    latentChannels: config.latent_channels,
+    groups: config.norm_num_groups,
+    scalingFactor: config.scaling_factor,
+    shiftFactor: config.shift_factor,
+  }
+}
+
+const ClipConfig = z.object({
+  hidden_size: count,
+  num_hidden_layers: count,
+  num_attention_heads: count,
+  intermediate_size: count,
+  vocab_size: count,
+  max_position_embeddings: count,
+  layer_norm_eps: z.number().positive(),
+  hidden_act: z.literal('quick_gelu'),
+})
+
+export const clipParams = (folder: string): ClipParams => {
+  const config = readJson(join(folder, 'config.json'), ClipConfig)
+  return {
+    hidden: config.hidden_size,
+    layers: config.num_hidden_layers,
+    heads: config.num_attention_heads,
+    mlpHidden: config.intermediate_size,
+    vocabulary: config.vocab_size,
+    positions: config.max_position_embeddings,
+    epsilon: config.layer_norm_eps,
+  }
+}
+
+const T5Config = z.object({
+  d_model: count,
+  d_kv: count,
+  d_ff: count,
+  num_layers: count,
+  num_heads: count,
+  vocab_size: count,
+  relative_attention_num_buckets: count,
+  relative_attention_max_distance: count.default(128),
+  layer_norm_epsilon: z.number().positive(),
+  feed_forward_proj: z.literal('gated-gelu'),
+})
+
+export const t5Params = (folder: string): T5Params => {
+  const config = readJson(join(folder, 'config.json'), T5Config)
+  return {
+    hidden: config.d_model,
+    layers: config.num_layers,
+    heads: config.num_heads,
+    headDim: config.d_kv,
+    mlpHidden: config.d_ff,
+    vocabulary: config.vocab_size,
+    buckets: config.relative_attention_num_buckets,
+    maxDistance: config.relative_attention_max_distance,
+    epsilon: config.layer_norm_epsilon,
+  }
+}
+
+const SchedulerConfig = z.object({
+  _class_name: z.literal('FlowMatchEulerDiscreteScheduler'),
+  use_dynamic_shifting: z.boolean().default(false),
+  shift: z.number().positive().default(1),
+  base_shift: z.number().default(0.5),
+  max_shift: z.number().default(1.15),
+  base_image_seq_len: count.default(256),
+  max_image_seq_len: count.default(4096),
+})
+
+export const schedulerParams = (folder: string): SchedulerParams => {
+  const config = readJson(join(folder, 'scheduler_config.json'), SchedulerConfig)
+  return {
+    useDynamicShifting: config.use_dynamic_shifting,
+    shift: config.shift,
+    baseShift: config.base_shift,
+    maxShift: config.max_shift,
+    baseImageSeqLen: config.base_image_seq_len,
+    maxImageSeqLen: config.max_image_seq_len,
+  }
+}

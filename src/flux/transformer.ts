@@ -1,0 +1,151 @@
+/**
+ * The step graph: one evaluation of the Flux transformer.
+ *
+ *     img [N, inChannels] packed latents, txt [L, D], modulation [modulationSize] (one row of the
+ *     conditioning graph), cos and sin [L + N, headDim/2]  →  velocity [N, inChannels]
+ *
+ * Text comes before image wherever the two streams are joined. Names are those of diffusers, with
+ * norm_out.linear cut into its halves. Source: BFL flux, src/flux/model.py and modules/layers.py.
+ */
+import type { Value } from '../runtime/graph.js'
+import type { Ops, RopeTables } from '../runtime/ops.js'
+import type { Weights } from '../runtime/weights.js'
+import { cutModulation, type Modulation, type StreamModulation } from './modulation.js'
+import { type FluxParams, hiddenSize, mlpHidden } from './params.js'
+
+type Scope = {
+  readonly ops: Ops
+  readonly params: FluxParams
+  readonly weights: Weights
+  readonly tables: RopeTables
+}
+
+/** Adds the network to `ops.graph`; N and L are dynamic. */
+export function addTransformer(ops: Ops, params: FluxParams, weights: Weights): void {
+  const { graph } = ops
+  const width = hiddenSize(params)
+  const latents = graph.input('img', 'F32', ['imgTokens', params.inChannels])
+  let txt = graph.input('txt', 'F32', ['txtTokens', width])
+  const row = graph.input('modulation', 'F32', ['modulationSize'])
+  const tables = {
+    cos: graph.input('cos', 'F32', ['tokens', params.headDim / 2]),
+    sin: graph.input('sin', 'F32', ['tokens', params.headDim / 2]),
+  }
+  const scope = { ops, params, weights, tables }
+  const modulation = cutModulation(ops, params, row)
+
+  const embedder = weights.layer('x_embedder', [width, params.inChannels])
+  let img = ops.linear(latents, embedder)
+  graph.tap('img_in', img)
+  modulation.double.forEach((chunks, i) => {
+    ;[img, txt] = doubleBlock(scope, `transformer_blocks.${i}`, { img, txt }, chunks)
+    graph.tap(`double${i}_img`, img)
+    graph.tap(`double${i}_txt`, txt)
+  })
+  let x = ops.concat([txt, img], 0)
+  modulation.single.forEach((chunks, i) => {
+    x = singleBlock(scope, `single_transformer_blocks.${i}`, x, chunks)
+    graph.tap(`single${i}`, x)
+  })
+  const [, imgOut] = ops.splitAfter(x, txt)
+  const normed = ops.modulatedNorm(imgOut, modulation.final.scale, modulation.final.shift)
+  graph.tap('norm_out', normed)
+  const velocity = ops.linear(normed, weights.layer('proj_out', [params.inChannels, width]))
+  graph.output('velocity', velocity, 'F32', ['imgTokens', params.inChannels])
+}
+
+type Streams<T> = { readonly img: T; readonly txt: T }
+
+// The text stream's layers carry other names than the image stream's.
+const streamNames = {
+  img: {
+    q: 'to_q',
+    k: 'to_k',
+    v: 'to_v',
+    normQ: 'norm_q',
+    normK: 'norm_k',
+    proj: 'to_out.0',
+    mlp: 'ff',
+  },
+  txt: {
+    q: 'add_q_proj',
+    k: 'add_k_proj',
+    v: 'add_v_proj',
+    normQ: 'norm_added_q',
+    normK: 'norm_added_k',
+    proj: 'to_add_out',
+    mlp: 'ff_context',
+  },
+} as const
+
+type StreamNames = (typeof streamNames)[keyof Streams<unknown>]
+
+/** Returns the new img and txt streams. */
+function doubleBlock(
+  scope: Scope,
+  block: string,
+  { img, txt }: Streams<Value>,
+  modulation: Streams<StreamModulation>,
+): readonly [Value, Value] {
+  const { ops } = scope
+  const imgQkv = qkv(scope, block, streamNames.img, img, modulation.img.attention)
+  const txtQkv = qkv(scope, block, streamNames.txt, txt, modulation.txt.attention)
+  const join = (part: 'q' | 'k' | 'v') => ops.concat([txtQkv[part], imgQkv[part]], 0)
+  const mixed = attend(scope, join('q'), join('k'), join('v'))
+  const [txtMixed, imgMixed] = ops.splitAfter(mixed, txt)
+  return [
+    finishStream(scope, block, streamNames.img, { x: img, mixed: imgMixed }, modulation.img),
+    finishStream(scope, block, streamNames.txt, { x: txt, mixed: txtMixed }, modulation.txt),
+  ]
+}
+
+function qkv(scope: Scope, block: string, names: StreamNames, x: Value, modulation: Modulation) {
+  const { ops, weights, params } = scope
+  const width = hiddenSize(params)
+  const normed = ops.modulatedNorm(x, modulation.scale, modulation.shift)
+  const project = (name: string) =>
+    ops.linear(normed, weights.layer(`${block}.attn.${name}`, [width, width]))
+  const headNorm = (y: Value, name: string) =>
+    ops.headNorm(y, weights.tensor(`${block}.attn.${name}.weight`, [params.headDim]), params.heads)
+  return {
+    normed,
+    q: headNorm(project(names.q), names.normQ),
+    k: headNorm(project(names.k), names.normK),
+    v: project(names.v),
+  }
+}
+
+function attend({ ops, params, tables }: Scope, q: Value, k: Value, v: Value): Value {
+  const rotate = (x: Value) => ops.rope(x, tables, params.heads)
+  const scale = 1 / Math.sqrt(params.headDim)
+  return ops.attention(rotate(q), rotate(k), v, { heads: params.heads, scale })
+}
+
+function finishStream(
+  { ops, weights, params }: Scope,
+  block: string,
+  names: StreamNames,
+  { x, mixed }: { readonly x: Value; readonly mixed: Value },
+  modulation: StreamModulation,
+): Value {
+  const width = hiddenSize(params)
+  const proj = ops.linear(mixed, weights.layer(`${block}.attn.${names.proj}`, [width, width]))
+  const attended = ops.gatedAdd(x, modulation.attention.gate, proj)
+  const normed = ops.modulatedNorm(attended, modulation.mlp.scale, modulation.mlp.shift)
+  const inner = weights.layer(`${block}.${names.mlp}.net.0.proj`, [mlpHidden(params), width])
+  const outer = weights.layer(`${block}.${names.mlp}.net.2`, [width, mlpHidden(params)])
+  const mlp = ops.linear(ops.geluTanh(ops.linear(normed, inner)), outer)
+  return ops.gatedAdd(attended, modulation.mlp.gate, mlp)
+}
+
+// Attention and feed-forward side by side; proj_out takes the attention part first.
+function singleBlock(scope: Scope, block: string, x: Value, modulation: Modulation): Value {
+  const { ops, weights, params } = scope
+  const width = hiddenSize(params)
+  const { normed, q, k, v } = qkv(scope, block, streamNames.img, x, modulation)
+  const inner = weights.layer(`${block}.proj_mlp`, [mlpHidden(params), width])
+  const mlp = ops.geluTanh(ops.linear(normed, inner))
+  const both = ops.concat([attend(scope, q, k, v), mlp], 1)
+  const outer = weights.layer(`${block}.proj_out`, [width, width + mlpHidden(params)])
+  return ops.gatedAdd(x, modulation.gate, ops.linear(both, outer))
+}

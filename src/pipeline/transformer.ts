@@ -1,0 +1,109 @@
+/**
+ * The transformer as two sessions: one that prepares everything a picture's steps have in common,
+ * one that evaluates a step.
+ */
+import type { Component } from '../checkpoint/checkpoint.js'
+import { addConditioning } from '../flux/conditioning.js'
+import { modulationSize } from '../flux/modulation.js'
+import type { FluxParams } from '../flux/params.js'
+import { sinusoidDim } from '../flux/params.js'
+import { addTransformer } from '../flux/transformer.js'
+import { createGraph } from '../runtime/graph.js'
+import { portableOps } from '../runtime/portable.js'
+import { createSession, type Session, type SessionOptions } from '../runtime/session.js'
+import { type FloatTensor, floatTensor } from '../runtime/tensor.js'
+import { refuseUnused } from '../runtime/weights.js'
+
+/** What the text encoders make of a prompt. */
+export type PromptEmbedding = {
+  /** T5's hidden states, [L, txtDim]. */
+  readonly hidden: FloatTensor
+  /** CLIP's pooled vector, [1, vecDim]. */
+  readonly pooled: FloatTensor
+}
+
+export type ConditioningInput = {
+  readonly prompt: PromptEmbedding
+  /** The sinusoid of each step's noise level. */
+  readonly timesteps: readonly Float32Array[]
+  /** The sinusoid of the guidance; schnell ignores it. */
+  readonly guidance: Float32Array
+}
+
+/** What a picture's steps have in common. */
+export type Conditioning = {
+  /** The text stream at the transformer's entry, [L, D]. */
+  readonly txt: FloatTensor
+  /** One row of modulation per step. */
+  readonly modulation: readonly FloatTensor[]
+}
+
+export type RopeTensors = { readonly cos: FloatTensor; readonly sin: FloatTensor }
+
+export type Transformer = {
+  readonly params: FluxParams
+  readonly condition: (input: ConditioningInput) => Promise<Conditioning>
+  /** The velocity (noise − image) at `latents` [N, 64], for step `step` of the conditioning. */
+  readonly predict: (
+    latents: Float32Array,
+    conditioning: Conditioning,
+    step: number,
+    rope: RopeTensors,
+  ) => Promise<Float32Array>
+  readonly sessions: readonly Session[]
+}
+
+/** The model bytes of both graphs; throws when the checkpoint does not fit its params. */
+export function buildTransformerGraphs({ params, weights, source }: Component<FluxParams>) {
+  const conditioning = createGraph('conditioning')
+  addConditioning(portableOps(conditioning), params, weights)
+  const step = createGraph('step')
+  addTransformer(portableOps(step), params, weights)
+  refuseUnused(source, weights)
+  return { conditioning, step }
+}
+
+/** Loads a transformer's sessions. */
+export async function loadTransformer(
+  component: Component<FluxParams>,
+  options: SessionOptions,
+): Promise<Transformer> {
+  const { params } = component
+  const graphs = buildTransformerGraphs(component)
+  const conditioning = await createSession(graphs.conditioning.encode(), options)
+  const step = await createSession(graphs.step.encode(), options)
+
+  async function condition({ prompt, timesteps, guidance }: ConditioningInput) {
+    const result = await conditioning.run({
+      hidden: prompt.hidden,
+      pooled: prompt.pooled,
+      timesteps: stackRows(timesteps),
+      ...(params.guidance && { guidance: floatTensor(guidance, [1, sinusoidDim]) }),
+    })
+    const size = modulationSize(params)
+    const table = (result['modulation'] as FloatTensor).data
+    const modulation = timesteps.map((_, i) =>
+      floatTensor(table.subarray(i * size, (i + 1) * size), [size]),
+    )
+    return { txt: result['txt'] as FloatTensor, modulation }
+  }
+
+  return {
+    params,
+    condition,
+    async predict(latents, { txt, modulation }, i, { cos, sin }) {
+      const img = floatTensor(latents, [latents.length / params.inChannels, params.inChannels])
+      const result = await step.run({ img, txt, modulation: modulation[i]!, cos, sin })
+      return (result['velocity'] as FloatTensor).data
+    },
+    sessions: [conditioning, step],
+  }
+}
+
+function stackRows(rows: readonly Float32Array[]): FloatTensor {
+  const data = new Float32Array(rows.length * sinusoidDim)
+  rows.forEach((row, i) => {
+    data.set(row, i * sinusoidDim)
+  })
+  return floatTensor(data, [rows.length, sinusoidDim])
+}

@@ -1,0 +1,117 @@
+/** Builds an ONNX graph node by node. Values are named by the builder; weights keep their names. */
+import {
+  type Attribute,
+  encodeModel,
+  type GraphNode,
+  type Initializer,
+  type OnnxDType,
+  type ValueInfo,
+} from './onnx.js'
+import type { TensorSlice } from './safetensors.js'
+
+declare const valueBrand: unique symbol
+/** The name of a value inside one graph. */
+export type Value = string & { readonly [valueBrand]: true }
+
+/** An input that the operator leaves at its default. */
+export const absent = '' as Value
+
+export type NodeOptions = {
+  readonly attributes?: Readonly<Record<string, Attribute>>
+  readonly domain?: '' | 'com.microsoft'
+}
+
+export type Graph = {
+  readonly input: (name: string, dtype: OnnxDType, dims: readonly (number | string)[]) => Value
+  readonly output: (
+    name: string,
+    value: Value,
+    dtype: OnnxDType,
+    dims: readonly (number | string)[],
+  ) => void
+  readonly node: (op: string, inputs: readonly Value[], options?: NodeOptions) => Value
+  readonly nodes: (
+    op: string,
+    inputs: readonly Value[],
+    count: number,
+    options?: NodeOptions,
+  ) => Value[]
+  /** The slice as stored; asking twice gives the same value. */
+  readonly weight: (slice: TensorSlice) => Value
+  readonly floats: (values: ArrayLike<number>, dims?: readonly number[]) => Value
+  readonly int64s: (values: readonly number[], dims?: readonly number[]) => Value
+  /** Gives an inner float32 value a name under which `encode` can make it an output. */
+  readonly tap: (name: string, value: Value) => void
+  /** The model's bytes; `taps` are inner values to return as well. */
+  readonly encode: (taps?: readonly string[]) => Uint8Array
+}
+
+export function createGraph(name: string): Graph {
+  const nodes: GraphNode[] = []
+  const initializers = new Map<string, Initializer>()
+  const inputs: ValueInfo[] = []
+  const outputs: ValueInfo[] = []
+  const taps = new Map<string, Value>()
+
+  function many(op: string, operands: readonly Value[], count: number, options: NodeOptions = {}) {
+    const { attributes = {}, domain = '' } = options
+    const results = Array.from({ length: count }, (_, i) => `${op}_${nodes.length}_${i}` as Value)
+    nodes.push({ op, domain, inputs: operands, outputs: results, attributes })
+    return results
+  }
+
+  function inline(dtype: OnnxDType, values: ArrayBufferView, dims: readonly number[]): Value {
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+    const key = `${dtype}[${dims}]:${Buffer.from(bytes).toString('base64')}`
+    const constant = initializers.get(key)?.name ?? `constant_${initializers.size}`
+    initializers.set(key, { name: constant, dtype, dims, source: { kind: 'inline', bytes } })
+    return constant as Value
+  }
+
+  function weight(slice: TensorSlice): Value {
+    const { file, offset, byteLength, dtype, shape } = slice
+    const source = { kind: 'external', file, offset, byteLength } as const
+    initializers.set(slice.name, { name: slice.name, dtype, dims: shape, source })
+    return slice.name as Value
+  }
+
+  function rename(value: Value, output: string) {
+    nodes.push({ op: 'Identity', domain: '', inputs: [value], outputs: [output], attributes: {} })
+  }
+
+  function encode(wanted: readonly string[] = []) {
+    const tapped = wanted.map((tap) => {
+      const value = taps.get(tap)
+      if (!value)
+        throw new RangeError(`Expected one of the taps ${[...taps.keys()]} but got ${tap}`)
+      return { op: 'Identity', domain: '', inputs: [value], outputs: [tap], attributes: {} }
+    })
+    const tapInfo = wanted.map((tap) => ({ name: tap, dtype: 'F32' as const, dims: undefined }))
+    return encodeModel({
+      name,
+      nodes: [...nodes, ...tapped],
+      initializers: [...initializers.values()],
+      inputs,
+      outputs: [...outputs, ...tapInfo],
+    })
+  }
+
+  return {
+    input(inputName, dtype, dims) {
+      inputs.push({ name: inputName, dtype, dims })
+      return inputName as Value
+    },
+    output(outputName, value, dtype, dims) {
+      rename(value, outputName)
+      outputs.push({ name: outputName, dtype, dims })
+    },
+    node: (op, operands, options) => many(op, operands, 1, options)[0]!,
+    nodes: many,
+    weight,
+    floats: (values, dims = [values.length]) => inline('F32', Float32Array.from(values), dims),
+    int64s: (values, dims = [values.length]) =>
+      inline('I64', BigInt64Array.from(values, BigInt), dims),
+    tap: (tapName, value) => void taps.set(tapName, value),
+    encode,
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * A network's weights by name. Networks ask for each tensor with the shape they need, so a
+ * checkpoint is checked completely by building its graphs, before any session exists.
+ */
+import { invalidCheckpoint } from '../errors.js'
+import type { TensorSlice } from './safetensors.js'
+import type { StoredDType } from './tensor.js'
+
+/** A linear or convolution layer; T5's layers have no bias. */
+export type Layer = { readonly weight: TensorSlice; readonly bias?: TensorSlice }
+
+export type Weights = {
+  /** The tensor `name`; throws `checkpoint_invalid` if it is missing or of another shape or dtype. */
+  readonly tensor: (name: string, shape: readonly number[]) => TensorSlice
+  /** `name.weight` of this shape, with `name.bias` of its first dim. */
+  readonly layer: (name: string, shape: readonly number[]) => Layer
+  readonly has: (name: string) => boolean
+  /** The names that no network has asked for. */
+  readonly unused: () => string[]
+}
+
+const usable: readonly StoredDType[] = ['F32', 'F16', 'BF16']
+
+/** The weights of one network; `source` is the file or folder that messages name. */
+export function createWeights(source: string, tensors: ReadonlyMap<string, TensorSlice>): Weights {
+  const used = new Set<string>()
+
+  function tensor(name: string, shape: readonly number[]): TensorSlice {
+    const slice = tensors.get(name)
+    if (!slice)
+      throw invalidCheckpoint(
+        `${source}: expected tensor ${name} of shape [${shape}] but it is missing`,
+      )
+    if (slice.shape.length !== shape.length || slice.shape.some((dim, i) => dim !== shape[i]))
+      throw invalidCheckpoint(
+        `${source}: expected tensor ${name} of shape [${shape}] but it is [${slice.shape}]`,
+      )
+    if (!usable.includes(slice.dtype))
+      throw invalidCheckpoint(
+        `${source}: expected tensor ${name} in ${usable.join(', ')} but it is ${slice.dtype}, which is not supported yet`,
+      )
+    used.add(name)
+    return slice
+  }
+
+  return {
+    tensor,
+    layer: (name, shape) => ({
+      weight: tensor(`${name}.weight`, shape),
+      bias: tensor(`${name}.bias`, shape.slice(0, 1)),
+    }),
+    has: (name) => tensors.has(name),
+    unused: () => [...tensors.keys()].filter((name) => !used.has(name)),
+  }
+}
+
+/** Throws when the file holds tensors no network uses: it is of another size or kind than thought. */
+export function refuseUnused(source: string, weights: Weights, ignored: RegExp = /$^/) {
+  const foreign = weights.unused().filter((name) => !ignored.test(name))
+  if (foreign.length > 0)
+    throw invalidCheckpoint(
+      `${source}: ${foreign.length} tensors have no place in this model, the first is ${foreign[0]}; does the config fit the file?`,
+    )
+}
