@@ -11,6 +11,8 @@ const statusByCode = {
   busy: 409,
   not_found: 404,
   canceled: 499,
+  config_invalid: 500,
+  wrong_content_type: 415,
 } as const
 
 export type ErrorCode = keyof typeof statusByCode
@@ -18,19 +20,29 @@ export type ErrorCode = keyof typeof statusByCode
 /** An error whose message may be shown to the caller: what was expected, where, and what came. */
 export class FluxdError extends Error {
   readonly status: number
+  /** The field of `FluxInput` that is to blame, where it is one. */
+  readonly field: string | undefined
 
   constructor(
     readonly code: ErrorCode,
     message: string,
-    options?: ErrorOptions,
+    options?: ErrorOptions & { readonly field?: string },
   ) {
     super(message, options)
     this.name = 'FluxdError'
     this.status = statusByCode[code]
+    this.field = options?.field
   }
 }
 
 export const invalidInput = (message: string) => new FluxdError('invalid_input', message)
+
+/** A field of the contract whose mode this version does not have; never silently ignored. */
+export const notSupported = (field: string) =>
+  new FluxdError('not_supported', `${field} is not supported yet`, { field })
+
+/** A bad environment variable: found at start, and the process does not start. */
+export const invalidConfig = (message: string) => new FluxdError('config_invalid', message)
 
 /** A weight file or folder that is damaged, incomplete or not what its config says. */
 export const invalidCheckpoint = (message: string, cause?: unknown) =>

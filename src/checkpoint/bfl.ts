@@ -3,18 +3,18 @@
  * rows. Source: BFL flux, src/flux/model.py; diffusers, scripts/convert_flux_to_diffusers.py.
  */
 import { invalidCheckpoint } from '../errors.js'
-import type { FluxParams } from '../flux/params.js'
+import type { FluxParams, RotaryAxes } from '../flux/params.js'
 import { sliceRows, type TensorSlice } from '../runtime/safetensors.js'
 import type { Tensors } from './files.js'
 
 /** What the tensors of a single file cannot tell. */
 export type BflOverrides = {
-  readonly axes?: readonly number[]
+  readonly axes?: RotaryAxes
   readonly groups?: number
 }
 
 // Flux.1's rotary axes; only a file with another head size needs an override.
-const fluxAxes = [16, 56, 56]
+const fluxAxes: RotaryAxes = [16, 56, 56]
 
 const moduleNames = {
   img_in: 'x_embedder',

@@ -24,7 +24,7 @@ const FluxConfig = z.object({
   pooled_projection_dim: count,
   guidance_embeds: z.boolean(),
   patch_size: z.literal(1).default(1),
-  axes_dims_rope: z.array(count).length(3).default([16, 56, 56]),
+  axes_dims_rope: z.tuple([count, count, count]).default([16, 56, 56]),
 })
 
 export const fluxParams = (folder: string): FluxParams => {

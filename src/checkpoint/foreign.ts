@@ -4,7 +4,7 @@ const signs: readonly (readonly [RegExp, string])[] = [
   [/double_stream_modulation/, 'a FLUX.2 transformer'],
   [/^(model\.diffusion_model\.)?joint_blocks\./, 'a Stable Diffusion 3 transformer'],
   [
-    /^model\.diffusion_model\.input_blocks\.|^down_blocks\.\d+\.attentions\./,
+    /^(model\.diffusion_model\.)?input_blocks\.|^down_blocks\.\d+\.attentions\./,
     'a Stable Diffusion UNet',
   ],
   [/^transformer_blocks\./, "a transformer under diffusers' names; pass its whole folder instead"],

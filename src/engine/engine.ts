@@ -1,9 +1,22 @@
+/**
+ * The API process's side of the engine: keeps one engine process alive, gives it one command at a
+ * time, and turns its events into promises.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Logger } from 'pino'
+import { FluxdError, fromErrorRecord } from '../errors.js'
+import type { EncodedImage } from '../media/encoding.js'
 import type { GenerationPlan, Variant } from '../plan/plan.js'
-import type { GenerationEvent, GenerationTimings } from './protocol.js'
+import { type EngineProcess, startProcess } from './process.js'
+import type {
+  EngineCommand,
+  EngineConfig,
+  EngineEvent,
+  GenerationEvent,
+  GenerationTimings,
+} from './protocol.js'
 
 export type EngineStatus = 'starting' | 'ready' | 'busy' | 'restarting' | 'stopped'
-
-export type EncodedImage = { readonly bytes: Uint8Array; readonly mimeType: string }
 
 export type GenerationResult = {
   readonly images: readonly EncodedImage[]
@@ -18,6 +31,8 @@ export type GenerateOptions = {
 /** The API process's view of one engine process. */
 export type Engine = {
   readonly status: () => EngineStatus
+  /** The process that runs now; another one after a restart. */
+  readonly pid: () => number | undefined
   /** Loads a variant ahead of the first prediction; throws what is wrong with its checkpoint. */
   readonly load: (variant: Variant) => Promise<void>
   /**
@@ -28,4 +43,156 @@ export type Engine = {
   /** Gives a variant's memory back. */
   readonly release: (variant: Variant) => Promise<void>
   readonly stop: () => Promise<void>
+}
+
+/** What the engine is working on: settles with the event that ends it. */
+type Task = {
+  readonly onEvent: (event: EngineEvent) => void
+  readonly reject: (error: Error) => void
+}
+
+const firstRestartMs = 100
+// A process that keeps dying before it is ready will not do better the next time.
+const maxFailedStarts = 5
+
+/** Starts an engine process and keeps it running until `stop`. */
+export function startEngine(config: EngineConfig, logger: Logger): Engine {
+  let status: EngineStatus = 'starting'
+  let task: Task | undefined
+  let tail: Promise<unknown> = Promise.resolve()
+  let failedStarts = 0
+  let ready = waitForReady()
+  let child = start()
+
+  function start(): EngineProcess {
+    return startProcess(config, { onEvent, onExit })
+  }
+
+  function onEvent(event: EngineEvent) {
+    if (event.kind !== 'ready') return task?.onEvent(event)
+    status = 'ready'
+    failedStarts = 0
+    ready.resolve()
+  }
+
+  function onExit(reason: string) {
+    fail(`The engine process ${reason} while it worked on this; it is being restarted`)
+    if (status === 'stopped') return
+    logger.error({ reason }, 'the engine process is gone')
+    if (failedStarts++ === maxFailedStarts) return giveUp(reason)
+    if (status !== 'restarting') ready = waitForReady()
+    status = 'restarting'
+    setTimeout(restart, firstRestartMs * 2 ** failedStarts)
+  }
+
+  function restart() {
+    if (status === 'restarting') child = start()
+  }
+
+  function giveUp(reason: string) {
+    status = 'stopped'
+    ready.reject(new FluxdError('engine_failed', `The engine process does not start: it ${reason}`))
+  }
+
+  function fail(message: string) {
+    task?.reject(new FluxdError('engine_failed', message))
+  }
+
+  /** One command after the other; the next starts when the process is ready for it. */
+  function exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const turn = tail.then(async () => {
+      if (status === 'stopped') throw new FluxdError('not_ready', 'The engine is stopped')
+      await ready.promise
+      status = 'busy'
+      try {
+        return await work()
+      } finally {
+        task = undefined
+        if (status === 'busy') status = 'ready'
+      }
+    })
+    tail = turn.catch(() => {})
+    return turn
+  }
+
+  /** Sends a command and lets `settle` watch the events until it resolves or rejects. */
+  function request<T>(
+    command: EngineCommand,
+    settle: (
+      event: EngineEvent,
+      resolve: (value: T) => void,
+      reject: (error: Error) => void,
+    ) => void,
+  ): Promise<T> {
+    return new Promise((resolve, reject) => {
+      task = { onEvent: (event) => settle(event, resolve, reject), reject }
+      child.send(command)
+    })
+  }
+
+  async function generate(plan: GenerationPlan, { signal, onEvent: notify }: GenerateOptions = {}) {
+    const id = randomUUID()
+    const images: EncodedImage[] = []
+    const cancel = () => child.send({ kind: 'cancel', id })
+    return exclusively(async () => {
+      throwIfCanceled(signal)
+      signal?.addEventListener('abort', cancel, { once: true })
+      try {
+        return await request<GenerationResult>(
+          { kind: 'generate', id, plan },
+          (event, resolve, reject) => {
+            if (!('id' in event) || event.id !== id) return
+            notify?.(event)
+            if (event.kind === 'image')
+              images[event.index] = { bytes: event.bytes, mimeType: event.mimeType }
+            if (event.kind === 'done') resolve({ images, timings: event.timings })
+            if (event.kind === 'failed') reject(fromErrorRecord(event.error))
+          },
+        )
+      } finally {
+        signal?.removeEventListener('abort', cancel)
+      }
+    })
+  }
+
+  return {
+    status: () => status,
+    pid: () => child.pid,
+    load: (variant) =>
+      exclusively(() =>
+        request<void>({ kind: 'load', variant }, (event, resolve, reject) => {
+          if (event.kind === 'loaded') resolve()
+          if (event.kind === 'loadFailed') reject(fromErrorRecord(event.error))
+        }),
+      ),
+    generate,
+    release: (variant) =>
+      exclusively(() =>
+        request<void>({ kind: 'release', variant }, (event, resolve) => {
+          if (event.kind === 'released') resolve()
+        }),
+      ),
+    async stop() {
+      status = 'stopped'
+      ready.resolve()
+      await child.stop()
+    },
+  }
+}
+
+/** A promise that is settled from outside; nobody has to be waiting for it. */
+function waitForReady() {
+  let resolve = () => {}
+  let reject = (_: Error) => {}
+  const promise = new Promise<void>((onReady, onFailure) => {
+    resolve = onReady
+    reject = onFailure
+  })
+  promise.catch(() => {})
+  return { promise, resolve, reject }
+}
+
+function throwIfCanceled(signal?: AbortSignal) {
+  if (signal?.aborted)
+    throw new FluxdError('canceled', 'The prediction was canceled before it started')
 }

@@ -20,9 +20,9 @@ export type EngineCommand =
   | { readonly kind: 'release'; readonly variant: Variant }
   | { readonly kind: 'shutdown' }
 
-/** Seconds of one finished generation, by stage. */
+/** Seconds of one finished generation, by stage; `ort` is the part spent inside ONNX Runtime. */
 export type GenerationTimings = Readonly<
-  Record<'load' | 'prompt' | 'denoise' | 'decode' | 'encode' | 'total', number>
+  Record<'load' | 'prompt' | 'denoise' | 'decode' | 'encode' | 'total' | 'ort', number>
 >
 
 export type GenerationEvent =

@@ -1,5 +1,8 @@
 /** The shapes of the networks. They come from a config or from tensors, never from a constant. */
 
+/** Rotary dims of the id axes: 0, row, column. */
+export type RotaryAxes = readonly [number, number, number]
+
 export type FluxParams = {
   readonly heads: number
   readonly headDim: number
@@ -11,7 +14,7 @@ export type FluxParams = {
   /** Width of CLIP's pooled vector. */
   readonly vecDim: number
   /** Rotary dims of the id axes; they add up to headDim. */
-  readonly axes: readonly number[]
+  readonly axes: RotaryAxes
   /** dev embeds guidance, schnell does not: the only difference between their networks. */
   readonly guidance: boolean
 }

@@ -90,12 +90,9 @@ function readHeaderLength(path: string, descriptor: number, fileBytes: number): 
   const prefix = Buffer.alloc(8)
   if (readSync(descriptor, prefix, 0, 8, 0) < 8)
     throw invalidCheckpoint(`${path}: expected a safetensors file but it has ${fileBytes} bytes`)
-  refuseOtherFormats(path, prefix)
   const length = prefix.readBigUInt64LE()
   if (length > BigInt(maxHeaderBytes))
-    throw invalidCheckpoint(
-      `${path}: expected a safetensors header of at most ${maxHeaderBytes} bytes but its length field says ${length}`,
-    )
+    throw invalidCheckpoint(`${path}: expected a safetensors file but this is ${describe(prefix)}`)
   if (8 + Number(length) > fileBytes)
     throw invalidCheckpoint(
       `${path}: the header needs ${8n + length} bytes but the file has ${fileBytes}; is it truncated?`,
@@ -103,15 +100,13 @@ function readHeaderLength(path: string, descriptor: number, fileBytes: number): 
   return Number(length)
 }
 
-function refuseOtherFormats(path: string, prefix: Buffer) {
-  const kind = prefix.subarray(0, 4).equals(Buffer.from('GGUF'))
-    ? 'a GGUF file'
-    : prefix.subarray(0, 4).equals(Buffer.from('PK\x03\x04')) || prefix[0] === 0x80
-      ? 'a Python pickle'
-      : prefix.toString('latin1').startsWith('version ')
-        ? 'a Git LFS pointer (run `git lfs pull`)'
-        : undefined
-  if (kind) throw invalidCheckpoint(`${path}: expected a safetensors file but this is ${kind}`)
+// What starts like this, given that it is no plausible header length.
+function describe(prefix: Buffer): string {
+  const text = prefix.toString('latin1')
+  if (text.startsWith('GGUF')) return 'a GGUF file'
+  if (text.startsWith('PK\x03\x04') || prefix[0] === 0x80) return 'a Python pickle'
+  if (text.startsWith('version ')) return 'a Git LFS pointer (run `git lfs pull`)'
+  return `something else: its header would have ${prefix.readBigUInt64LE()} bytes`
 }
 
 function parseHeader(path: string, text: Buffer): Record<string, unknown> {

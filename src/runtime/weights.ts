@@ -14,7 +14,7 @@ export type Weights = {
   readonly tensor: (name: string, shape: readonly number[]) => TensorSlice
   /** `name.weight` of this shape, with `name.bias` of its first dim. */
   readonly layer: (name: string, shape: readonly number[]) => Layer
-  readonly has: (name: string) => boolean
+  readonly all: () => readonly TensorSlice[]
   /** The names that no network has asked for. */
   readonly unused: () => string[]
 }
@@ -49,7 +49,7 @@ export function createWeights(source: string, tensors: ReadonlyMap<string, Tenso
       weight: tensor(`${name}.weight`, shape),
       bias: tensor(`${name}.bias`, shape.slice(0, 1)),
     }),
-    has: (name) => tensors.has(name),
+    all: () => [...tensors.values()],
     unused: () => [...tensors.keys()].filter((name) => !used.has(name)),
   }
 }

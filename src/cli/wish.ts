@@ -1,0 +1,87 @@
+/** The command line of `fluxd run` as the `FluxInput` that an HTTP body would be. */
+import { extname } from 'node:path'
+import { FluxInput } from '../contract/input.js'
+import { describeIssue } from '../contract/validation.js'
+import { invalidInput } from '../errors.js'
+
+/** As commander names them; numbers are still text. */
+export type WishFlags = {
+  readonly output: string
+  readonly model?: string
+  readonly steps?: string
+  readonly seed?: string
+  readonly width?: string
+  readonly height?: string
+  readonly aspectRatio?: string
+  readonly megapixels?: string
+  readonly guidance?: string
+  readonly numOutputs?: string
+  readonly quality?: string
+}
+
+/** The flag behind each field, for errors. */
+const flagOf: Readonly<Record<string, string>> = {
+  model: '--model',
+  num_inference_steps: '--steps',
+  seed: '--seed',
+  width: '--width',
+  height: '--height',
+  aspect_ratio: '--aspect-ratio',
+  megapixels: '--megapixels',
+  guidance_scale: '--guidance',
+  num_outputs: '--num-outputs',
+  output_quality: '--quality',
+}
+
+const formats: Readonly<Record<string, FluxInput['output_format']>> = {
+  '.webp': 'webp',
+  '.jpg': 'jpg',
+  '.jpeg': 'jpg',
+  '.png': 'png',
+}
+
+/** The validated wish; throws what is wrong first, naming the flag. A width or height means `custom`. */
+export function readWish(prompt: string, flags: WishFlags): FluxInput {
+  const isCustom = flags.width !== undefined || flags.height !== undefined
+  const parsed = FluxInput.safeParse(
+    {
+      prompt,
+      model: flags.model,
+      num_inference_steps: toNumber(flags.steps),
+      seed: toNumber(flags.seed),
+      width: toNumber(flags.width),
+      height: toNumber(flags.height),
+      aspect_ratio: isCustom ? 'custom' : flags.aspectRatio,
+      megapixels: flags.megapixels,
+      guidance_scale: toNumber(flags.guidance),
+      num_outputs: toNumber(flags.numOutputs),
+      output_quality: toNumber(flags.quality),
+      output_format: chooseFormat(flags.output),
+    } satisfies Partial<Record<keyof FluxInput, unknown>>,
+    { reportInput: true },
+  )
+  if (parsed.success) return parsed.data
+  const issue = parsed.error.issues[0]!
+  const field = String(issue.path[0])
+  throw invalidInput(`${flagOf[field] ?? field}: ${describeIssue(issue).msg}`)
+}
+
+/** The files of `count` pictures: `star.webp`, or `star-1.webp`, `star-2.webp`, … */
+export function listPaths(output: string, count: number): string[] {
+  if (count === 1) return [output]
+  const extension = extname(output)
+  const stem = output.slice(0, output.length - extension.length)
+  return Array.from({ length: count }, (_, index) => `${stem}-${index + 1}${extension}`)
+}
+
+function chooseFormat(output: string): FluxInput['output_format'] {
+  const format = formats[extname(output).toLowerCase()]
+  if (format) return format
+  throw invalidInput(
+    `Expected --output to end in ${Object.keys(formats).join(', ')} but received ${output}`,
+  )
+}
+
+/** Text that is no number becomes NaN, which validation refuses. */
+const toNumber = (text: string | undefined) =>
+  text === undefined ? undefined : text.trim() === '' ? Number.NaN : Number(text)

@@ -1,0 +1,106 @@
+/**
+ * The OpenAPI document of the Cog surface, derived from the zod schemas: Cog's component names and
+ * operation ids, and each enum field a component of its own (replicate-contract §0.2, §2.1).
+ */
+import { z } from 'zod'
+import { HealthCheck } from './health.js'
+import { FluxInput, Output, publishedInput } from './input.js'
+import { PredictionRequest, PredictionResponse, PredictionStatus } from './prediction.js'
+import { HttpValidationError, ValidationError } from './validation.js'
+
+type JsonObject = { readonly [key: string]: unknown }
+
+/** The Input schema exactly as Replicate publishes it, enums in place. */
+export const inputJsonSchema = (): JsonObject => plain(z.toJSONSchema(publishedInput, dialect))
+
+export const outputJsonSchema = (): JsonObject => plain(z.toJSONSchema(Output, dialect))
+
+/** The document `GET /openapi.json` answers with. */
+export function openApiDocument(): JsonObject {
+  return {
+    openapi: '3.0.2',
+    info: { title: 'Cog', version: '0.1.0' },
+    paths: {
+      '/': { get: operation('Root', 'root__get', json({})) },
+      '/health-check': {
+        get: operation('Healthcheck', 'healthcheck_health_check_get', json(ref('HealthCheck'))),
+      },
+      '/predictions': { post: predictOperation() },
+    },
+    components: { schemas: componentSchemas() },
+  }
+}
+
+function predictOperation(): JsonObject {
+  const predict = operation('Predict', 'predict_predictions_post', json(ref('PredictionResponse')))
+  return {
+    ...predict,
+    description: 'Run a single prediction on the model',
+    requestBody: { content: json(ref('PredictionRequest')) },
+    responses: {
+      ...predict.responses,
+      '422': { description: 'Validation Error', content: json(ref('HTTPValidationError')) },
+    },
+  }
+}
+
+const operation = (summary: string, operationId: string, content: JsonObject) => ({
+  summary,
+  operationId,
+  responses: { '200': { description: 'Successful Response', content } },
+})
+
+function componentSchemas(): JsonObject {
+  const { input, enums } = extractEnums(inputJsonSchema())
+  return { ...wireSchemas(), Input: input, ...enums }
+}
+
+/** Every wire object under its Cog name; those that hold one another are linked by `$ref`. */
+function wireSchemas(): JsonObject {
+  const names = z.registry<{ id: string }>()
+  names.add(FluxInput, { id: 'Input' })
+  names.add(Output, { id: 'Output' })
+  names.add(PredictionRequest, { id: 'PredictionRequest' })
+  names.add(PredictionResponse, { id: 'PredictionResponse' })
+  names.add(PredictionStatus, { id: 'Status' })
+  names.add(HealthCheck, { id: 'HealthCheck' })
+  names.add(HttpValidationError, { id: 'HTTPValidationError' })
+  names.add(ValidationError, { id: 'ValidationError' })
+  const { schemas } = z.toJSONSchema(names, { ...dialect, uri: componentUri })
+  return Object.fromEntries(Object.entries(schemas).map(([id, schema]) => [id, plain(schema)]))
+}
+
+/** Moves each enum field into a component of its name, as Cog does: `allOf: [{ $ref }]`. */
+function extractEnums(schema: JsonObject): { input: JsonObject; enums: JsonObject } {
+  const fields = Object.entries(schema['properties'] as Record<string, JsonObject>)
+  const enums: Record<string, JsonObject> = {}
+  const properties = fields.map(([name, field]) => {
+    if (field['enum'] === undefined) return [name, field]
+    const { enum: values, type, title, ...rest } = field
+    enums[name] = { enum: values, type, title, description: 'An enumeration.' }
+    return [name, { allOf: [ref(name)], ...rest }]
+  })
+  return { input: { ...schema, properties: Object.fromEntries(properties) }, enums }
+}
+
+const dialect = {
+  io: 'input',
+  target: 'openapi-3.0',
+  override: dropSafeIntegerBounds,
+} as const
+
+/** zod bounds every integer by what a double holds exactly; the contract publishes no such bound. */
+function dropSafeIntegerBounds({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
+  if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum
+  if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum
+}
+
+/** The schema as JSON, without what zod adds for its own use (`~standard`, `$schema`, `$id`). */
+function plain(schema: object): JsonObject {
+  const { $schema, $id, ...rest } = JSON.parse(JSON.stringify(schema))
+  return rest
+}
+
+const componentUri = (id: string) => `#/components/schemas/${id}`
+const ref = (id: string): JsonObject => ({ $ref: componentUri(id) })
+const json = (schema: JsonObject): JsonObject => ({ 'application/json': { schema } })

@@ -1,0 +1,73 @@
+/**
+ * The one shape in which fluxd says on the Cog surface that a body is wrong: FastAPI's list, with
+ * the words and types of pydantic 2, as the Python Cog server answers (replicate-contract §2.5).
+ */
+import { z } from 'zod'
+
+export const ValidationError = z
+  .object({
+    loc: z.array(z.union([z.string(), z.int()])).meta({ title: 'Location' }),
+    msg: z.string().meta({ title: 'Message' }),
+    type: z.string().meta({ title: 'Error Type' }),
+  })
+  .meta({ title: 'ValidationError' })
+export type ValidationError = z.output<typeof ValidationError>
+
+export const HttpValidationError = z
+  .object({ detail: z.array(ValidationError).meta({ title: 'Detail' }) })
+  .meta({ title: 'HTTPValidationError' })
+
+type Fault = Omit<ValidationError, 'loc'>
+
+/** Every fault of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`). */
+export const toValidationErrors = (issues: readonly z.core.$ZodIssue[]): ValidationError[] =>
+  issues.map((issue) => ({ loc: ['body', ...issue.path.map(toKey)], ...describeIssue(issue) }))
+
+/** One fault in words, without its place. */
+export function describeIssue(issue: z.core.$ZodIssue): Fault {
+  switch (issue.code) {
+    case 'invalid_type':
+      return describeType(issue)
+    case 'too_small':
+      return fault('greater_than_equal', `greater than or equal to ${issue.minimum}`)
+    case 'too_big':
+      return fault('less_than_equal', `less than or equal to ${issue.maximum}`)
+    case 'invalid_value':
+      return fault('enum', listChoices(issue.values))
+    default:
+      return { type: 'value_error', msg: issue.message }
+  }
+}
+
+function describeType(issue: z.core.$ZodIssueInvalidType): Fault {
+  if (issue.input === undefined) return { type: 'missing', msg: 'Field required' }
+  switch (issue.expected) {
+    case 'string':
+      return fault('string_type', 'a valid string')
+    case 'int':
+      return fault('int_from_float', 'a valid integer, got a number with a fractional part')
+    case 'number':
+      return fault('float_type', 'a valid number')
+    case 'boolean':
+      return fault('bool_type', 'a valid boolean')
+    case 'object':
+    case 'record':
+      return fault('dict_type', 'a valid dictionary')
+    case 'array':
+      return fault('list_type', 'a valid list')
+    default:
+      return { type: 'value_error', msg: issue.message }
+  }
+}
+
+const fault = (type: string, expected: string): Fault => ({
+  type,
+  msg: `Input should be ${expected}`,
+})
+
+function listChoices(values: readonly z.core.util.Primitive[]): string {
+  const quoted = values.map((value) => `'${String(value)}'`)
+  return quoted.length < 2 ? quoted.join() : `${quoted.slice(0, -1).join(', ')} or ${quoted.at(-1)}`
+}
+
+const toKey = (key: PropertyKey) => (typeof key === 'number' ? key : String(key))

@@ -1,0 +1,16 @@
+/** Lets routes name a zod schema: fastify validates with it and types the handler from it. */
+import type { FastifySchemaCompiler, FastifyTypeProvider } from 'fastify'
+import type { z } from 'zod'
+
+export interface ZodTypeProvider extends FastifyTypeProvider {
+  validator: this['schema'] extends z.ZodType ? z.output<this['schema']> : unknown
+  serializer: this['schema'] extends z.ZodType ? z.input<this['schema']> : unknown
+}
+
+/** A failure reaches the error handler as the ZodError itself, its issues holding their input. */
+export const compileValidator: FastifySchemaCompiler<z.ZodType> =
+  ({ schema }) =>
+  (data) => {
+    const parsed = schema.safeParse(data, { reportInput: true })
+    return parsed.success ? { value: parsed.data } : { error: parsed.error }
+  }

@@ -1,0 +1,37 @@
+/** The Euler loop from noise to latents. */
+
+/** The velocity (noise − image) of packed latents at the level of step `step`. */
+export type Predict = (latents: Float32Array, step: number) => Promise<Float32Array>
+
+export type DenoiseOptions = {
+  readonly signal?: AbortSignal
+  /** Called after each step, with the number of steps done. */
+  readonly onStep?: (done: number, latents: Float32Array) => void
+}
+
+/**
+ * Packed latents at noise level 0. `latents` are at level `sigmas[0]`; one step per pair of
+ * neighbouring levels, x ← x + (σ' − σ)·velocity, in float32. Throws when `signal` aborts.
+ */
+export async function denoise(
+  predict: Predict,
+  latents: Float32Array,
+  sigmas: readonly number[],
+  { signal, onStep }: DenoiseOptions = {},
+): Promise<Float32Array> {
+  let x = latents
+  for (let step = 0; step < sigmas.length - 1; step++) {
+    signal?.throwIfAborted()
+    const velocity = await predict(x, step)
+    x = eulerStep(x, velocity, sigmas[step + 1]! - sigmas[step]!)
+    onStep?.(step + 1, x)
+  }
+  signal?.throwIfAborted()
+  return x
+}
+
+function eulerStep(x: Float32Array, velocity: Float32Array, dt: number): Float32Array {
+  const next = new Float32Array(x.length)
+  for (let i = 0; i < x.length; i++) next[i] = x[i]! + dt * velocity[i]!
+  return next
+}

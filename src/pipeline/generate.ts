@@ -1,0 +1,101 @@
+/** The story of one prediction: prompt and seed in, encoded pictures out. */
+import type { GenerationTimings } from '../engine/protocol.js'
+import { type EncodedImage, encodeImage } from '../media/encoding.js'
+import type { GenerationPlan } from '../plan/plan.js'
+import { floatTensor } from '../runtime/tensor.js'
+import { denoise, type Predict } from './denoise.js'
+import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
+import type { Models } from './models.js'
+import { startNoise } from './noise.js'
+import { getSchedule, guidanceArgument, timestepArgument, timestepEmbedding } from './schedule.js'
+import type { PromptEmbedding } from './transformer.js'
+
+export type GenerateHooks = {
+  readonly signal: AbortSignal
+  readonly onProgress: (progress: { image: number; step: number; steps: number }) => void
+  readonly onImage: (index: number, image: EncodedImage) => void
+}
+
+// The networks compute in float32, so nothing rounds on its way into the sinusoids.
+const rounding = 'none'
+
+type Stage = 'prompt' | 'denoise' | 'decode' | 'encode'
+
+/**
+ * Makes the pictures of a plan one after another and hands each over as soon as it is encoded.
+ * Returns the seconds spent by stage; throws when `signal` aborts.
+ */
+export async function generate(
+  plan: GenerationPlan,
+  models: Models,
+  { signal, onProgress, onImage }: GenerateHooks,
+): Promise<Omit<GenerationTimings, 'load'>> {
+  const clock = startClock(models)
+  const { tokenRows, tokenCols } = tokenGrid(plan.size)
+  const { predict, sigmas } = await clock.time('prompt', async () =>
+    prepare(plan, models, await models.prompt.encode(plan.prompt)),
+  )
+  // The last picture is still being encoded while the next one is denoised.
+  let encoding: Promise<void> = Promise.resolve()
+  for (let image = 0; image < plan.count; image++) {
+    const noise = startNoise(plan.noise, plan.seed + image, plan.size)
+    const onStep = (step: number) => onProgress({ image, step, steps: plan.steps })
+    const packed = await clock.time('denoise', () =>
+      denoise(predict, packLatents(noise, tokenRows, tokenCols), sigmas, { signal, onStep }),
+    )
+    const latents = unpackLatents(packed, tokenRows, tokenCols)
+    const rgb = await clock.time('decode', () => models.decoder.decode(latents, plan.size))
+    await encoding
+    encoding = clock
+      .time('encode', () => encodeImage(rgb, plan.size, plan.output))
+      .then((encoded) => onImage(image, encoded))
+  }
+  await encoding
+  return clock.timings()
+}
+
+/** What all pictures of a plan share: the noise levels and the velocity at each of them. */
+export async function prepare(
+  { size, steps, guidance }: Pick<GenerationPlan, 'size' | 'steps' | 'guidance'>,
+  { transformer, scheduler }: Pick<Models, 'transformer' | 'scheduler'>,
+  prompt: PromptEmbedding,
+): Promise<{ readonly sigmas: readonly number[]; readonly predict: Predict }> {
+  const { tokenRows, tokenCols } = tokenGrid(size)
+  const sigmas = getSchedule(scheduler, steps, tokenRows * tokenCols)
+  const conditioning = await transformer.condition({
+    prompt,
+    timesteps: sigmas
+      .slice(0, -1)
+      .map((sigma) => timestepEmbedding(timestepArgument(sigma, rounding))),
+    guidance: timestepEmbedding(guidanceArgument(guidance, rounding)),
+  })
+  const txtTokens = prompt.hidden.dims[0]!
+  const { cos, sin } = ropeTables(txtTokens, tokenRows, tokenCols, transformer.params.axes)
+  const dims = [txtTokens + tokenRows * tokenCols, transformer.params.headDim / 2]
+  const rope = { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) }
+  return {
+    sigmas,
+    predict: (latents, step) => transformer.predict(latents, conditioning, step, rope),
+  }
+}
+
+function startClock(models: Models) {
+  const startedAt = performance.now()
+  const ortAtStart = models.busySeconds()
+  const seconds: Record<Stage, number> = { prompt: 0, denoise: 0, decode: 0, encode: 0 }
+  return {
+    async time<T>(stage: Stage, work: () => Promise<T>): Promise<T> {
+      const stageStart = performance.now()
+      try {
+        return await work()
+      } finally {
+        seconds[stage] += (performance.now() - stageStart) / 1000
+      }
+    },
+    timings: () => ({
+      ...seconds,
+      total: (performance.now() - startedAt) / 1000,
+      ort: models.busySeconds() - ortAtStart,
+    }),
+  }
+}

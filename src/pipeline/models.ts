@@ -1,0 +1,89 @@
+/** A variant's networks, loaded and ready to run. */
+import { totalmem } from 'node:os'
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
+import { invalidCheckpoint } from '../errors.js'
+import type { SchedulerParams } from '../flux/params.js'
+import type { Variant } from '../plan/plan.js'
+import type { SessionOptions } from '../runtime/session.js'
+import { elementCount } from '../runtime/tensor.js'
+import type { Weights } from '../runtime/weights.js'
+import { type Decoder, loadDecoder } from './decoder.js'
+import { loadPromptEncoder, type PromptEncoder } from './prompt.js'
+import { loadTransformer, type Transformer } from './transformer.js'
+
+export type Models = {
+  readonly variant: Variant
+  readonly scheduler: SchedulerParams
+  readonly prompt: PromptEncoder
+  readonly transformer: Transformer
+  readonly decoder: Decoder
+  /** Seconds spent inside ONNX Runtime so far. */
+  readonly busySeconds: () => number
+  /** Gives all memory back. */
+  readonly release: () => Promise<void>
+}
+
+// T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
+const maxTextTokens = { dev: 512, schnell: 256 } as const
+
+// Widened weights may fill this share of the machine; beyond it they stay mapped.
+const widenedShare = 0.25
+
+/**
+ * Opens the checkpoint at `path` and loads every network of it.
+ * Throws `checkpoint_invalid` when it is damaged or not a checkpoint of `variant`.
+ */
+export async function loadModels(variant: Variant, path: string, threads: number): Promise<Models> {
+  const checkpoint = openCheckpoint(path)
+  checkVariant(checkpoint, variant)
+  checkWidths(checkpoint)
+  const { transformer, autoencoder, text, scheduler } = checkpoint
+  const options = (weights: readonly Weights[]): SessionOptions => ({
+    threads,
+    widenWeights: widenedBytes(weights) < totalmem() * widenedShare ? 'load' : 'run',
+  })
+  const loaded = {
+    prompt: await loadPromptEncoder(
+      text,
+      maxTextTokens[variant],
+      options([text.clip.weights, text.t5.weights]),
+    ),
+    transformer: await loadTransformer(transformer, options([transformer.weights])),
+    decoder: await loadDecoder(autoencoder, options([autoencoder.weights])),
+  }
+  const sessions = Object.values(loaded).flatMap((part) => part.sessions)
+  return {
+    variant,
+    scheduler,
+    ...loaded,
+    busySeconds: () => sessions.reduce((sum, session) => sum + session.busySeconds(), 0),
+    release: async () => void (await Promise.all(sessions.map((session) => session.release()))),
+  }
+}
+
+const widenedBytes = (weights: readonly Weights[]) =>
+  weights
+    .flatMap((each) => each.all())
+    .reduce((sum, slice) => sum + 4 * elementCount(slice.shape), 0)
+
+function checkVariant({ path, transformer }: Checkpoint, variant: Variant) {
+  const found: Variant = transformer.params.guidance ? 'dev' : 'schnell'
+  if (found !== variant)
+    throw invalidCheckpoint(
+      `${path}: expected a Flux.1 ${variant} checkpoint but it is ${found} (${found === 'dev' ? 'it has' : 'it lacks'} a guidance embedder)`,
+    )
+}
+
+function checkWidths({ path, transformer, autoencoder, text }: Checkpoint) {
+  const { txtDim, vecDim, inChannels } = transformer.params
+  const widths = [
+    ['T5 hidden states', text.t5.params.hidden, txtDim],
+    ['CLIP pooled vectors', text.clip.params.hidden, vecDim],
+    ['2×2 patches of latents', 4 * autoencoder.params.latentChannels, inChannels],
+  ] as const
+  for (const [what, given, wanted] of widths)
+    if (given !== wanted)
+      throw invalidCheckpoint(
+        `${path}: the transformer expects ${what} of width ${wanted} but they are ${given} wide`,
+      )
+}

@@ -1,0 +1,30 @@
+/**
+ * What Cog calls setup: the default model is loaded before the first prediction asks for it.
+ * A failure is told by the health check; the server goes on, as the other model may be sound.
+ */
+import type { Engine } from '../engine/engine.js'
+import { toErrorRecord } from '../errors.js'
+
+export type Setup = {
+  readonly status: 'starting' | 'succeeded' | 'failed'
+  readonly startedAt: Date
+  readonly completedAt: Date | undefined
+  readonly logs: string
+}
+
+/** Begins to load; the returned function tells how far it is. */
+export function startSetup(engine: Engine, onFailure: (error: unknown) => void): () => Setup {
+  const startedAt = new Date()
+  let setup: Setup = { status: 'starting', startedAt, completedAt: undefined, logs: '' }
+  engine.load('dev').then(
+    () => {
+      setup = { ...setup, status: 'succeeded', completedAt: new Date() }
+    },
+    (error: unknown) => {
+      const logs = `${toErrorRecord(error).message}\n`
+      setup = { ...setup, status: 'failed', completedAt: new Date(), logs }
+      onFailure(error)
+    },
+  )
+  return () => setup
+}

@@ -1,0 +1,154 @@
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
+import sharp from 'sharp'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { type RunFlags, runPrompt } from '../../src/cli/run.js'
+import { listPaths, readWish } from '../../src/cli/wish.js'
+import { readConfig } from '../../src/config.js'
+import type { startEngine } from '../../src/engine/engine.js'
+import { FluxdError } from '../../src/errors.js'
+import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
+
+async function makeFolder() {
+  const folder = await mkdtemp(join(tmpdir(), 'fluxd-run-'))
+  onTestFinished(() => rm(folder, { recursive: true }))
+  return folder
+}
+
+function prepare(options: FakeEngineOptions = {}) {
+  const engine = createFakeEngine(options)
+  const start = vi.fn<typeof startEngine>(() => engine)
+  const canceling = new AbortController()
+  const [stdout, stderr] = [new PassThrough(), new PassThrough()]
+  const run = (flags: RunFlags) =>
+    runPrompt('a yellow star', flags, {
+      config: readConfig({}),
+      signal: canceling.signal,
+      stdout,
+      stderr: stderr as unknown as NodeJS.WriteStream,
+      start,
+    })
+  const read = (stream: PassThrough) => String(stream.read() ?? '')
+  return { engine, start, canceling, run, stdout: () => read(stdout), stderr: () => read(stderr) }
+}
+
+describe('fluxd run', () => {
+  test.each([
+    ['star.webp', 'webp'],
+    ['star.jpg', 'jpeg'],
+    ['star.JPEG', 'jpeg'],
+    ['star.png', 'png'],
+  ])('writes %s as %s and tells its size and seed', async (name, format) => {
+    const output = join(await makeFolder(), name)
+    const { run, engine, stdout } = prepare()
+    await run({ output, seed: '7', steps: '2' })
+    expect((await sharp(output).metadata()).format).toBe(format)
+    expect(stdout()).toBe(`${output}: 1024×1024, seed 7, 0.3 s\n`)
+    expect(engine.stops()).toBe(1)
+  })
+
+  test('numbers the files of several pictures', async () => {
+    const folder = await makeFolder()
+    const { run } = prepare()
+    await run({ output: join(folder, 'star.webp'), numOutputs: '3', steps: '1' })
+    expect((await readdir(folder)).sort()).toEqual(['star-1.webp', 'star-2.webp', 'star-3.webp'])
+  })
+
+  test('writes one plain line for each step where there is no terminal', async () => {
+    const { run, stderr } = prepare()
+    await run({ output: join(await makeFolder(), 'a.webp'), steps: '2', numOutputs: '2' })
+    const steps = stderr()
+      .split('\n')
+      .filter((line) => line.startsWith('step'))
+    expect(steps).toEqual(['step 1/4', 'step 2/4', 'step 3/4', 'step 4/4'])
+  })
+
+  test('uses --checkpoint for the chosen model and --noise over the setting', async () => {
+    const { run, start, engine } = prepare()
+    const output = join(await makeFolder(), 'a.webp')
+    await run({ output, model: 'schnell', checkpoint: '/models/s', noise: 'torch-cpu' })
+    const { checkpoints } = start.mock.calls[0]![0]
+    expect(checkpoints).toEqual({ ...readConfig({}).checkpoints, schnell: '/models/s' })
+    expect(engine.plans[0]).toMatchObject({ variant: 'schnell', noise: 'torch-cpu' })
+  })
+
+  test('passes on what is wrong and stops the engine', async () => {
+    const failure = new FluxdError('checkpoint_invalid', 'Expected vae/config.json in /models')
+    const { run, engine } = prepare({ failure })
+    const folder = await makeFolder()
+    await expect(run({ output: join(folder, 'a.webp') })).rejects.toThrow(failure.message)
+    expect(engine.stops()).toBe(1)
+    expect(await readdir(folder)).toEqual([])
+  })
+
+  test('is canceled by its signal and writes nothing', async () => {
+    const { run, engine, canceling } = prepare({ gate: new Promise(() => {}) })
+    const folder = await makeFolder()
+    const running = run({ output: join(folder, 'a.webp') })
+    await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
+    canceling.abort()
+    await expect(running).rejects.toMatchObject({ code: 'canceled' })
+    expect(engine.stops()).toBe(1)
+    expect(await readdir(folder)).toEqual([])
+  })
+
+  test.each<[Partial<RunFlags>, string]>([
+    [
+      { output: '/nowhere/a.webp' },
+      'Expected the folder of --output to be writable but received /nowhere',
+    ],
+    [
+      { output: 'a.gif' },
+      'Expected --output to end in .webp, .jpg, .jpeg, .png but received a.gif',
+    ],
+    [{ steps: '51' }, '--steps: Input should be less than or equal to 50'],
+    [{ steps: 'many' }, '--steps: Input should be a valid number'],
+    [{ seed: '' }, '--seed: Input should be a valid number'],
+    [{ model: 'pro' }, "--model: Input should be 'dev' or 'schnell'"],
+    [{ width: '512' }, "width and height must be defined if aspect ratio is 'custom'"],
+  ])('says what is wrong with %j before an engine starts', async (flags, message) => {
+    const { run, start } = prepare()
+    await expect(run({ output: 'a.webp', ...flags })).rejects.toThrow(message)
+    expect(start).not.toHaveBeenCalled()
+  })
+})
+
+test('every flag is a field of the wish', () => {
+  const flags = {
+    output: 'a.png',
+    model: 'schnell',
+    steps: '4',
+    seed: '-3',
+    width: '640',
+    height: '480',
+    guidance: '2.5',
+    numOutputs: '2',
+    quality: '0',
+  }
+  expect(readWish('p', flags)).toMatchObject({
+    prompt: 'p',
+    model: 'schnell',
+    num_inference_steps: 4,
+    seed: -3,
+    aspect_ratio: 'custom',
+    width: 640,
+    height: 480,
+    guidance_scale: 2.5,
+    num_outputs: 2,
+    output_quality: 0,
+    output_format: 'png',
+  })
+  expect(readWish('p', { output: 'a.jpg', aspectRatio: '16:9', megapixels: '0.25' })).toMatchObject(
+    {
+      aspect_ratio: '16:9',
+      megapixels: '0.25',
+      output_format: 'jpg',
+    },
+  )
+})
+
+test('a dot in a folder is not the extension of the file', () => {
+  expect(listPaths('v1.0/star.webp', 2)).toEqual(['v1.0/star-1.webp', 'v1.0/star-2.webp'])
+})

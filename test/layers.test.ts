@@ -1,0 +1,116 @@
+/**
+ * Holds the code to ../shared/design/architecture.md, "Imports run one way": which folder of src/ may
+ * import which, and where a package may be used.
+ */
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, normalize, sep } from 'node:path'
+import { describe, expect, test } from 'vitest'
+
+const root = join(import.meta.dirname, '../src')
+
+/** A layer is a folder of src/ or a file in it; it may import itself and what its row names. */
+const mayImport: Readonly<Record<string, readonly string[]>> = {
+  errors: [],
+  contract: [],
+  native: ['errors'],
+  runtime: ['native', 'errors'],
+  tokenizers: ['errors'],
+  flux: ['runtime', 'errors'],
+  checkpoint: ['flux', 'runtime', 'errors'],
+  lora: ['checkpoint', 'flux', 'runtime', 'native', 'errors'],
+  plan: ['contract', 'errors'],
+  media: ['plan', 'errors'],
+  config: ['plan', 'errors'],
+  pipeline: ['plan', 'media', 'tokenizers', 'flux', 'checkpoint', 'lora', 'runtime', 'errors'],
+  engine: ['plan', 'media', 'pipeline', 'errors'],
+  predictions: ['contract', 'plan', 'media', 'engine', 'errors'],
+  http: ['contract', 'predictions', 'engine', 'errors'],
+  app: ['config', 'engine', 'http', 'predictions', 'errors'],
+  cli: ['app', 'config', 'contract', 'plan', 'predictions', 'engine', 'errors'],
+  main: ['cli', 'config', 'plan', 'errors'],
+}
+
+/** Files (by how their path begins) that may use a package; what is not listed may be used anywhere. */
+const mayUse: Readonly<Record<string, readonly string[]>> = {
+  fastify: ['http/', 'app.ts', 'main.ts'],
+  '@fastify/multipart': ['http/', 'app.ts'],
+  'onnxruntime-node': ['runtime/session.ts'],
+  sharp: ['media/'],
+  protobufjs: ['runtime/'],
+  '@huggingface/tokenizers': ['tokenizers/'],
+  commander: ['main.ts', 'cli/'],
+  'cli-progress': ['cli/'],
+  'node:child_process': ['engine/'],
+}
+
+/** Where `process.env` may be read, as `mayUse`. */
+const mayReadEnvironment = ['config.ts']
+
+/** What `file` (relative to src/) does that its layer may not. */
+function listViolations(file: string, source: string): string[] {
+  const imports = [...source.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*'([^']+)'/g)].map((m) => m[1]!)
+  const faults = imports.filter((specifier) => !isAllowed(file, specifier))
+  if (/process\s*\.\s*env\b/.test(source) && !isIn(mayReadEnvironment, file))
+    faults.push('process.env')
+  return faults.map((fault) => `${file} uses ${fault}`)
+}
+
+function isAllowed(file: string, specifier: string): boolean {
+  if (!specifier.startsWith('.')) return isIn(mayUse[specifier] ?? [''], file)
+  const [from, to] = [layerOf(file), layerOf(normalize(join(dirname(file), specifier)))]
+  return from === to || (mayImport[from]?.includes(to) ?? false)
+}
+
+const layerOf = (file: string) => file.split('/')[0]!.replace(/\.[jt]s$/, '')
+const isIn = (places: readonly string[], file: string) =>
+  places.some((place) => file.startsWith(place))
+
+const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => file.replaceAll(sep, '/'))
+
+test('every file of src/ belongs to a layer', () => {
+  expect(files.length).toBeGreaterThan(20)
+  for (const file of files) expect(Object.keys(mayImport)).toContain(layerOf(file))
+})
+
+test('no file imports against the direction of its layer', () => {
+  expect(
+    files.flatMap((file) => listViolations(file, readFileSync(join(root, file), 'utf8'))),
+  ).toEqual([])
+})
+
+test('no layer may import itself through others', () => {
+  const visit = (layer: string, path: readonly string[]): void => {
+    expect(path).not.toContain(layer)
+    for (const next of mayImport[layer]!) visit(next, [...path, layer])
+  }
+  for (const layer of Object.keys(mayImport)) visit(layer, [])
+})
+
+describe('the check', () => {
+  test.each([
+    ['http/cog.ts', "import { run } from '../pipeline/generate.js'"],
+    ['contract/input.ts', "import type { Tensor } from '../runtime/tensor.js'"],
+    ['plan/sizing.ts', "export { serve } from '../http/cog.js'"],
+    ['predictions/service.ts', "import Fastify, { type A } from 'fastify'"],
+    ['runtime/tensor.ts', "import * as ort from 'onnxruntime-node'"],
+    ['pipeline/pixels.ts', "const sharp = await import('sharp')"],
+    ['engine/process.ts', "import {\n  a,\n  b,\n} from '../http/cog.js'"],
+    ['cli/serve.ts', 'const port = process.env.PORT'],
+  ])('sees what is wrong with %s: %s', (file, source) => {
+    expect(listViolations(file, source)).toHaveLength(1)
+  })
+
+  test.each([
+    ['http/cog.ts', "import type { Predictions } from '../predictions/service.js'"],
+    ['runtime/session.ts', "import * as ort from 'onnxruntime-node'"],
+    [
+      'engine/worker.ts',
+      "import { generate } from '../pipeline/generate.js'\nimport './protocol.js'",
+    ],
+    ['config.ts', 'const port = process.env.PORT'],
+  ])('finds nothing wrong with %s: %s', (file, source) => {
+    expect(listViolations(file, source)).toEqual([])
+  })
+})
