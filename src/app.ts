@@ -1,5 +1,10 @@
 /** The HTTP application: its parts, and the one place where an error becomes a reply. */
-import Fastify, { type FastifyBaseLogger, type FastifyInstance } from 'fastify'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from 'fastify'
 import { type Logger, pino } from 'pino'
 import type { Config } from './config.js'
 import type { Engine } from './engine/engine.js'
@@ -21,7 +26,11 @@ export type AppOptions = {
 /** The app, not yet listening. The default model begins to load; closing cancels what still runs. */
 export function buildApp({ config, engine, logger }: AppOptions): FastifyInstance {
   const log: FastifyBaseLogger = logger ?? pino({ level: 'silent' })
-  const app = Fastify({ loggerInstance: log, bodyLimit: maxBodyBytes })
+  const app = Fastify({
+    loggerInstance: log,
+    bodyLimit: maxBodyBytes,
+    frameworkErrors: sendProblem,
+  })
   const logFault = (error: unknown) => log.error({ err: error }, 'prediction failed')
   const predictions = createPredictions({ engine, noise: config.noise, onFault: logFault })
   const setup = startSetup(engine, (error) => log.error({ err: error }, 'setup failed'))
@@ -36,10 +45,12 @@ export function buildApp({ config, engine, logger }: AppOptions): FastifyInstanc
 }
 
 function replyToErrors(app: FastifyInstance): void {
-  app.setErrorHandler((error, request, reply) => {
-    const { status, body } = toProblem(error)
-    if (status >= 500) request.log.error({ err: error }, 'request failed')
-    return reply.code(status).send(body)
-  })
+  app.setErrorHandler(sendProblem)
   app.setNotFoundHandler((_request, reply) => reply.code(404).send({ detail: 'Not Found' }))
+}
+
+function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  const { status, body } = toProblem(error)
+  if (status >= 500) request.log.error({ err: error }, 'request failed')
+  reply.code(status).send(body)
 }

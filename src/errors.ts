@@ -6,6 +6,7 @@ const statusByCode = {
   invalid_input: 422,
   not_supported: 422,
   checkpoint_invalid: 500,
+  lora_invalid: 422,
   engine_failed: 500,
   not_ready: 503,
   busy: 409,
@@ -47,6 +48,10 @@ export const invalidConfig = (message: string) => new FluxdError('config_invalid
 /** A weight file or folder that is damaged, incomplete or not what its config says. */
 export const invalidCheckpoint = (message: string, cause?: unknown) =>
   new FluxdError('checkpoint_invalid', message, { cause })
+
+/** A LoRA file that is damaged, of another model, or of a kind that cannot be merged. */
+export const invalidLora = (message: string, cause?: unknown) =>
+  new FluxdError('lora_invalid', message, { cause })
 
 /** The form in which an error crosses the engine's process border. */
 export type ErrorRecord = { readonly code: ErrorCode; readonly message: string }

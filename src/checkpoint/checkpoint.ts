@@ -114,12 +114,21 @@ export function openTextSide(path: string): TextSide {
   const clip = folder('text_encoder')
   const t5 = folder('text_encoder_2')
   return {
-    clip: component(clip, clipParams(clip), openTensors(clip, 'model')),
+    clip: component(clip, clipParams(clip), withTextModelPrefix(openTensors(clip, 'model'))),
     t5: component(t5, t5Params(t5), withSharedEmbedding(openTensors(t5, 'model'))),
     clipTokenizer: folder('tokenizer'),
     t5Tokenizer: folder('tokenizer_2'),
   }
 }
+
+// transformers 5 may save CLIP without the prefix that published files have.
+const withTextModelPrefix = (tensors: Tensors): Tensors =>
+  new Map(
+    [...tensors].map(([name, slice]) => [
+      /^(embeddings|encoder|final_layer_norm)\./.test(name) ? `text_model.${name}` : name,
+      slice,
+    ]),
+  )
 
 // Some files name T5's embedding twice, some only by its second name.
 function withSharedEmbedding(tensors: Tensors): Tensors {

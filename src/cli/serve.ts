@@ -12,10 +12,8 @@ export async function serve(config: Config): Promise<void> {
   const engine = startEngine({ checkpoints, threads }, logger)
   const app = buildApp({ config, engine, logger })
 
-  const close = async () => {
-    await app.close()
-    await engine.stop()
-  }
+  // Together: an engine that never became ready must not hold up the replies of a closing server.
+  const close = () => Promise.all([app.close(), engine.stop()])
   try {
     const address = await app.listen({ host: config.host, port: config.port })
     process.stdout.write(announce(address, config))

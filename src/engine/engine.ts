@@ -70,6 +70,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
 
   function onEvent(event: EngineEvent) {
     if (event.kind !== 'ready') return task?.onEvent(event)
+    if (status === 'stopped') return
     status = 'ready'
     failedStarts = 0
     ready.resolve()
@@ -80,7 +81,8 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
     if (status === 'stopped') return
     logger.error({ reason }, 'the engine process is gone')
     if (failedStarts++ === maxFailedStarts) return giveUp(reason)
-    if (status !== 'restarting') ready = waitForReady()
+    // Whoever waits for a process that never became ready goes on waiting for the next one.
+    if (status === 'ready' || status === 'busy') ready = waitForReady()
     status = 'restarting'
     setTimeout(restart, firstRestartMs * 2 ** failedStarts)
   }
@@ -98,11 +100,16 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
     task?.reject(new FluxdError('engine_failed', message))
   }
 
+  function throwIfStopped() {
+    if (status === 'stopped') throw new FluxdError('not_ready', 'The engine is stopped')
+  }
+
   /** One command after the other; the next starts when the process is ready for it. */
   function exclusively<T>(work: () => Promise<T>): Promise<T> {
     const turn = tail.then(async () => {
-      if (status === 'stopped') throw new FluxdError('not_ready', 'The engine is stopped')
+      throwIfStopped()
       await ready.promise
+      throwIfStopped()
       status = 'busy'
       try {
         return await work()

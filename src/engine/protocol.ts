@@ -3,6 +3,7 @@
  * survives structured clone; image bytes travel as Uint8Array.
  */
 import type { ErrorRecord } from '../errors.js'
+import type { StageSeconds } from '../pipeline/generate.js'
 import type { GenerationPlan, Variant } from '../plan/plan.js'
 
 /** What an engine process is started with. */
@@ -20,10 +21,8 @@ export type EngineCommand =
   | { readonly kind: 'release'; readonly variant: Variant }
   | { readonly kind: 'shutdown' }
 
-/** Seconds of one finished generation, by stage; `ort` is the part spent inside ONNX Runtime. */
-export type GenerationTimings = Readonly<
-  Record<'load' | 'prompt' | 'denoise' | 'decode' | 'encode' | 'total' | 'ort', number>
->
+/** Seconds of one finished generation; `load` is what loading the variant added to it. */
+export type GenerationTimings = StageSeconds & { readonly load: number }
 
 export type GenerationEvent =
   | { readonly kind: 'log'; readonly id: string; readonly line: string }

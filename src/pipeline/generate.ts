@@ -1,5 +1,4 @@
 /** The story of one prediction: prompt and seed in, encoded pictures out. */
-import type { GenerationTimings } from '../engine/protocol.js'
 import { type EncodedImage, encodeImage } from '../media/encoding.js'
 import type { GenerationPlan } from '../plan/plan.js'
 import { floatTensor } from '../runtime/tensor.js'
@@ -21,6 +20,9 @@ const rounding = 'none'
 
 type Stage = 'prompt' | 'denoise' | 'decode' | 'encode'
 
+/** Seconds by stage; encoding overlaps with what follows it. `ort`: inside ONNX Runtime. */
+export type StageSeconds = Readonly<Record<Stage | 'total' | 'ort', number>>
+
 /**
  * Makes the pictures of a plan one after another and hands each over as soon as it is encoded.
  * Returns the seconds spent by stage; throws when `signal` aborts.
@@ -29,7 +31,7 @@ export async function generate(
   plan: GenerationPlan,
   models: Models,
   { signal, onProgress, onImage }: GenerateHooks,
-): Promise<Omit<GenerationTimings, 'load'>> {
+): Promise<StageSeconds> {
   const clock = startClock(models)
   const { tokenRows, tokenCols } = tokenGrid(plan.size)
   const { predict, sigmas } = await clock.time('prompt', async () =>

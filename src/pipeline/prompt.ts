@@ -49,8 +49,8 @@ export async function loadPromptEncoder(
 
   return {
     async encode(prompt, t5Prompt = prompt) {
-      const clipIds = Int32Array.from(clipTokenizer.encode(prompt))
-      const t5Ids = Int32Array.from(t5Tokenizer.encode(t5Prompt, tokens))
+      const clipIds = clipTokenizer.encode(prompt)
+      const t5Ids = t5Tokenizer.encode(t5Prompt, tokens)
       const { pooled } = await clip.run({ ids: intTensor(clipIds, [clipIds.length]) })
       const { hidden } = await t5.run({ ids: intTensor(t5Ids, [tokens]), buckets })
       return { pooled: pooled as FloatTensor, hidden: hidden as FloatTensor }

@@ -64,7 +64,7 @@ export function createPredictions({ engine, noise, onFault }: PredictionOptions)
       }, either)
       return succeed(prediction, images.map(toDataUri))
     } catch (error) {
-      return settle(prediction, error)
+      return either.aborted ? cancel(prediction) : settle(prediction, error)
     }
   }
 

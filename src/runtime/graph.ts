@@ -7,7 +7,7 @@ import {
   type OnnxDType,
   type ValueInfo,
 } from './onnx.js'
-import type { TensorSlice } from './safetensors.js'
+import type { TensorSource } from './weights.js'
 
 declare const valueBrand: unique symbol
 /** The name of a value inside one graph. */
@@ -36,8 +36,8 @@ export type Graph = {
     count: number,
     options?: NodeOptions,
   ) => Value[]
-  /** The slice as stored; asking twice gives the same value. */
-  readonly weight: (slice: TensorSlice) => Value
+  /** The tensor as stored; asking twice gives the same value. */
+  readonly weight: (source: TensorSource) => Value
   readonly floats: (values: ArrayLike<number>, dims?: readonly number[]) => Value
   readonly int64s: (values: readonly number[], dims?: readonly number[]) => Value
   /** Gives an inner float32 value a name under which `encode` can make it an output. */
@@ -45,6 +45,9 @@ export type Graph = {
   /** The model's bytes; `taps` are inner values to return as well. */
   readonly encode: (taps?: readonly string[]) => Uint8Array
 }
+
+// A model's bytes are one protobuf message, which cannot be longer.
+const maxInlineBytes = 2 ** 31 - 2 ** 24
 
 export function createGraph(name: string): Graph {
   const nodes: GraphNode[] = []
@@ -61,18 +64,17 @@ export function createGraph(name: string): Graph {
   }
 
   function inline(dtype: OnnxDType, values: ArrayBufferView, dims: readonly number[]): Value {
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+    const bytes = bytesOf(values)
     const key = `${dtype}[${dims}]:${Buffer.from(bytes).toString('base64')}`
     const constant = initializers.get(key)?.name ?? `constant_${initializers.size}`
     initializers.set(key, { name: constant, dtype, dims, source: { kind: 'inline', bytes } })
     return constant as Value
   }
 
-  function weight(slice: TensorSlice): Value {
-    const { file, offset, byteLength, dtype, shape } = slice
-    const source = { kind: 'external', file, offset, byteLength } as const
-    initializers.set(slice.name, { name: slice.name, dtype, dims: shape, source })
-    return slice.name as Value
+  function weight(tensor: TensorSource): Value {
+    const { name, dtype, shape } = tensor
+    initializers.set(name, { name, dtype, dims: shape, source: placeOf(tensor) })
+    return name as Value
   }
 
   function rename(value: Value, output: string) {
@@ -86,6 +88,7 @@ export function createGraph(name: string): Graph {
         throw new RangeError(`Expected one of the taps ${[...taps.keys()]} but got ${tap}`)
       return { op: 'Identity', domain: '', inputs: [value], outputs: [tap], attributes: {} }
     })
+    checkInlineBytes(name, initializers.values())
     const tapInfo = wanted.map((tap) => ({ name: tap, dtype: 'F32' as const, dims: undefined }))
     return encodeModel({
       name,
@@ -114,4 +117,22 @@ export function createGraph(name: string): Graph {
     tap: (tapName, value) => void taps.set(tapName, value),
     encode,
   }
+}
+
+function placeOf(tensor: TensorSource): Initializer['source'] {
+  if ('values' in tensor) return { kind: 'inline', bytes: bytesOf(tensor.values) }
+  const { file, offset, byteLength } = tensor
+  return { kind: 'external', file, offset, byteLength }
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView) =>
+  new Uint8Array(buffer, byteOffset, byteLength)
+
+function checkInlineBytes(name: string, initializers: Iterable<Initializer>) {
+  let total = 0
+  for (const { source } of initializers) total += source.kind === 'inline' ? source.bytes.length : 0
+  if (total > maxInlineBytes)
+    throw new RangeError(
+      `Expected at most ${maxInlineBytes} bytes of merged weights in graph ${name} but got ${total}`,
+    )
 }

@@ -3,8 +3,7 @@
  * becomes. Sequences are [N, D] (batch 1 needs no axis of its own), pictures are [1, C, H, W].
  */
 import type { Graph, Value } from './graph.js'
-import type { TensorSlice } from './safetensors.js'
-import type { Layer } from './weights.js'
+import type { Layer, TensorSource } from './weights.js'
 
 export type RopeTables = { readonly cos: Value; readonly sin: Value }
 
@@ -22,16 +21,16 @@ export type Ops = {
   /** y = x·Wᵀ + b; x [N, in], W [out, in] → [N, out]. */
   readonly linear: (x: Value, layer: Layer) => Value
   /** Rows of a table [V, D] for int32 ids [N] → [N, D]. */
-  readonly embedding: (table: TensorSlice, ids: Value) => Value
+  readonly embedding: (table: TensorSource, ids: Value) => Value
   /** A vector or matrix weight as float32. */
-  readonly weight: (slice: TensorSlice) => Value
+  readonly weight: (slice: TensorSource) => Value
 
   /** LayerNorm(x)·scale + shift, where scale already holds the 1 of (1 + scale). */
   readonly modulatedNorm: (x: Value, scale: Value, shift: Value) => Value
   readonly layerNorm: (x: Value, layer: Layer, epsilon: number) => Value
-  readonly rmsNorm: (x: Value, scale: TensorSlice, epsilon: number) => Value
+  readonly rmsNorm: (x: Value, scale: TensorSource, epsilon: number) => Value
   /** RMS norm over each head of x [N, heads·headDim]; `scale` is [headDim]. */
-  readonly headNorm: (x: Value, scale: TensorSlice, heads: number) => Value
+  readonly headNorm: (x: Value, scale: TensorSource, heads: number) => Value
   /** Rotates interleaved pairs of each head by the tables' angles, [N, headDim/2]. */
   readonly rope: (x: Value, tables: RopeTables, heads: number) => Value
   /** softmax(q·kᵀ·scale + bias)·v per head; q, k, v [N, heads·headDim]. One fused op. */

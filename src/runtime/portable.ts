@@ -4,8 +4,7 @@
  */
 import { absent, type Graph, type Value } from './graph.js'
 import type { AttentionOptions, ConvOptions, Ops, RopeTables } from './ops.js'
-import type { TensorSlice } from './safetensors.js'
-import type { Layer } from './weights.js'
+import type { Layer, TensorSource } from './weights.js'
 
 const fluxEpsilon = 1e-6
 const float32 = 1
@@ -15,7 +14,7 @@ const lastIndex = Number.MAX_SAFE_INTEGER
 export function portableOps(graph: Graph): Ops {
   const { node, nodes, int64s } = graph
   const widen = (value: Value) => node('Cast', [value], { attributes: { to: float32 } })
-  const weight = (slice: TensorSlice) =>
+  const weight = (slice: TensorSource) =>
     slice.dtype === 'F32' ? graph.weight(slice) : widen(graph.weight(slice))
   const reshape = (x: Value, dims: readonly number[]) => node('Reshape', [x, int64s(dims)])
   const mul = (a: Value, b: Value) => node('Mul', [a, b])
@@ -27,7 +26,7 @@ export function portableOps(graph: Graph): Ops {
     return node('Gemm', [x, weight(layer.weight), ...bias(layer)], { attributes: { transB: 1 } })
   }
 
-  function embedding(table: TensorSlice, ids: Value): Value {
+  function embedding(table: TensorSource, ids: Value): Value {
     // Rows are picked before they are widened, so the table stays in its file.
     const rows = node('Gather', [graph.weight(table), ids], { attributes: { axis: 0 } })
     return table.dtype === 'F32' ? rows : widen(rows)
@@ -36,10 +35,10 @@ export function portableOps(graph: Graph): Ops {
   const layerNorm = (x: Value, scale: Value, shift: Value, epsilon: number) =>
     node('LayerNormalization', [x, scale, shift], { attributes: epsilonOf(epsilon) })
 
-  const rmsNorm = (x: Value, scale: TensorSlice, epsilon: number) =>
+  const rmsNorm = (x: Value, scale: TensorSource, epsilon: number) =>
     node('SimplifiedLayerNormalization', [x, weight(scale)], { attributes: epsilonOf(epsilon) })
 
-  function headNorm(x: Value, scale: TensorSlice, heads: number): Value {
+  function headNorm(x: Value, scale: TensorSource, heads: number): Value {
     const headDim = scale.shape[0]!
     const perHead = reshape(x, [-1, heads, headDim])
     return reshape(rmsNorm(perHead, scale, fluxEpsilon), [-1, heads * headDim])
@@ -94,7 +93,7 @@ export function portableOps(graph: Graph): Ops {
     const normed = node('InstanceNormalization', [grouped, ones, zeros], {
       attributes: { epsilon: { float: fluxEpsilon } },
     })
-    const perChannel = (slice: TensorSlice) => reshape(weight(slice), [slice.shape[0]!, 1, 1])
+    const perChannel = (slice: TensorSource) => reshape(weight(slice), [slice.shape[0]!, 1, 1])
     const scaled = mul(node('Reshape', [normed, shape]), perChannel(layer.weight))
     return layer.bias ? add(scaled, perChannel(layer.bias)) : scaled
   }

@@ -4,17 +4,30 @@
  */
 import { invalidCheckpoint } from '../errors.js'
 import type { TensorSlice } from './safetensors.js'
-import type { StoredDType } from './tensor.js'
+import type { FloatTensor, StoredDType } from './tensor.js'
+
+/** A tensor's values in memory, in place of what a file holds under the same name. */
+export type TensorInMemory = {
+  readonly name: string
+  readonly dtype: 'F32'
+  readonly shape: readonly number[]
+  readonly values: Float32Array
+}
+
+/** Where a graph finds a weight. */
+export type TensorSource = TensorSlice | TensorInMemory
 
 /** A linear or convolution layer; T5's layers have no bias. */
-export type Layer = { readonly weight: TensorSlice; readonly bias?: TensorSlice }
+export type Layer = { readonly weight: TensorSource; readonly bias?: TensorSource }
 
 export type Weights = {
   /** The tensor `name`; throws `checkpoint_invalid` if it is missing or of another shape or dtype. */
-  readonly tensor: (name: string, shape: readonly number[]) => TensorSlice
+  readonly tensor: (name: string, shape: readonly number[]) => TensorSource
   /** `name.weight` of this shape, with `name.bias` of its first dim. */
   readonly layer: (name: string, shape: readonly number[]) => Layer
   readonly all: () => readonly TensorSlice[]
+  /** The checkpoint's own tensors by name, whatever has been merged. */
+  readonly pristine: ReadonlyMap<string, TensorSlice>
   /** The names that no network has asked for. */
   readonly unused: () => string[]
 }
@@ -45,14 +58,36 @@ export function createWeights(source: string, tensors: ReadonlyMap<string, Tenso
 
   return {
     tensor,
-    layer: (name, shape) => ({
-      weight: tensor(`${name}.weight`, shape),
-      bias: tensor(`${name}.bias`, shape.slice(0, 1)),
-    }),
+    layer: layersOf(tensor),
     all: () => [...tensors.values()],
+    pristine: tensors,
     unused: () => [...tensors.keys()].filter((name) => !used.has(name)),
   }
 }
+
+/**
+ * The same weights with the tensors of `merged` in place of the checkpoint's.
+ * They are held in memory until the graphs are encoded; the others stay in their files.
+ */
+export function withMerged(weights: Weights, merged: ReadonlyMap<string, FloatTensor>): Weights {
+  for (const name of merged.keys())
+    if (!weights.pristine.has(name))
+      throw new RangeError(`Expected the name of a tensor to replace but got ${name}`)
+
+  function tensor(name: string, shape: readonly number[]): TensorSource {
+    const source = weights.tensor(name, shape)
+    const values = merged.get(name)?.data
+    return values ? { name: source.name, dtype: 'F32', shape, values } : source
+  }
+  return { ...weights, tensor, layer: layersOf(tensor) }
+}
+
+const layersOf =
+  (tensor: Weights['tensor']): Weights['layer'] =>
+  (name, shape) => ({
+    weight: tensor(`${name}.weight`, shape),
+    bias: tensor(`${name}.bias`, shape.slice(0, 1)),
+  })
 
 /** Throws when the file holds tensors no network uses: it is of another size or kind than thought. */
 export function refuseUnused(source: string, weights: Weights, ignored: RegExp = /$^/) {

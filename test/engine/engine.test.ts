@@ -169,6 +169,22 @@ test('a released variant gives its memory back and loads again when it is needed
   expect(after.images[0]!.bytes).toEqual(before.images[0]!.bytes)
 })
 
+test('a process that dies before it is ready fails nobody who waits for the next one', async () => {
+  start()
+  const waiting = engine.generate(plan)
+  process.kill(engine.pid()!, 'SIGKILL')
+  expect((await waiting).images).toHaveLength(1)
+})
+
+test('an engine that is stopped before it is ready stays stopped', async () => {
+  start()
+  const waiting = engine.generate(plan)
+  const stopped = engine.stop()
+  await expect(waiting).rejects.toMatchObject({ code: 'not_ready' })
+  await stopped
+  expect(engine.status()).toBe('stopped')
+})
+
 test('a stopped engine leaves no process behind', async () => {
   await start().generate(plan)
   const pid = engine.pid()!

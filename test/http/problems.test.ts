@@ -116,6 +116,12 @@ test.each([
   expect(reply.json()).toEqual({ detail: 'Not Found' })
 })
 
+test('a malformed URL is a 400 with a sentence', async () => {
+  const reply = await buildTestApp().app.inject('/%zz')
+  expect(reply.statusCode).toBe(400)
+  expect(reply.json()).toEqual({ detail: "'/%zz' is not a valid url component" })
+})
+
 test('a fault of our own is a 500 that gives nothing away', async () => {
   const engine = {
     ...createFakeEngine(),

@@ -1,0 +1,37 @@
+/** Says what a LoRA file is when it is none for Flux.1 dev or schnell. */
+
+const otherModels: readonly (readonly [RegExp, string])[] = [
+  [/double_stream_modulation|to_qkv_mlp_proj/, 'FLUX.2'],
+  [/distilled_guidance_layer/, 'Chroma'],
+  [/joint_blocks/, 'Stable Diffusion 3'],
+  [/(input|output|middle)_blocks?[._]\d/, 'Stable Diffusion XL'],
+  [/(down|up|mid)_blocks?[._]/, 'Stable Diffusion 1, 2 or XL'],
+  [/transformer_blocks[._]\d+[._](img|txt)_(mod|mlp)[._]/, 'Qwen-Image'],
+  [/blocks[._]\d+[._](cross_attn|self_attn)[._]/, 'Wan'],
+]
+
+/** What adapts a linear layer in ways that are not added to it, or only in convolutions. */
+const otherKinds: readonly (readonly [RegExp, string])[] = [
+  [/\.(oft_|boft|oft_blocks|oft_diag)/, 'OFT'],
+  [/\.(a1|a2|b1|b2)\.weight$/, 'GLoRA'],
+  [/\.(hada_t1|hada_t2|lokr_t2|lora_mid\.weight)$/, 'a Tucker decomposition'],
+  [/\.(set_weight|reshape_weight)$/, 'a replaced or reshaped weight'],
+  [/\.(w_norm|b_norm|on_input|rescale)$/, 'an adapter of norms or activations'],
+]
+
+/** `, which is of …` for a key whose model or kind is recognised, else nothing. */
+export function describeForeignKey(key: string): string {
+  const kind = find(otherKinds, key)
+  if (kind) return `, which is ${kind} and cannot be merged`
+  const model = find(otherModels, key)
+  return model ? `, which is of a LoRA for ${model}` : ''
+}
+
+const find = (table: readonly (readonly [RegExp, string])[], key: string) =>
+  table.find(([pattern]) => pattern.test(key))?.[1]
+
+/**
+ * BFL's control LoRAs (flux1-canny-dev-lora, flux1-depth-dev-lora) bring whole norm scales, which
+ * no other kind of LoRA does.
+ */
+export const isControlKey = (key: string) => /\.(query|key)_norm\.scale$/.test(key)

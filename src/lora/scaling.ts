@@ -1,0 +1,120 @@
+/**
+ * The factor alpha / rank of a low-rank change, from the `.alpha` scalar beside it, or from the
+ * adapter config that PEFT and diffusers write into the file's metadata.
+ * Source: kohya sd-scripts, networks/lora_flux.py; diffusers, loaders/peft.py; peft, tuners/lora.
+ */
+import { closeSync, openSync, readSync } from 'node:fs'
+import { z } from 'zod'
+import { invalidLora } from '../errors.js'
+import type { SafetensorsFile, TensorSlice } from '../runtime/safetensors.js'
+import { elementCount } from '../runtime/tensor.js'
+import type { LoraKey } from './keys.js'
+
+export type Scaling = {
+  /** alpha / rank of the module, given the `.alpha` tensor if the file has one. */
+  readonly factor: (key: LoraKey, alpha: TensorSlice | undefined, rank: number) => number
+}
+
+const numbers = z.record(z.string(), z.number())
+const Config = z.object({
+  r: z.number().positive(),
+  lora_alpha: z.number(),
+  rank_pattern: numbers.nullish().transform((value) => value ?? {}),
+  alpha_pattern: numbers.nullish().transform((value) => value ?? {}),
+  use_rslora: z.boolean().nullish(),
+})
+type Config = z.output<typeof Config>
+
+/** How the changes of `file` are scaled. Throws `lora_invalid` for metadata that makes no sense. */
+export function readScaling(file: SafetensorsFile): Scaling {
+  const configs = {
+    transformer: readConfig(file, 'transformer.'),
+    clip: readConfig(file, 'text_encoder.'),
+  }
+  return {
+    factor(key, alpha, rank) {
+      if (alpha) return alphaOf(file.path, alpha, rank) / rank
+      const config = configs[key.network]
+      return config ? configFactor(file.path, config, key, rank) : 1
+    },
+  }
+}
+
+function readConfig({ path, metadata }: SafetensorsFile, prefix: string): Config | undefined {
+  const text = metadata['lora_adapter_metadata']
+  if (text === undefined) return undefined
+  const own = Object.entries(parseJson(path, text))
+    .filter(([name]) => name.startsWith(prefix))
+    .map(([name, value]) => [name.slice(prefix.length), value])
+  if (own.length === 0) return undefined
+  const parsed = Config.safeParse(Object.fromEntries(own))
+  if (parsed.success) return parsed.data
+  throw invalidLora(`${path}: lora_adapter_metadata: ${z.prettifyError(parsed.error)}`)
+}
+
+function parseJson(path: string, text: string): object {
+  try {
+    const value: unknown = JSON.parse(text)
+    if (typeof value === 'object' && value !== null) return value
+  } catch (cause) {
+    throw invalidLora(`${path}: expected JSON in lora_adapter_metadata`, cause)
+  }
+  throw invalidLora(`${path}: expected an object in lora_adapter_metadata but got ${text}`)
+}
+
+function configFactor(path: string, config: Config, { name, stem }: LoraKey, rank: number): number {
+  const expected = patternValue(config.rank_pattern, name) ?? config.r
+  if (expected !== rank)
+    throw invalidLora(
+      `${path}: expected ${stem} of rank ${expected}, as lora_adapter_metadata says, but it is ${rank}`,
+    )
+  const alpha = patternValue(config.alpha_pattern, name) ?? config.lora_alpha
+  return alpha / (config.use_rslora ? Math.sqrt(rank) : rank)
+}
+
+// A pattern is a module's name or its end. PEFT would allow a regular expression, which nobody
+// writes and a stranger's file must not run here.
+const patternValue = (patterns: Readonly<Record<string, number>>, name: string) =>
+  Object.entries(patterns)
+    .map(([pattern, value]) => [pattern.replace(/^\^|\$$/g, ''), value] as const)
+    .find(([pattern]) => name === pattern || name.endsWith(`.${pattern}`))?.[1]
+
+// Trainers treat an alpha of 0 as "the rank".
+function alphaOf(path: string, slice: TensorSlice, rank: number): number {
+  const alpha = readScalar(path, slice)
+  if (!Number.isFinite(alpha))
+    throw invalidLora(`${path}: expected a finite number in ${slice.name} but it is ${alpha}`)
+  return alpha === 0 ? rank : alpha
+}
+
+function readScalar(path: string, { name, dtype, shape, file, offset, byteLength }: TensorSlice) {
+  const decode = decoders[dtype]
+  if (elementCount(shape) !== 1 || !decode)
+    throw invalidLora(`${path}: expected ${name} to be one number but it is ${dtype} [${shape}]`)
+  const bytes = Buffer.alloc(byteLength)
+  const descriptor = openSync(file, 'r')
+  try {
+    readSync(descriptor, bytes, 0, byteLength, offset)
+  } finally {
+    closeSync(descriptor)
+  }
+  return decode(bytes)
+}
+
+const decoders: Readonly<Partial<Record<TensorSlice['dtype'], (bytes: Buffer) => number>>> = {
+  F64: (bytes) => bytes.readDoubleLE(),
+  F32: (bytes) => bytes.readFloatLE(),
+  BF16: (bytes) => Buffer.from([0, 0, bytes[0]!, bytes[1]!]).readFloatLE(),
+  F16: (bytes) => halfToFloat(bytes.readUInt16LE()),
+  I64: (bytes) => Number(bytes.readBigInt64LE()),
+  I32: (bytes) => bytes.readInt32LE(),
+}
+
+function halfToFloat(half: number): number {
+  const sign = half & 0x8000 ? -1 : 1
+  const exponent = (half >> 10) & 0x1f
+  const fraction = half & 0x3ff
+  if (exponent === 0) return sign * 2 ** -24 * fraction
+  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
+  return sign * 2 ** (exponent - 25) * (1024 + fraction)
+}
