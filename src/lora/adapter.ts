@@ -8,13 +8,15 @@ import { sliceRows, type TensorSlice } from '../runtime/safetensors.js'
 /** A matrix, or the product of two: [out, r]·[r, in]. */
 export type Factor = readonly [TensorSlice] | readonly [TensorSlice, TensorSlice]
 
-/** factor·up·down, or, for LoHa, factor·(first ⊙ second), where both are such products. */
+/** factor·up·down */
 type LowRank = {
   readonly kind: 'lowRank'
   readonly up: TensorSlice
   readonly down: TensorSlice
   readonly factor: number
 }
+
+/** factor·(first ⊙ second), where both are products up·down. */
 type LoHa = {
   readonly kind: 'loha'
   readonly first: readonly [TensorSlice, TensorSlice]

@@ -1,14 +1,14 @@
 /**
  * The tensors that a file holds for one module, checked against the module's shape and put into
  * the terms of the base model. A module that is fused in the file falls apart by rows.
- * Formulas: ../reference/flux.md §4.1 and §4.5; ComfyUI, comfy/weight_adapter.
+ * Formulas: flux.md §4.1 and §4.5; ComfyUI, comfy/weight_adapter.
  */
 import { describeInputChannels } from '../checkpoint/foreign.js'
 import { invalidLora } from '../errors.js'
 import { sliceRows, type TensorSlice } from '../runtime/safetensors.js'
 import { elementCount, type StoredDType } from '../runtime/tensor.js'
 import { type Change, changeRows, type Delta, type Factor } from './adapter.js'
-import type { LoraKey, Role } from './keys.js'
+import { type LoraKey, type Role, spell } from './keys.js'
 import type { LoraModule } from './modules.js'
 import type { Scaling } from './scaling.js'
 
@@ -24,24 +24,33 @@ const usable: readonly StoredDType[] = ['F32', 'F16', 'BF16']
  * Throws `lora_invalid` naming the first tensor that is missing or of another shape or dtype.
  */
 export function groupDeltas(path: string, group: Group, scaling: Scaling): [string, Delta][] {
-  for (const [role, slice] of group.tensors)
-    if (role !== 'alpha' && !usable.includes(slice.dtype))
-      throw invalidLora(
-        `${path}: expected ${slice.name} in ${usable.join(', ')} but it is ${slice.dtype}`,
-      )
+  for (const [role, slice] of group.tensors) checkTensor(path, group.key.module, role, slice)
   const outputs = group.key.module.parts.reduce((sum, { rows }) => sum + rows, 0)
   const scope = { ...group, path, scaling, outputs }
   const deltas = [...weightDeltas(scope), ...biasDeltas(scope)]
-  if (deltas.length > 0) return deltas
-  const [orphan] = group.tensors.values()
-  throw invalidLora(`${path}: expected a change to go with ${orphan!.name} but there is none`)
+  if (deltas.length === 0) throw orphan(path, group.tensors.values().next().value!)
+  return deltas
+}
+
+const orphan = (path: string, { name }: TensorSlice) =>
+  invalidLora(`${path}: expected a change to go with ${name} but there is none`)
+
+function checkTensor(path: string, { parts, inputs }: LoraModule, role: Role, slice: TensorSlice) {
+  if (role !== 'alpha' && !usable.includes(slice.dtype))
+    throw invalidLora(
+      `${path}: expected ${slice.name} in ${usable.join(', ')} but it is ${slice.dtype}`,
+    )
+  if (inputs === undefined && role !== 'diff')
+    throw invalidLora(
+      `${path}: expected nothing but a .diff for ${parts[0]!.name}, which is a vector, but got ${slice.name}`,
+    )
 }
 
 function weightDeltas(scope: Scope): [string, Delta][] {
   const { parts } = scope.key.module
   const changes = [lowRank, loha, lokr, full].flatMap((read) => read(scope) ?? [])
   const magnitude = scope.tensors.get('magnitude')
-  if (changes.length === 0) return []
+  if (magnitude && changes.length === 0) throw orphan(scope.path, magnitude)
   if (magnitude) return doraDeltas(scope, changes, magnitude)
   return partsOf(parts).flatMap(({ name, begin, end }) =>
     changes.map((change): [string, Delta] => [
@@ -99,7 +108,9 @@ function lokr(scope: Scope): Change | undefined {
   const rows = rowsOf(first) * rowsOf(second)
   const columns = columnsOf(first) * columnsOf(second)
   if (rows !== outputs || columns !== key.module.inputs)
-    throw otherShape(scope, tensors.get(given)!.name, 'whose product is', [rows, columns])
+    throw invalidLora(
+      `${scope.path}: expected ${tensors.get(given)!.name} to be a factor of a [${outputs},${key.module.inputs}] layer but the product is [${rows},${columns}]; is the LoRA for another model?`,
+    )
   // The second factor's rank counts where both are products; two whole factors know no rank.
   const rank = [second, first].find((factor) => factor.length === 2)?.[1]?.shape[0]
   const factor = rank ? scope.scaling.factor(key, tensors.get('alpha'), rank) : 1
@@ -126,17 +137,15 @@ function full(scope: Scope): Change | undefined {
 
 function biasDeltas(scope: Scope): [string, Delta][] {
   const { key, tensors, outputs } = scope
-  const rank = tensors.get('down')?.shape[0]
+  // The bias of the up layer is scaled as the layer is.
+  const upFactor = () =>
+    scope.scaling.factor(key, tensors.get('alpha'), matrix(scope, 'down').shape[0]!)
   const given = [
     [tensors.get('diffBias'), 1],
-    [tensors.get('upBias'), rank ? scope.scaling.factor(key, tensors.get('alpha'), rank) : 1],
+    [tensors.get('upBias'), tensors.has('upBias') ? upFactor() : 1],
   ] as const
   return given.flatMap(([slice, factor]) => {
     if (!slice) return []
-    if (!key.module.hasBias)
-      throw invalidLora(
-        `${scope.path}: expected a layer with a bias for ${slice.name} but ${key.module.parts[0]!.name} has none`,
-      )
     const values = reshaped(scope, slice, [outputs])
     return partsOf(key.module.parts).map(({ name, begin, end }): [string, Delta] => [
       `${name}.bias`,
@@ -173,9 +182,9 @@ function doraDeltas(scope: Scope, changes: Change[], magnitude: TensorSlice): [s
 function matrix(scope: Scope, role: Role): TensorSlice {
   const slice = scope.tensors.get(role)
   if (!slice) {
-    const [other] = scope.tensors.values()
+    const sibling = [...scope.tensors.values()].at(-1)!.name
     throw invalidLora(
-      `${scope.path}: expected the ${role} tensor of ${scope.key.stem} to go with ${other!.name} but it is missing`,
+      `${scope.path}: expected ${spell(scope.key.stem, role, sibling)} to go with ${sibling} but it is missing`,
     )
   }
   const flat = squeezed(slice, 2)
@@ -193,17 +202,17 @@ function squeezed(slice: TensorSlice, dims: number): TensorSlice {
 function reshaped(scope: Scope, slice: TensorSlice, shape: readonly number[]): TensorSlice {
   const real = (dims: readonly number[]) => dims.filter((dim) => dim !== 1).join()
   if (real(slice.shape) === real(shape)) return { ...slice, shape }
-  throw otherShape(scope, slice.name, `of shape [${shape}]`, slice.shape)
+  throw otherShape(scope, slice.name, shape, slice.shape)
 }
 
 function checkProduct(scope: Scope, up: TensorSlice, down: TensorSlice): number {
   const { inputs } = scope.key.module
   if (down.shape[1] !== inputs) {
     refuseWideInput(scope, down)
-    throw otherShape(scope, down.name, `of shape [r,${inputs}]`, down.shape)
+    throw otherShape(scope, down.name, ['r', inputs ?? 1], down.shape)
   }
   if (up.shape[0] !== scope.outputs)
-    throw otherShape(scope, up.name, `of shape [${scope.outputs},r]`, up.shape)
+    throw otherShape(scope, up.name, [scope.outputs, 'r'], up.shape)
   return checkRank(scope, up, down)
 }
 
@@ -225,11 +234,11 @@ function refuseWideInput({ key, path }: Scope, { name, shape }: TensorSlice) {
 }
 
 const otherShape = (
-  { path, key, outputs }: Scope,
+  { path }: Scope,
   name: string,
-  expected: string,
+  expected: readonly (number | string)[],
   shape: readonly number[],
 ) =>
   invalidLora(
-    `${path}: expected ${name} ${expected.startsWith('of') ? expected : `for a layer of shape [${outputs},${key.module.inputs}], ${expected} that,`} but it is [${shape}]; is the LoRA for another model?`,
+    `${path}: expected ${name} of shape [${expected}] but it is [${shape}]; is the LoRA for another model?`,
   )

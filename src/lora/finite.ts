@@ -6,7 +6,7 @@ import { createSession } from '../runtime/session.js'
 import { deltaTensors, type LoraAdapter } from './adapter.js'
 
 /** Throws `lora_invalid` naming the first tensor that holds a NaN or an infinity. */
-export async function checkFinite(adapter: LoraAdapter, threads = 0): Promise<void> {
+export async function checkFinite(adapter: LoraAdapter, threads: number): Promise<void> {
   const tensors = adapterTensors(adapter)
   const session = await createSession(sumsGraph(tensors), { threads, widenWeights: 'run' })
   try {

@@ -3,6 +3,7 @@
 const otherModels: readonly (readonly [RegExp, string])[] = [
   [/double_stream_modulation|to_qkv_mlp_proj/, 'FLUX.2'],
   [/distilled_guidance_layer/, 'Chroma'],
+  [/double_blocks\.\d+\.img_attn_qkv/, 'HunyuanVideo'],
   [/joint_blocks/, 'Stable Diffusion 3'],
   [/(input|output|middle)_blocks?[._]\d/, 'Stable Diffusion XL'],
   [/(down|up|mid)_blocks?[._]/, 'Stable Diffusion 1, 2 or XL'],

@@ -105,6 +105,17 @@ const rolesOf = (key: string) =>
       .map((suffix) => ({ role, stem: key.slice(0, -suffix.length) })),
   )
 
+/** The key of another role in the spelling of `sibling`: .lora_up.weight beside .lora_down.weight. */
+export function spell(stem: string, role: Role, sibling: string): string {
+  const index = Math.max(
+    ...Object.values(suffixes).map((each) => each.indexOf(sibling.slice(stem.length))),
+  )
+  return `${stem}${suffixes[role][index] ?? suffixes[role][0]}`
+}
+
+/** Whether the key could be a LoRA's, of whatever model. */
+export const hasRole = (key: string) => rolesOf(key).length > 0
+
 /** Whether the key belongs to CLIP. */
 export const isClipKey = (key: string) =>
   prefixes.find(([prefix]) => key.startsWith(prefix))![1] === 'clip'

@@ -9,7 +9,7 @@ import type { Delta, LoraAdapter, LoraScheme } from './adapter.js'
 import { type Group, groupDeltas } from './deltas.js'
 import { checkFinite } from './finite.js'
 import { describeForeignKey, isControlKey } from './foreign.js'
-import { isClipKey, type LoraKey, parseKey, type Role, type Vocabulary } from './keys.js'
+import { hasRole, isClipKey, type LoraKey, parseKey, type Role, type Vocabulary } from './keys.js'
 import { clipModules, transformerModules } from './modules.js'
 import { readScaling } from './scaling.js'
 
@@ -20,9 +20,13 @@ export type LoraBase = { readonly transformer: FluxParams; readonly clip?: ClipP
  * The LoRA in the safetensors file at `path`, with all its values checked to be finite.
  * Throws `lora_invalid` naming the first bad key, or saying what the file is instead of a LoRA.
  */
-export async function openLora(path: string, base: LoraBase): Promise<LoraAdapter> {
+export async function openLora(
+  path: string,
+  base: LoraBase,
+  threads: number,
+): Promise<LoraAdapter> {
   const adapter = readLora(openFile(path), base)
-  await checkFinite(adapter)
+  await checkFinite(adapter, threads)
   return adapter
 }
 
@@ -48,15 +52,22 @@ export function readLora(file: SafetensorsFile, { transformer, clip }: LoraBase)
   const { groups, ignored } = groupKeys(file, vocabulary, transformer)
   const scaling = readScaling(file)
   const deltas = new Map<string, Delta[]>()
-  for (const group of groups)
-    for (const [name, delta] of groupDeltas(file.path, group, scaling))
-      deltas.set(name, [...(deltas.get(name) ?? []), delta])
+  for (const group of groups) {
+    const own = groupDeltas(file.path, group, scaling)
+    const twice = own.find(([name]) => deltas.has(name))
+    if (twice)
+      throw changedTwice(file.path, group.key.stem, `another layer's change of ${twice[0]}`)
+    for (const [name, delta] of own) deltas.set(name, [...(deltas.get(name) ?? []), delta])
+  }
   if (groups.length === 0)
     throw invalidLora(
       `${file.path}: expected changes to at least one layer of Flux.1 but ${describeEmpty(ignored)}`,
     )
   return { source: file.path, scheme: schemeOf(groups), deltas, ignored }
 }
+
+const changedTwice = (path: string, one: string, other: string) =>
+  invalidLora(`${path}: expected one change per layer but got ${one} and ${other}`)
 
 const describeEmpty = (ignored: readonly string[]) =>
   ignored.length > 0
@@ -76,13 +87,11 @@ function groupKeys(file: SafetensorsFile, vocabulary: Vocabulary, params: FluxPa
       continue
     }
     const key = parseKey(name, vocabulary)
-    if (!key) throw unknownKey(file.path, name, vocabulary)
+    if (!key) throw unknownKey(file, name, vocabulary)
     const group = groups.get(key.module) ?? { key, tensors: new Map() }
     const given = group.tensors.get(key.role)
     if (given || group.key.stem !== key.stem)
-      throw invalidLora(
-        `${file.path}: expected one change per layer but ${name} and ${(given ?? [...group.tensors.values()][0]!).name} change the same`,
-      )
+      throw changedTwice(file.path, name, (given ?? [...group.tensors.values()][0]!).name)
     group.tensors.set(key.role, slice)
     groups.set(key.module, group)
   }
@@ -101,10 +110,15 @@ function ignoredKeys({ tensors }: SafetensorsFile, vocabulary: Vocabulary, param
     (twice && key.startsWith('lora_unet_'))
 }
 
-function unknownKey(path: string, key: string, vocabulary: Vocabulary) {
+function unknownKey({ path, tensors }: SafetensorsFile, key: string, vocabulary: Vocabulary) {
+  const kind = describeForeignKey(key)
+  if (!kind && ![...tensors.keys()].some(hasRole))
+    return invalidLora(
+      `${path}: expected a LoRA but none of its tensors is a LoRA's, such as ${key}`,
+    )
   const fault = isBeyondLastBlock(key, vocabulary)
     ? 'is of a block that this model does not have'
-    : `names no layer of it${describeForeignKey(key)}`
+    : `names no layer of it${kind}`
   return invalidLora(`${path}: expected a LoRA for Flux.1 but ${key} ${fault}`)
 }
 
@@ -112,8 +126,9 @@ const isBeyondLastBlock = (key: string, vocabulary: Vocabulary) =>
   parseKey(key.replace(/(?<=(?:blocks|layers)[._])\d+/, '0'), vocabulary) !== undefined
 
 function refuseControlLora({ path, tensors }: SafetensorsFile) {
-  const key = [...tensors.keys()].find(isControlKey)
-  if (key)
+  const keys = [...tensors.keys()]
+  const key = keys.find(isControlKey)
+  if (key && keys.some(hasRole))
     throw invalidLora(
       `${path}: expected a LoRA that adds to weights but ${key} replaces one: this is a Flux.1 control LoRA (Canny or Depth), which is not supported`,
     )

@@ -2,7 +2,7 @@
  * Every module of the networks that a LoRA may change, under every name it has in the wild: BFL's,
  * diffusers', XLabs', and each of them with its dots turned into underscores. A name stands for
  * consecutive rows of the tensors that fluxd knows.
- * Source: diffusers, loaders/lora_conversion_utils.py; ../reference/flux.md §4.2 and §4.3.
+ * Source: diffusers, loaders/lora_conversion_utils.py; flux.md §4.2 and §4.3.
  */
 import {
   type ClipParams,
@@ -17,9 +17,8 @@ export type Part = { readonly name: string; readonly rows: number }
 /** A module as a LoRA file sees it: its parts lie below each other. */
 export type LoraModule = {
   readonly parts: readonly Part[]
-  /** Columns of the weight; a norm's scale is a vector and has none. */
+  /** Columns of the weight; a norm's scale is a vector: it has neither columns nor a bias. */
   readonly inputs: number | undefined
-  readonly hasBias: boolean
 }
 
 export type Modules = ReadonlyMap<string, LoraModule>
@@ -33,7 +32,7 @@ export function transformerModules(params: FluxParams): Modules {
   return table.modules
 }
 
-/** CLIP's modules by name. T5 is not among them: no trainer of note changes it. */
+/** CLIP's modules by name. T5 has no table: its parts of a file are ignored, as in diffusers. */
 export function clipModules({ layers, hidden, mlpHidden }: ClipParams): Modules {
   const table = createTable()
   for (let i = 0; i < layers; i++) {
@@ -63,11 +62,11 @@ function createTable() {
   return {
     modules,
     add: (names: readonly string[], parts: readonly Part[], inputs: number) =>
-      put(names, { parts, inputs, hasBias: true }),
+      put(names, { parts, inputs }),
     same: (name: string, rows: number, inputs: number) =>
-      put([name], { parts: [{ name, rows }], inputs, hasBias: true }),
+      put([name], { parts: [{ name, rows }], inputs }),
     scale: (names: readonly string[], name: string, rows: number) =>
-      put(names, { parts: [{ name, rows }], inputs: undefined, hasBias: false }),
+      put(names, { parts: [{ name, rows }], inputs: undefined }),
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import { invalidCheckpoint } from '../errors.js'
 import type { TensorSlice } from './safetensors.js'
-import type { FloatTensor, StoredDType } from './tensor.js'
+import { elementCount, type FloatTensor, type StoredDType } from './tensor.js'
 
 /** A tensor's values in memory, in place of what a file holds under the same name. */
 export type TensorInMemory = {
@@ -77,7 +77,12 @@ export function withMerged(weights: Weights, merged: ReadonlyMap<string, FloatTe
   function tensor(name: string, shape: readonly number[]): TensorSource {
     const source = weights.tensor(name, shape)
     const values = merged.get(name)?.data
-    return values ? { name: source.name, dtype: 'F32', shape, values } : source
+    if (!values) return source
+    if (values.length !== elementCount(shape))
+      throw new RangeError(
+        `Expected ${elementCount(shape)} values for ${name} but got ${values.length}`,
+      )
+    return { name: source.name, dtype: 'F32', shape, values }
   }
   return { ...weights, tensor, layer: layersOf(tensor) }
 }

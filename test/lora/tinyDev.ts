@@ -1,0 +1,50 @@
+/** The tiny-dev transformer and its adapters, as the LoRA tests use them. */
+import { openBflTransformer, openTransformer } from '../../src/checkpoint/checkpoint.js'
+import type { LoraAdapter } from '../../src/lora/adapter.js'
+import { readLora } from '../../src/lora/lora.js'
+import type { MergedTensors } from '../../src/lora/merge.js'
+import { ropeTables } from '../../src/pipeline/latents.js'
+import {
+  guidanceArgument,
+  timestepArgument,
+  timestepEmbedding,
+} from '../../src/pipeline/schedule.js'
+import { loadTransformer, type Transformer } from '../../src/pipeline/transformer.js'
+import { openSafetensors } from '../../src/runtime/safetensors.js'
+import { floatTensor } from '../../src/runtime/tensor.js'
+import { withMerged } from '../../src/runtime/weights.js'
+import { fixturePath, type GoldenCase } from '../goldens.js'
+
+export const options = { threads: 1, widenWeights: 'load' } as const
+
+export const tinyDev = openTransformer(fixturePath('tiny-dev/transformer'))
+export const tinyDevBfl = openBflTransformer(fixturePath('tiny-dev-bfl/flux1-dev.safetensors'), {
+  axes: [4, 6, 6],
+})
+export const pristine = tinyDev.weights.pristine
+
+/** An adapter of test/fixtures, such as `lora/lora_peft.safetensors`. */
+export const fixtureLora = (path: string): LoraAdapter =>
+  readLora(openSafetensors(fixturePath(path)), { transformer: tinyDev.params })
+
+/** Sessions over the checkpoint with these tensors replaced. */
+export const loadMerged = (merged: MergedTensors, component = tinyDev): Promise<Transformer> =>
+  loadTransformer({ ...component, weights: withMerged(component.weights, merged) }, options)
+
+/** The velocity for a golden case's inputs. */
+export async function velocity(transformer: Transformer, golden: GoldenCase) {
+  const { sigma, guidance, grid_rows, grid_cols, timestep_rounding } = golden.params
+  const { axes, headDim } = transformer.params
+  const data = (name: string) => golden.inputs[name]!.data as Float32Array
+  const shape = (name: string) => golden.inputs[name]!.shape
+  const hidden = floatTensor(data('encoder_hidden_states'), shape('encoder_hidden_states').slice(1))
+  const conditioning = await transformer.condition({
+    prompt: { hidden, pooled: floatTensor(data('pooled'), shape('pooled')) },
+    timesteps: [timestepEmbedding(timestepArgument(sigma, timestep_rounding))],
+    guidance: timestepEmbedding(guidanceArgument(guidance, timestep_rounding)),
+  })
+  const tables = ropeTables(hidden.dims[0]!, grid_rows, grid_cols, axes)
+  const dims = [hidden.dims[0]! + grid_rows * grid_cols, headDim / 2]
+  const rope = { cos: floatTensor(tables.cos, dims), sin: floatTensor(tables.sin, dims) }
+  return transformer.predict(data('hidden_states'), conditioning, 0, rope)
+}
