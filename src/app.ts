@@ -13,6 +13,7 @@ import { cogRoutes } from './http/cog.js'
 import { healthRoutes } from './http/health.js'
 import { toProblem } from './http/problems.js'
 import { compileValidator } from './http/zod.js'
+import { createMediaClient, type MediaClient } from './media/fetch.js'
 import { createPredictions } from './predictions/service.js'
 import { startSetup } from './predictions/setup.js'
 
@@ -20,11 +21,18 @@ export type AppOptions = {
   readonly config: Pick<Config, 'noise'>
   /** Stays the caller's: closing the app does not stop it. */
   readonly engine: Engine
+  /** Fetches what inputs name; by default from public servers only. */
+  readonly media?: MediaClient
   readonly logger?: Logger
 }
 
 /** The app, not yet listening. The default model begins to load; closing cancels what still runs. */
-export function buildApp({ config, engine, logger }: AppOptions): FastifyInstance {
+export function buildApp({
+  config,
+  engine,
+  media = createMediaClient(),
+  logger,
+}: AppOptions): FastifyInstance {
   const log: FastifyBaseLogger = logger ?? pino({ level: 'silent' })
   const app = Fastify({
     loggerInstance: log,
@@ -32,7 +40,12 @@ export function buildApp({ config, engine, logger }: AppOptions): FastifyInstanc
     frameworkErrors: sendProblem,
   })
   const logFault = (error: unknown) => log.error({ err: error }, 'prediction failed')
-  const predictions = createPredictions({ engine, noise: config.noise, onFault: logFault })
+  const predictions = createPredictions({
+    engine,
+    media,
+    noise: config.noise,
+    onFault: logFault,
+  })
   const setup = startSetup(engine, (error) => log.error({ err: error }, 'setup failed'))
 
   acceptJsonOnly(app)
@@ -41,6 +54,7 @@ export function buildApp({ config, engine, logger }: AppOptions): FastifyInstanc
   cogRoutes(app, predictions)
   healthRoutes(app, engine, setup)
   app.addHook('preClose', async () => predictions.stop())
+  app.addHook('onClose', () => media.close())
   return app
 }
 

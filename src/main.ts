@@ -47,6 +47,9 @@ program
   .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
   .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
   .option('--num-outputs <n>', 'pictures to make, 1 to 4 (default: 1)')
+  .option('--image <file>', 'file or URL to start from; decides the size')
+  .option('--mask <file>', 'file or URL, with --image: only what is white is repainted')
+  .option('--strength <s>', 'how far from the image, 0 to 1 (default: 0.8)')
   .option('--quality <n>', '0 to 100, not for .png (default: 80)')
   .action(async (prompt: string, flags: RunFlags) => {
     const canceling = new AbortController()

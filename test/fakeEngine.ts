@@ -3,7 +3,8 @@ import sharp from 'sharp'
 import type { Engine, EngineStatus, GenerateOptions } from '../src/engine/engine.js'
 import { FluxdError } from '../src/errors.js'
 import { mimeTypes } from '../src/media/encoding.js'
-import type { GenerationPlan } from '../src/plan/plan.js'
+import { measureImage } from '../src/media/images.js'
+import { type GenerationPlan, stepsToRun } from '../src/plan/plan.js'
 
 export type FakeEngineOptions = {
   /** Thrown by each generation after its first step. */
@@ -31,13 +32,23 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
   async function generate(plan: GenerationPlan, { signal, onEvent }: GenerateOptions = {}) {
     plans.push(plan)
     for (let image = 0; image < plan.count; image++) {
-      for (let step = 1; step <= plan.steps; step++) {
-        onEvent?.({ kind: 'progress', id: 'fake', image, step, steps: plan.steps })
+      const steps = stepsToRun(plan)
+      for (let step = 1; step <= steps; step++) {
+        onEvent?.({ kind: 'progress', id: 'fake', image, step, steps })
         await passGate(plan, signal)
         if (options.failure) throw options.failure
       }
     }
-    const timings = { load: 0, prompt: 0, denoise: 0, decode: 0, encode: 0, ort: 0, total: 0.25 }
+    const timings = {
+      load: 0,
+      prompt: 0,
+      start: 0,
+      denoise: 0,
+      decode: 0,
+      encode: 0,
+      ort: 0,
+      total: 0.25,
+    }
     return { images: await Promise.all(drawPictures(plan)), timings }
   }
 
@@ -62,6 +73,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
       await options.loading
       if (options.loadFailure) throw options.loadFailure
     },
+    measure: measureImage,
     generate,
     release: async () => {},
     stop: async () => void stops++,

@@ -25,8 +25,8 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   engine: ['plan', 'media', 'pipeline', 'errors'],
   predictions: ['contract', 'plan', 'media', 'engine', 'errors'],
   http: ['contract', 'predictions', 'engine', 'errors'],
-  app: ['config', 'engine', 'http', 'predictions', 'errors'],
-  cli: ['app', 'config', 'contract', 'plan', 'predictions', 'engine', 'errors'],
+  app: ['config', 'engine', 'http', 'media', 'predictions', 'errors'],
+  cli: ['app', 'config', 'contract', 'media', 'plan', 'predictions', 'engine', 'errors'],
   main: ['cli', 'config', 'plan', 'errors'],
 }
 

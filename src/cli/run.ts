@@ -3,12 +3,15 @@ import { access, constants, writeFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { pino } from 'pino'
 import type { Config } from '../config.js'
+import type { FluxInput } from '../contract/input.js'
 import { type Engine, startEngine } from '../engine/engine.js'
 import type { GenerationEvent } from '../engine/protocol.js'
 import { invalidInput } from '../errors.js'
-import { planGeneration } from '../plan/generation.js'
-import type { GenerationPlan, NoiseSource } from '../plan/plan.js'
-import { drawSeed } from '../predictions/seed.js'
+import { createMediaClient } from '../media/fetch.js'
+import { checkWish } from '../plan/generation.js'
+import { type GenerationPlan, type NoiseSource, stepsToRun, type Variant } from '../plan/plan.js'
+import { decide, fetchInputs, type InputFiles } from '../predictions/inputs.js'
+import { withFileUris } from './files.js'
 import { showProgress } from './progress.js'
 import { listPaths, readWish, type WishFlags } from './wish.js'
 
@@ -29,13 +32,16 @@ export type RunContext = {
 /** Plans, generates and writes; throws one sentence about what is wrong, before any work if it can. */
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
   const noise = flags.noise ?? context.config.noise
-  const plan = planGeneration(readWish(prompt, flags), { drawnSeed: drawSeed(), noise })
-  const paths = listPaths(flags.output, plan.count)
+  const wish = readWish(prompt, await withFileUris(flags))
+  checkWish(wish)
+  const paths = listPaths(flags.output, wish.num_outputs)
   await expectFolder(dirname(resolve(flags.output)))
-  for (const note of plan.notes) context.stderr.write(`${note}\n`)
+  const files = await fetchFiles(wish, context.signal)
 
-  const engine = startEngineFor(plan, flags.checkpoint, context)
+  const engine = startEngineFor(wish.model, flags.checkpoint, context)
   try {
+    const plan = await decide(wish, files, noise, engine)
+    for (const note of plan.notes) context.stderr.write(`${note}\n`)
     const { images, timings } = await generateWithProgress(engine, plan, context)
     await Promise.all(images.map(({ bytes }, index) => writeFile(paths[index]!, bytes)))
     const { width, height } = plan.size
@@ -47,10 +53,20 @@ export async function runPrompt(prompt: string, flags: RunFlags, context: RunCon
   }
 }
 
-function startEngineFor(plan: GenerationPlan, checkpoint: string | undefined, context: RunContext) {
+/** Whoever runs the command may reach every server that their machine reaches. */
+async function fetchFiles(wish: FluxInput, signal: AbortSignal): Promise<InputFiles> {
+  const media = createMediaClient({ allowAddress: () => true })
+  try {
+    return await fetchInputs(wish, media, signal)
+  } finally {
+    await media.close()
+  }
+}
+
+function startEngineFor(variant: Variant, checkpoint: string | undefined, context: RunContext) {
   const { config, start = startEngine } = context
   const checkpoints = checkpoint
-    ? { ...config.checkpoints, [plan.variant]: resolve(checkpoint) }
+    ? { ...config.checkpoints, [variant]: resolve(checkpoint) }
     : config.checkpoints
   // The default level would write log lines through the progress bar.
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
@@ -58,7 +74,7 @@ function startEngineFor(plan: GenerationPlan, checkpoint: string | undefined, co
 }
 
 async function generateWithProgress(engine: Engine, plan: GenerationPlan, context: RunContext) {
-  const progress = showProgress(plan.steps * plan.count, context.stderr)
+  const progress = showProgress(stepsToRun(plan) * plan.count, context.stderr)
   const onEvent = (event: GenerationEvent) => {
     if (event.kind === 'progress') progress.update(event.image * event.steps + event.step)
   }

@@ -17,6 +17,10 @@ export type WishFlags = {
   readonly guidance?: string
   readonly numOutputs?: string
   readonly quality?: string
+  /** URLs; see files.ts for paths. */
+  readonly image?: string
+  readonly mask?: string
+  readonly strength?: string
 }
 
 /** The flag behind each field, for errors. */
@@ -31,6 +35,9 @@ const flagOf: Readonly<Record<string, string>> = {
   guidance_scale: '--guidance',
   num_outputs: '--num-outputs',
   output_quality: '--quality',
+  image: '--image',
+  mask: '--mask',
+  prompt_strength: '--strength',
 }
 
 const formats: Readonly<Record<string, FluxInput['output_format']>> = {
@@ -56,6 +63,9 @@ export function readWish(prompt: string, flags: WishFlags): FluxInput {
       guidance_scale: toNumber(flags.guidance),
       num_outputs: toNumber(flags.numOutputs),
       output_quality: toNumber(flags.quality),
+      image: flags.image,
+      mask: flags.mask,
+      prompt_strength: toNumber(flags.strength),
       output_format: chooseFormat(flags.output),
     } satisfies Partial<Record<keyof FluxInput, unknown>>,
     { reportInput: true },

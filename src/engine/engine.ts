@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
 import { FluxdError, fromErrorRecord } from '../errors.js'
 import type { EncodedImage } from '../media/encoding.js'
-import type { GenerationPlan, Variant } from '../plan/plan.js'
+import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
 import { type EngineProcess, startProcess } from './process.js'
 import type {
   EngineCommand,
@@ -35,6 +35,11 @@ export type Engine = {
   readonly pid: () => number | undefined
   /** Loads a variant ahead of the first prediction; throws what is wrong with its checkpoint. */
   readonly load: (variant: Variant) => Promise<void>
+  /**
+   * The size of a picture that a user sent: its bytes are only read in the engine's process.
+   * Throws `invalid_input` when they are no picture.
+   */
+  readonly measure: (image: Uint8Array) => Promise<PixelSize>
   /**
    * Runs one prediction; predictions wait for each other in order of arrival.
    * Throws `canceled` when `signal` aborts and `engine_failed` when the process died under it.
@@ -170,6 +175,13 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
         request<void>({ kind: 'load', variant }, (event, resolve, reject) => {
           if (event.kind === 'loaded') resolve()
           if (event.kind === 'loadFailed') reject(fromErrorRecord(event.error))
+        }),
+      ),
+    measure: (image) =>
+      exclusively(() =>
+        request<PixelSize>({ kind: 'measure', image }, (event, resolve, reject) => {
+          if (event.kind === 'measured') resolve(event.size)
+          if (event.kind === 'measureFailed') reject(fromErrorRecord(event.error))
         }),
       ),
     generate,

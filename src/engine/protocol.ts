@@ -4,7 +4,7 @@
  */
 import type { ErrorRecord } from '../errors.js'
 import type { StageSeconds } from '../pipeline/generate.js'
-import type { GenerationPlan, Variant } from '../plan/plan.js'
+import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
 
 /** What an engine process is started with. */
 export type EngineConfig = {
@@ -16,6 +16,7 @@ export type EngineConfig = {
 
 export type EngineCommand =
   | { readonly kind: 'load'; readonly variant: Variant }
+  | { readonly kind: 'measure'; readonly image: Uint8Array }
   | { readonly kind: 'generate'; readonly id: string; readonly plan: GenerationPlan }
   | { readonly kind: 'cancel'; readonly id: string }
   | { readonly kind: 'release'; readonly variant: Variant }
@@ -49,4 +50,6 @@ export type EngineEvent =
   | { readonly kind: 'loaded'; readonly variant: Variant }
   | { readonly kind: 'released'; readonly variant: Variant }
   | { readonly kind: 'loadFailed'; readonly variant: Variant; readonly error: ErrorRecord }
+  | { readonly kind: 'measured'; readonly size: PixelSize }
+  | { readonly kind: 'measureFailed'; readonly error: ErrorRecord }
   | GenerationEvent

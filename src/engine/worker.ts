@@ -3,6 +3,7 @@
  * A cancel is heard between steps, because a run of ONNX Runtime holds the thread.
  */
 import { FluxdError, toErrorRecord } from '../errors.js'
+import { measureImage } from '../media/images.js'
 import { generate } from '../pipeline/generate.js'
 import { loadModels, type Models } from '../pipeline/models.js'
 import type { Variant } from '../plan/plan.js'
@@ -40,6 +41,14 @@ async function release(variant: Variant) {
   send({ kind: 'released', variant })
 }
 
+async function measure(image: Uint8Array) {
+  try {
+    send({ kind: 'measured', size: await measureImage(image) })
+  } catch (error) {
+    send({ kind: 'measureFailed', error: toErrorRecord(error) })
+  }
+}
+
 async function runGeneration({ id, plan }: GenerateCommand) {
   const controller = new AbortController()
   running = { id, controller }
@@ -71,6 +80,8 @@ process.on('message', (command: EngineCommand) => {
   switch (command.kind) {
     case 'load':
       return enqueue(() => load(command.variant))
+    case 'measure':
+      return enqueue(() => measure(command.image))
     case 'generate':
       return enqueue(() => runGeneration(command))
     case 'release':

@@ -3,7 +3,12 @@
 /** The velocity (noise − image) of packed latents at the level of step `step`. */
 export type Predict = (latents: Float32Array, step: number) => Promise<Float32Array>
 
+/** What becomes of the latents after a step, at noise level `sigma`. */
+export type Blend = (latents: Float32Array, sigma: number) => Float32Array
+
 export type DenoiseOptions = {
+  /** Inpainting puts back here what the mask keeps. */
+  readonly blend?: Blend | undefined
   readonly signal?: AbortSignal
   /** Called after each step, with the number of steps done. */
   readonly onStep?: (done: number, latents: Float32Array) => void
@@ -17,13 +22,14 @@ export async function denoise(
   predict: Predict,
   latents: Float32Array,
   sigmas: readonly number[],
-  { signal, onStep }: DenoiseOptions = {},
+  { blend, signal, onStep }: DenoiseOptions = {},
 ): Promise<Float32Array> {
   let x = latents
   for (let step = 0; step < sigmas.length - 1; step++) {
     signal?.throwIfAborted()
     const velocity = await predict(x, step)
     x = eulerStep(x, velocity, sigmas[step + 1]! - sigmas[step]!)
+    if (blend) x = blend(x, sigmas[step + 1]!)
     onStep?.(step + 1, x)
   }
   signal?.throwIfAborted()

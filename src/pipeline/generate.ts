@@ -1,12 +1,13 @@
 /** The story of one prediction: prompt and seed in, encoded pictures out. */
 import { type EncodedImage, encodeImage } from '../media/encoding.js'
-import type { GenerationPlan } from '../plan/plan.js'
+import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
 import { floatTensor } from '../runtime/tensor.js'
 import { denoise, type Predict } from './denoise.js'
 import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
 import type { Models } from './models.js'
 import { startNoise } from './noise.js'
 import { getSchedule, guidanceArgument, timestepArgument, timestepEmbedding } from './schedule.js'
+import { prepareStart } from './start.js'
 import type { PromptEmbedding } from './transformer.js'
 
 export type GenerateHooks = {
@@ -18,9 +19,12 @@ export type GenerateHooks = {
 // The networks compute in float32, so nothing rounds on its way into the sinusoids.
 const rounding = 'none'
 
-type Stage = 'prompt' | 'denoise' | 'decode' | 'encode'
+type Stage = 'prompt' | 'start' | 'denoise' | 'decode' | 'encode'
 
-/** Seconds by stage; encoding overlaps with what follows it. `ort`: inside ONNX Runtime. */
+/**
+ * Seconds by stage; `start` is reading and encoding an image, and writing files (`encode`) overlaps
+ * with what follows it. `ort`: inside ONNX Runtime.
+ */
 export type StageSeconds = Readonly<Record<Stage | 'total' | 'ort', number>>
 
 /**
@@ -37,13 +41,17 @@ export async function generate(
   const { predict, sigmas } = await clock.time('prompt', async () =>
     prepare(plan, models, await models.prompt.encode(plan.prompt)),
   )
+  const makeStart = await clock.time('start', () =>
+    prepareStart(plan.start, plan.size, models.encoder),
+  )
   // The last picture is still being encoded while the next one is denoised.
   let encoding: Promise<void> = Promise.resolve()
   for (let image = 0; image < plan.count; image++) {
     const noise = startNoise(plan.noise, plan.seed + image, plan.size)
-    const onStep = (step: number) => onProgress({ image, step, steps: plan.steps })
+    const start = makeStart(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
+    const onStep = (step: number) => onProgress({ image, step, steps: stepsToRun(plan) })
     const packed = await clock.time('denoise', () =>
-      denoise(predict, packLatents(noise, tokenRows, tokenCols), sigmas, { signal, onStep }),
+      denoise(predict, start.latents, sigmas, { blend: start.blend, signal, onStep }),
     )
     const latents = unpackLatents(packed, tokenRows, tokenCols)
     const rgb = await clock.time('decode', () => models.decoder.decode(latents, plan.size))
@@ -56,14 +64,19 @@ export async function generate(
   return clock.timings()
 }
 
-/** What all pictures of a plan share: the noise levels and the velocity at each of them. */
+/** What all pictures of a plan share: the noise levels from its first step on, and the velocity at each. */
 export async function prepare(
-  { size, steps, guidance }: Pick<GenerationPlan, 'size' | 'steps' | 'guidance'>,
+  {
+    size,
+    steps,
+    firstStep,
+    guidance,
+  }: Pick<GenerationPlan, 'size' | 'steps' | 'firstStep' | 'guidance'>,
   { transformer, scheduler }: Pick<Models, 'transformer' | 'scheduler'>,
   prompt: PromptEmbedding,
 ): Promise<{ readonly sigmas: readonly number[]; readonly predict: Predict }> {
   const { tokenRows, tokenCols } = tokenGrid(size)
-  const sigmas = getSchedule(scheduler, steps, tokenRows * tokenCols)
+  const sigmas = getSchedule(scheduler, steps, tokenRows * tokenCols).slice(firstStep)
   const conditioning = await transformer.condition({
     prompt,
     timesteps: sigmas
@@ -84,7 +97,7 @@ export async function prepare(
 function startClock(models: Models) {
   const startedAt = performance.now()
   const ortAtStart = models.busySeconds()
-  const seconds: Record<Stage, number> = { prompt: 0, denoise: 0, decode: 0, encode: 0 }
+  const seconds: Record<Stage, number> = { prompt: 0, start: 0, denoise: 0, decode: 0, encode: 0 }
   return {
     async time<T>(stage: Stage, work: () => Promise<T>): Promise<T> {
       const stageStart = performance.now()

@@ -4,10 +4,11 @@ import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import { invalidCheckpoint } from '../errors.js'
 import type { SchedulerParams } from '../flux/params.js'
 import type { Variant } from '../plan/plan.js'
-import type { SessionOptions } from '../runtime/session.js'
+import type { Session, SessionOptions } from '../runtime/session.js'
 import { elementCount } from '../runtime/tensor.js'
 import type { Weights } from '../runtime/weights.js'
 import { type Decoder, loadDecoder } from './decoder.js'
+import { type Encoder, loadEncoder } from './encoder.js'
 import { loadPromptEncoder, type PromptEncoder } from './prompt.js'
 import { loadTransformer, type Transformer } from './transformer.js'
 
@@ -17,6 +18,8 @@ export type Models = {
   readonly prompt: PromptEncoder
   readonly transformer: Transformer
   readonly decoder: Decoder
+  /** Loaded when it is first asked for: most predictions have no image. */
+  readonly encoder: () => Promise<Encoder>
   /** Seconds spent inside ONNX Runtime so far. */
   readonly busySeconds: () => number
   /** Gives all memory back. */
@@ -30,7 +33,7 @@ const maxTextTokens = { dev: 512, schnell: 256 } as const
 const widenedShare = 0.25
 
 /**
- * Opens the checkpoint at `path` and loads every network of it.
+ * Opens the checkpoint at `path` and loads its networks.
  * Throws `checkpoint_invalid` when it is damaged or not a checkpoint of `variant`.
  */
 export async function loadModels(variant: Variant, path: string, threads: number): Promise<Models> {
@@ -51,11 +54,18 @@ export async function loadModels(variant: Variant, path: string, threads: number
     transformer: await loadTransformer(transformer, options([transformer.weights])),
     decoder: await loadDecoder(autoencoder, options([autoencoder.weights])),
   }
-  const sessions = Object.values(loaded).flatMap((part) => part.sessions)
+  const sessions: Session[] = Object.values(loaded).flatMap((part) => [...part.sessions])
+  let encoder: Promise<Encoder> | undefined
+  const openEncoder = async () => {
+    const opened = await loadEncoder(autoencoder, options([autoencoder.weights]))
+    sessions.push(...opened.sessions)
+    return opened
+  }
   return {
     variant,
     scheduler,
     ...loaded,
+    encoder: () => (encoder ??= openEncoder()),
     busySeconds: () => sessions.reduce((sum, session) => sum + session.busySeconds(), 0),
     release: async () => void (await Promise.all(sessions.map((session) => session.release()))),
   }

@@ -1,31 +1,40 @@
 /**
- * From wish to decision: every rule of the contract that a text-to-picture prediction needs is
- * applied here, once. Pure: the random seed is drawn by the caller.
+ * From wish to decision: every rule of the contract is applied here, once. Pure: the caller draws
+ * the random seed, and fetches and measures the images.
  * Source: cog-flux predict.py, HotswapPredictor.predict.
  */
 import type { FluxInput } from '../contract/input.js'
-import { notSupported } from '../errors.js'
-import type { GenerationPlan, NoiseSource } from './plan.js'
-import { chooseSize } from './sizing.js'
+import { invalidInput, notSupported } from '../errors.js'
+import type { GenerationPlan, InputImage, NoiseSource, Start } from './plan.js'
+import { chooseSize, fitImage } from './sizing.js'
 
 export type Circumstances = {
   /** Counts when the wish names no seed, or a negative one. */
   readonly drawnSeed: number
   readonly noise: NoiseSource
+  /** What the wish's `image` and `mask` turned out to be. */
+  readonly image?: InputImage | undefined
+  readonly mask?: Uint8Array | undefined
 }
 
 /**
  * What is to be done for `input`. Steps are the user's for both models (schnell is not clamped to
  * 4), guidance has no effect on schnell, and seed 0 is a seed.
- * Throws `not_supported` for a field whose mode is missing, `invalid_input` for `custom` without a size.
+ * A `custom` size must be complete even where an image decides the size, as in the reference.
+ * Throws `not_supported` for a field whose mode is missing, `invalid_input` for `custom` without a
+ * size and for a strength that leaves no step.
  */
 export function planGeneration(input: FluxInput, circumstances: Circumstances): GenerationPlan {
   refuseMissingModes(input)
+  const wishedSize = chooseSize(input)
+  const start = chooseStart(circumstances)
   return {
     variant: input.model,
     prompt: input.prompt,
-    size: chooseSize(input),
+    size: start.kind === 'noise' ? wishedSize : fitImage(start.image.size),
+    start,
     steps: input.num_inference_steps,
+    firstStep: start.kind === 'noise' ? 0 : chooseFirstStep(input),
     guidance: input.model === 'schnell' ? 0 : input.guidance_scale,
     seed: chooseSeed(input.seed, circumstances.drawnSeed),
     count: input.num_outputs,
@@ -35,13 +44,38 @@ export function planGeneration(input: FluxInput, circumstances: Circumstances): 
   }
 }
 
+/** Throws what `planGeneration` would, as far as it can be seen before the images are there. */
+export function checkWish(input: FluxInput): void {
+  refuseMissingModes(input)
+  chooseSize(input)
+  if (input.image !== undefined) chooseFirstStep(input)
+}
+
 /** An empty LoRA reference means none, as in the reference. */
 function refuseMissingModes(input: FluxInput): void {
-  if (input.image !== undefined) throw notSupported('image')
-  if (input.mask !== undefined) throw notSupported('mask')
   if (input.replicate_weights) throw notSupported('replicate_weights')
   if (input.extra_lora) throw notSupported('extra_lora')
   if (input.go_fast && !runsInBf16(input)) throw notSupported('go_fast')
+}
+
+/** A mask counts only with an image. */
+function chooseStart({ image, mask }: Circumstances): Start {
+  if (!image) return { kind: 'noise' }
+  return mask ? { kind: 'inpaint', image, mask } : { kind: 'image', image }
+}
+
+/**
+ * How many steps a strength s leaves out of N: the formula of diffusers, in its order, as its
+ * rounding decides (10 steps at 0.8 leave out 2). Throws when it leaves no step, with its words.
+ */
+function chooseFirstStep({ num_inference_steps: n, prompt_strength: s }: FluxInput): number {
+  const first = Math.trunc(Math.max(n - Math.min(n * s, n), 0))
+  if (first < n) return first
+  const strength = Number.isInteger(s) ? s.toFixed(1) : String(s)
+  throw invalidInput(
+    `After adjusting the num_inference_steps by strength parameter: ${strength}, the number of ` +
+      `pipelinesteps is ${n - first} which is < 1 and not appropriate for this pipeline.`,
+  )
 }
 
 const chooseSeed = (wished: number | undefined, drawn: number) =>
@@ -49,12 +83,17 @@ const chooseSeed = (wished: number | undefined, drawn: number) =>
 
 function listNotes(input: FluxInput): string[] {
   const notes: string[] = []
-  if (input.go_fast && runsInBf16(input))
+  if (input.go_fast && input.aspect_ratio === 'custom')
     notes.push('Custom aspect ratios not supported with fast fp8 inference; will run in bf16')
+  else if (input.go_fast && input.image !== undefined)
+    notes.push('Img2img and inpainting not supported with fast fp8 inference; will run in bf16')
+  if (input.mask !== undefined && input.image === undefined)
+    notes.push('There is a mask but no image: the mask is ignored')
   if (!input.disable_safety_checker)
     notes.push('No safety checker is installed: the output is not checked')
   return notes
 }
 
-/** A custom size overrides `go_fast`: a note, not an error. */
-const runsInBf16 = (input: FluxInput) => input.aspect_ratio === 'custom'
+/** A custom size and an image override `go_fast`: a note, not an error. */
+const runsInBf16 = (input: FluxInput) =>
+  input.aspect_ratio === 'custom' || input.image !== undefined

@@ -10,6 +10,15 @@ export type NoiseSource = (typeof noiseSources)[number]
 
 export type PixelSize = { readonly width: number; readonly height: number }
 
+/** A picture that the user sent: the file, and how large it is as stored. */
+export type InputImage = { readonly bytes: Uint8Array; readonly size: PixelSize }
+
+/** What the latents start from. With a mask, white is repainted and the rest put back after each step. */
+export type Start =
+  | { readonly kind: 'noise' }
+  | { readonly kind: 'image'; readonly image: InputImage }
+  | { readonly kind: 'inpaint'; readonly image: InputImage; readonly mask: Uint8Array }
+
 export type OutputFormat = 'webp' | 'jpg' | 'png'
 
 export type GenerationPlan = {
@@ -17,7 +26,10 @@ export type GenerationPlan = {
   readonly prompt: string
   /** In pixels, both multiples of 16. */
   readonly size: PixelSize
+  readonly start: Start
+  /** The noise levels of the schedule, of which those before `firstStep` (0 without an image) are left out. */
   readonly steps: number
+  readonly firstStep: number
   readonly guidance: number
   /** Image i of the prediction starts from the noise of `seed + i`. */
   readonly seed: number
@@ -27,3 +39,7 @@ export type GenerationPlan = {
   /** What was decided against the letter of the wish; goes into the prediction's log. */
   readonly notes: readonly string[]
 }
+
+/** How many steps are made for each picture. */
+export const stepsToRun = ({ steps, firstStep }: Pick<GenerationPlan, 'steps' | 'firstStep'>) =>
+  steps - firstStep

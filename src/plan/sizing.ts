@@ -1,7 +1,7 @@
 /**
  * Sizes of pictures in pixels: eleven named shapes at about one megapixel, each halved for "0.25",
- * and `custom`. All are multiples of 16, the side of a token.
- * Source: cog-flux predict.py, ASPECT_RATIOS and make_multiple_of_16.
+ * and `custom`; with an image, the image's own size. All are multiples of 16, the side of a token.
+ * Source: cog-flux predict.py, ASPECT_RATIOS and make_multiple_of_16; diffusers_predictor.py.
  */
 import type { AspectRatio, Megapixels } from '../contract/input.js'
 import { invalidInput } from '../errors.js'
@@ -20,6 +20,8 @@ const sizes: Readonly<Record<Exclude<AspectRatio, 'custom'>, PixelSize>> = {
   '9:16': { width: 768, height: 1344 },
   '9:21': { width: 640, height: 1536 },
 }
+
+const maxImageSide = 1440
 
 export type SizeWish = {
   readonly aspect_ratio: AspectRatio
@@ -43,6 +45,22 @@ function customSize({ width, height }: SizeWish): PixelSize {
   if (width === undefined || height === undefined)
     throw invalidInput("width and height must be defined if aspect ratio is 'custom'")
   return { width: roundUpTo16(width), height: roundUpTo16(height) }
+}
+
+/**
+ * The size of a picture made from an image: the image's, scaled down to sides of at most 1440 and
+ * then rounded up, so that it is stretched by up to 15 pixels. Small images are not enlarged.
+ */
+export function fitImage({ width, height }: PixelSize): PixelSize {
+  const scale = Math.min(maxImageSide / width, maxImageSide / height, 1)
+  const fitted = {
+    width: roundUpTo16(Math.trunc(width * scale)),
+    height: roundUpTo16(Math.trunc(height * scale)),
+  }
+  if (fitted.width > 0 && fitted.height > 0) return fitted
+  throw invalidInput(
+    `Expected an image whose sides differ by a factor below ${maxImageSide} but received ${width}x${height}`,
+  )
 }
 
 const roundUpTo16 = (pixels: number) => Math.ceil(pixels / 16) * 16

@@ -1,14 +1,16 @@
 /**
- * Runs predictions: plan, wait for the turn, generate, deliver. What goes wrong after the plan is
- * made, and a `custom` size without its sides, is the prediction's failure, not the request's.
+ * Runs predictions: fetch what the input names, wait for the turn, plan, generate, deliver. What goes
+ * wrong on this way is the prediction's failure, not the request's, but for what this version lacks.
  */
 import type { FluxInput } from '../contract/input.js'
 import type { Prediction } from '../contract/prediction.js'
 import type { Engine, GenerationResult } from '../engine/engine.js'
 import type { GenerationEvent } from '../engine/protocol.js'
 import { FluxdError, toErrorRecord } from '../errors.js'
-import { planGeneration } from '../plan/generation.js'
-import type { GenerationPlan, NoiseSource } from '../plan/plan.js'
+import type { MediaClient } from '../media/fetch.js'
+import { checkWish } from '../plan/generation.js'
+import { type GenerationPlan, type NoiseSource, stepsToRun } from '../plan/plan.js'
+import { decide, fetchInputs } from './inputs.js'
 import {
   cancel,
   createPrediction,
@@ -20,7 +22,6 @@ import {
 } from './prediction.js'
 import { progressLine } from './progress.js'
 import { createQueue } from './queue.js'
-import { drawSeed } from './seed.js'
 
 export type Predictions = {
   /**
@@ -38,12 +39,18 @@ export type Predictions = {
 
 export type PredictionOptions = {
   readonly engine: Engine
+  readonly media: MediaClient
   readonly noise: NoiseSource
   /** Told of failures that are not the user's. */
   readonly onFault: (error: unknown) => void
 }
 
-export function createPredictions({ engine, noise, onFault }: PredictionOptions): Predictions {
+export function createPredictions({
+  engine,
+  media,
+  noise,
+  onFault,
+}: PredictionOptions): Predictions {
   const queue = createQueue()
   const stopping = new AbortController()
 
@@ -55,9 +62,12 @@ export function createPredictions({ engine, noise, onFault }: PredictionOptions)
     let prediction = createPrediction(origin)
     const either = AbortSignal.any([signal, stopping.signal])
     try {
-      const plan = planGeneration(input, { drawnSeed: drawSeed(), noise })
-      const { images } = await queue.enqueue(() => {
-        prediction = openingLines(plan).reduce(log, start(prediction))
+      checkWish(input)
+      const files = await fetchInputs(input, media, either)
+      const { images } = await queue.enqueue(async () => {
+        prediction = start(prediction)
+        const plan = await decide(input, files, noise, engine)
+        prediction = openingLines(plan).reduce(log, prediction)
         return generate(plan, either, (line) => {
           prediction = log(prediction, line)
         })
@@ -99,9 +109,20 @@ const openingLines = (plan: GenerationPlan): string[] => [
   ...plan.notes,
   `Using seed: ${plan.seed}`,
   `Prompt: ${plan.prompt}`,
-  '[!] txt2img mode',
-  progressLine(0, plan.steps * plan.count, 0),
+  ...modeLines(plan),
+  progressLine(0, stepsToRun(plan) * plan.count, 0),
 ]
+
+function modeLines({ start, size }: GenerationPlan): string[] {
+  if (start.kind === 'noise') return ['[!] txt2img mode']
+  const { width, height } = start.image.size
+  const stored = `${width}x${height}`
+  return [
+    `Input image size: ${stored}`,
+    `[!] Resizing input image from ${stored} to ${size.width}x${size.height}`,
+    start.kind === 'image' ? '[!] img2img mode' : '[!] inpaint mode',
+  ]
+}
 
 /** The log line of an event, if it has one. Steps count over all pictures of the prediction. */
 function createNarrator(plan: GenerationPlan): (event: GenerationEvent) => string | undefined {

@@ -1,4 +1,6 @@
 import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
@@ -10,6 +12,7 @@ import { readConfig } from '../../src/config.js'
 import type { startEngine } from '../../src/engine/engine.js'
 import { FluxdError } from '../../src/errors.js'
 import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
+import { flat } from '../media/pictures.js'
 
 async function makeFolder() {
   const folder = await mkdtemp(join(tmpdir(), 'fluxd-run-'))
@@ -112,6 +115,64 @@ describe('fluxd run', () => {
     const { run, start } = prepare()
     await expect(run({ output: 'a.webp', ...flags })).rejects.toThrow(message)
     expect(start).not.toHaveBeenCalled()
+  })
+})
+
+describe('a picture to start from', () => {
+  async function makePicture(width: number, height: number) {
+    const path = join(await makeFolder(), 'in.png')
+    await flat(width, height, 'navy').png().toFile(path)
+    return path
+  }
+
+  test('may be a file, with a mask and a strength', async () => {
+    const [image, mask] = [await makePicture(100, 60), await makePicture(10, 6)]
+    const output = join(await makeFolder(), 'out.png')
+    const { run, engine, stderr } = prepare()
+    await run({ output, image, mask, strength: '0.5', steps: '4' })
+    expect(engine.plans).toMatchObject([
+      {
+        size: { width: 112, height: 64 },
+        start: { kind: 'inpaint', image: { size: { width: 100, height: 60 } } },
+        firstStep: 2,
+      },
+    ])
+    expect(stderr()).toMatch(/step 1\/2\nstep 2\/2\n$/)
+  })
+
+  test('may be a URL of this network', async () => {
+    const bytes = await flat(20, 20, 'navy').png().toBuffer()
+    const server = createServer((_, response) => response.end(bytes))
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => void server.close())
+    const { port } = server.address() as AddressInfo
+    const { run, engine } = prepare()
+    const output = join(await makeFolder(), 'out.png')
+    await run({ output, image: `http://127.0.0.1:${port}/`, steps: '1' })
+    expect(engine.plans).toMatchObject([{ size: { width: 32, height: 32 } }])
+  })
+
+  test.each<[Partial<RunFlags>, RegExp]>([
+    [
+      { image: '/nowhere.png' },
+      /^Expected --image to be a file or URL but received \/nowhere.png$/,
+    ],
+    [{ image: 'data:,', mask: '/nowhere' }, /^Expected --mask to be a file or URL/],
+    [{ strength: '2' }, /^--strength: Input should be less than or equal to 1$/],
+    [{ image: 'data:,x', strength: '0' }, /^After adjusting the num_inference_steps/],
+    [{ image: 'data:,' }, /^image: Expected data in the data URI/],
+  ])('is checked before an engine starts: %j', async (flags, message) => {
+    const { run, start } = prepare()
+    await expect(run({ output: 'a.webp', ...flags })).rejects.toThrow(message)
+    expect(start).not.toHaveBeenCalled()
+  })
+
+  test('that is none stops the engine again', async () => {
+    const { run, engine } = prepare()
+    await expect(run({ output: 'a.webp', image: 'data:,x' })).rejects.toThrow(
+      /^Expected image to be a picture that can be read/,
+    )
+    expect(engine.stops()).toBe(1)
   })
 })
 

@@ -122,8 +122,6 @@ describe('a prediction that fails', () => {
 
 describe('a request for what is not there yet', () => {
   test.each([
-    ['image', 'https://example.org/a.png'],
-    ['mask', 'https://example.org/a.png'],
     ['extra_lora', 'fofr/flux-pixar-cars'],
     ['replicate_weights', 'fofr/shxdo-v2'],
     ['go_fast', true],

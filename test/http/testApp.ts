@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { onTestFinished } from 'vitest'
 import { buildApp } from '../../src/app.js'
+import type { MediaClient } from '../../src/media/fetch.js'
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
 
 export type TestApp = {
@@ -13,9 +14,9 @@ export type TestApp = {
 // biome-ignore lint/suspicious/noExplicitAny: a body is what the test says it is
 type PredictionBody = any
 
-export function buildTestApp(options: FakeEngineOptions = {}): TestApp {
+export function buildTestApp(options: FakeEngineOptions = {}, media?: MediaClient): TestApp {
   const engine = createFakeEngine(options)
-  const app = buildApp({ config: { noise: 'torch-cpu' }, engine })
+  const app = buildApp({ config: { noise: 'torch-cpu' }, engine, ...(media && { media }) })
   onTestFinished(() => app.close())
   const predict = async (payload: object) => {
     const reply = await app.inject({ method: 'POST', url: '/predictions', payload })

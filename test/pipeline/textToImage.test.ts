@@ -1,10 +1,5 @@
 /** Whole pictures: prompt, seed and steps in, diffusers' FluxPipeline (float32, CPU) as the truth. */
 import { beforeAll, describe, test } from 'vitest'
-import {
-  openBflTransformer,
-  openCheckpoint,
-  openLdmAutoencoder,
-} from '../../src/checkpoint/checkpoint.js'
 import { loadDecoder } from '../../src/pipeline/decoder.js'
 import { denoise, type Predict } from '../../src/pipeline/denoise.js'
 import { prepare } from '../../src/pipeline/generate.js'
@@ -12,34 +7,12 @@ import { packLatents, tokenGrid, unpackLatents } from '../../src/pipeline/latent
 import { startNoise } from '../../src/pipeline/noise.js'
 import { loadPromptEncoder } from '../../src/pipeline/prompt.js'
 import { loadTransformer } from '../../src/pipeline/transformer.js'
-import { expectClose, expectOutputs, fixturePath, goldenCase, readManifest } from '../goldens.js'
+import { expectClose, expectOutputs, goldenCase } from '../goldens.js'
+import { checkpoints, listCases, noiseTolerance } from './layouts.js'
 
 const options = { threads: 1, widenWeights: 'load' } as const
 
-const checkpoints = {
-  'tiny-dev': () => openCheckpoint(fixturePath('tiny-dev')),
-  'tiny-schnell': () => openCheckpoint(fixturePath('tiny-schnell')),
-  // This layout has no text encoders of its own (fixtures/README.md).
-  'tiny-dev-bfl': () => ({
-    ...openCheckpoint(fixturePath('tiny-dev')),
-    transformer: openBflTransformer(fixturePath('tiny-dev-bfl/flux1-dev.safetensors'), {
-      axes: [4, 6, 6],
-    }),
-    autoencoder: openLdmAutoencoder(fixturePath('tiny-dev-bfl/ae.safetensors'), 4),
-  }),
-}
-
-const cases = readManifest()
-  .cases.filter(({ kind }) => kind === 'text_to_image')
-  .flatMap(({ id, model, also_valid_for = [] }) =>
-    [model, ...also_valid_for].map((layout) => ({
-      id,
-      layout: layout as keyof typeof checkpoints,
-    })),
-  )
-
-// The reference's libm differs from V8's in the last bit (rng case: 4e-6).
-const noiseTolerance = 4e-6
+const cases = listCases('text_to_image')
 
 describe.each(cases)('$id from $layout', ({ id, layout }) => {
   const golden = goldenCase(id)
@@ -56,7 +29,7 @@ describe.each(cases)('$id from $layout', ({ id, layout }) => {
     const decoder = await loadDecoder(autoencoder, options)
     const predictorOf = async (words: string, t5Words?: string) =>
       prepare(
-        { size, steps, guidance: g },
+        { size, steps, firstStep: 0, guidance: g },
         { transformer, scheduler },
         await encoder.encode(words, t5Words),
       )

@@ -1,11 +1,12 @@
-import { expect, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { FluxInput } from '../../src/contract/input.js'
-import { planGeneration } from '../../src/plan/generation.js'
+import { type Circumstances, checkWish, planGeneration } from '../../src/plan/generation.js'
 
-const plan = (fields: object, drawnSeed = 4711) =>
+const plan = (fields: object, files: Partial<Circumstances> = {}) =>
   planGeneration(FluxInput.parse({ prompt: 'a red circle', ...fields }), {
-    drawnSeed,
+    drawnSeed: 4711,
     noise: 'torch-cpu',
+    ...files,
   })
 
 test('a prompt alone is one 1024×1024 webp from dev in 28 steps', () => {
@@ -13,7 +14,9 @@ test('a prompt alone is one 1024×1024 webp from dev in 28 steps', () => {
     variant: 'dev',
     prompt: 'a red circle',
     size: { width: 1024, height: 1024 },
+    start: { kind: 'noise' },
     steps: 28,
+    firstStep: 0,
     guidance: 3,
     seed: 4711,
     count: 1,
@@ -67,8 +70,6 @@ test('schnell runs the steps it is told, 28 by default, and has no guidance', ()
 })
 
 test.each([
-  ['image', 'https://example.org/a.png'],
-  ['mask', 'data:image/png;base64,AA=='],
   ['extra_lora', 'fofr/flux-pixar-cars'],
   ['replicate_weights', 'fofr/shxdo-v2'],
   ['go_fast', true],
@@ -100,4 +101,84 @@ test('a custom size overrides go_fast and says so', () => {
     notes: ['Custom aspect ratios not supported with fast fp8 inference; will run in bf16'],
   })
   expect(plan(custom).notes).toEqual([])
+})
+
+describe('with an image', () => {
+  const image = { bytes: new Uint8Array([1]), size: { width: 300, height: 200 } }
+  const mask = new Uint8Array([2])
+  const uri = 'https://example.org/a.png'
+  const quiet = { disable_safety_checker: true }
+
+  test('the image decides the size and the strength the first step', () => {
+    expect(plan({ image: uri, aspect_ratio: '16:9', megapixels: '0.25' }, { image })).toMatchObject(
+      {
+        size: { width: 304, height: 208 },
+        start: { kind: 'image', image },
+        steps: 28,
+        firstStep: 5,
+      },
+    )
+  })
+
+  test('a mask makes it inpainting', () => {
+    const { start } = plan({ image: uri, mask: uri }, { image, mask })
+    expect(start).toEqual({ kind: 'inpaint', image, mask })
+  })
+
+  test('a mask without an image is ignored, and says so', () => {
+    const { start, notes } = plan({ mask: uri, ...quiet })
+    expect(start).toEqual({ kind: 'noise' })
+    expect(notes).toEqual(['There is a mask but no image: the mask is ignored'])
+  })
+
+  // diffusers' int(max(N - min(N*s, N), 0)) in Python 3.11; BFL's rule differs where marked.
+  test.each([
+    [4, 0.75, 1],
+    [4, 0.8, 0],
+    [10, 0.8, 2], // BFL: 1
+    [10, 0.9, 1], // BFL: 0
+    [20, 0.8, 4],
+    [28, 0.01, 27],
+    [28, 0.5, 14],
+    [28, 0.8, 5],
+    [28, 0.9, 2],
+    [28, 0.95, 1],
+    [28, 1, 0],
+    [50, 0.34, 33],
+    [50, 0.68, 16],
+    [50, 0.78, 11],
+    [50, 0.8, 10],
+    [50, 0.9, 5],
+    [50, 0.92, 4],
+    [1, 0.5, 0],
+  ])('%i steps at strength %d begin at step %i', (steps, strength, first) => {
+    const wish = { image: uri, num_inference_steps: steps, prompt_strength: strength }
+    expect(plan(wish, { image }).firstStep).toBe(first)
+  })
+
+  test('a strength of 0 leaves no step and fails as the reference does', () => {
+    const message =
+      'After adjusting the num_inference_steps by strength parameter: 0.0, the number of ' +
+      'pipelinesteps is 0 which is < 1 and not appropriate for this pipeline.'
+    expect(() => plan({ image: uri, prompt_strength: 0 }, { image })).toThrow(message)
+    const wish = FluxInput.parse({ prompt: '', image: uri, prompt_strength: 0 })
+    expect(() => checkWish(wish)).toThrow(message)
+  })
+
+  test('it overrides go_fast and says so, once', () => {
+    const fast = { go_fast: true, image: uri, ...quiet }
+    expect(plan(fast, { image }).notes).toEqual([
+      'Img2img and inpainting not supported with fast fp8 inference; will run in bf16',
+    ])
+    const custom = { ...fast, aspect_ratio: 'custom', width: 256, height: 256 }
+    expect(plan(custom, { image }).notes).toEqual([
+      'Custom aspect ratios not supported with fast fp8 inference; will run in bf16',
+    ])
+  })
+
+  test('a custom size must be complete all the same', () => {
+    expect(() => plan({ image: uri, aspect_ratio: 'custom' }, { image })).toThrow(
+      "width and height must be defined if aspect ratio is 'custom'",
+    )
+  })
 })

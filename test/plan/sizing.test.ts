@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { aspectRatios } from '../../src/contract/input.js'
-import { chooseSize } from '../../src/plan/sizing.js'
+import { chooseSize, fitImage } from '../../src/plan/sizing.js'
 
 const published = [
   ['1:1', 1024, 1024, 512, 512],
@@ -62,5 +62,25 @@ describe('custom', () => {
     expect(() => choose(width, height)).toThrow(
       "width and height must be defined if aspect ratio is 'custom'",
     )
+  })
+})
+
+describe('a picture made from an image', () => {
+  test.each([
+    ['is the size of the image', [512, 256], [512, 256]],
+    ['is rounded up', [300, 200], [304, 208]],
+    ['is never enlarged', [1, 1], [16, 16]],
+    ['has a longest side of 1440', [4000, 3000], [1440, 1088]],
+    ['has a longest side of 1440, standing', [3000, 4000], [1088, 1440]],
+    ['just above', [1441, 1441], [1440, 1440]],
+    // 1080·(1440/1920) = 810 → 816
+    ['in 16:9', [1920, 1080], [1440, 816]],
+    ['very long', [20000, 100], [1440, 16]],
+  ] as const)('%s: %o becomes %o', (_, [width, height], [w, h]) => {
+    expect(fitImage({ width, height })).toEqual({ width: w, height: h })
+  })
+
+  test('has no size where the shorter side vanishes', () => {
+    expect(() => fitImage({ width: 3000, height: 2 })).toThrow(/but received 3000x2$/)
   })
 })

@@ -75,7 +75,8 @@ def sheet(pictures, path, side=160):
 
 
 def load_model(folder, lora=None, scale=1.):
-    model = fluxlite.Lite(fluxlite.load(os.path.join(folder, "transformer")), torch.float32)
+    params = {k: v.detach() for k, v in fluxlite.load(os.path.join(folder, "transformer")).items()}
+    model = fluxlite.Lite(params, torch.float32)
     if lora:
         from train_lora import load_lora
         model.lora = load_lora(lora, scale)

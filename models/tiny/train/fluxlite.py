@@ -49,10 +49,11 @@ def image_ids(h, w):
 
 
 def rope(ids, text):
-    """cos, sin [1, 1, text + tokens, 16] for text tokens at the origin followed by image tokens."""
-    pos = torch.cat([torch.zeros(text, 3), ids]).double()
-    angles = torch.cat([pos[:, a:a + 1] / 10000 ** (torch.arange(0, d, 2).double() / d) for a, d in enumerate(AXES)], 1)
-    return angles.cos().float()[None, None], angles.sin().float()[None, None]
+    """cos, sin [1 or B, 1, text + tokens, 16] for text tokens at the origin followed by image tokens."""
+    pos = ids if ids.ndim == 3 else ids[None]
+    pos = torch.cat([torch.zeros(len(pos), text, 3), pos], 1).double()
+    angles = torch.cat([pos[..., a:a + 1] / 10000 ** (torch.arange(0, d, 2).double() / d) for a, d in enumerate(AXES)], -1)
+    return angles.cos().float()[:, None], angles.sin().float()[:, None]
 
 
 def sinusoid(x):
@@ -96,16 +97,18 @@ class Lite:
         a, b = x.chunk(2, -1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
-    def attend(self, q, k, v, cs):
+    def attend(self, q, k, v, cs, bias):
         q, k = self.rotate(q, *cs), self.rotate(k, *cs)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
 
     @staticmethod
     def modulate(x, shift, scale):
         return torch.addcmul(shift, F.layer_norm(x, (HIDDEN,), eps=1e-6), 1 + scale)
 
-    def __call__(self, x, t, pooled, text, ids, guidance=None):
-        """x [B,N,64], t [B] in 0..1, pooled [B,96], text [B,L,96], ids [N,3], guidance [B] or None -> velocity."""
+    def __call__(self, x, t, pooled, text, ids, guidance=None, bias=None):
+        """x [B,N,64], t [B] in 0..1, pooled [B,96], text [B,L,96], ids [N,3] or [B,N,3], guidance [B] or None -> velocity.
+
+        `bias` [B,1,L+N,L+N] is added to the attention logits (for training on a sample of the tokens)."""
         dt, L = self.dtype, text.shape[1]
         cs = tuple(c.to(dt) for c in rope(ids, L))
         mlp = lambda name, y: self.lin(F.silu(self.lin(y, name + ".linear_1")), name + ".linear_2")
@@ -123,7 +126,7 @@ class Lite:
         a = p + "attn."
         iq, ik, iv = self.heads(self.lin(self.modulate(img, a1, s1), a + "to_q", a + "to_k", a + "to_v", rows=(1, 1, 0)), a + "norm_q", a + "norm_k")
         tq, tk, tv = self.heads(self.lin(self.modulate(txt, c1, d1), a + "add_q_proj", a + "add_k_proj", a + "add_v_proj", rows=(1, 1, 0)), a + "norm_added_q", a + "norm_added_k")
-        o = self.attend(torch.cat([tq, iq], 2), torch.cat([tk, ik], 2), torch.cat([tv, iv], 2), cs)
+        o = self.attend(torch.cat([tq, iq], 2), torch.cat([tk, ik], 2), torch.cat([tv, iv], 2), cs, bias)
         img = torch.addcmul(img, g1, self.lin(o[:, L:], a + "to_out.0"))
         txt = torch.addcmul(txt, h1, self.lin(o[:, :L], a + "to_add_out"))
         ff = lambda y, n: self.lin(F.gelu(self.lin(y, p + n + ".net.0.proj"), approximate="tanh"), p + n + ".net.2")
@@ -137,7 +140,7 @@ class Lite:
             z = self.modulate(y, a1, s1)
             z = self.lin(z, p + "attn.to_q", p + "attn.to_k", p + "attn.to_v", p + "proj_mlp", rows=(1, 1, 0, 0))
             q, k, v = self.heads(z[..., :3 * HIDDEN], p + "attn.norm_q", p + "attn.norm_k")
-            o = self.attend(q, k, v, cs)
+            o = self.attend(q, k, v, cs, bias)
             y = torch.addcmul(y, g1, self.lin(torch.cat([o, F.gelu(z[..., 3 * HIDDEN:], approximate="tanh")], -1), p + "proj_out"))
         scale, shift = mod("norm_out.linear", 2)
         return self.lin(self.modulate(y[:, L:], shift, scale), "proj_out").float()

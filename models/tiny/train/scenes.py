@@ -29,8 +29,6 @@ SHAPES = {
     "triangle": ["triangle", "triangle", "pyramid"],
     "star": ["star"],
     "ring": ["ring", "ring", "donut"],
-    "heart": ["heart"],
-    "diamond": ["diamond", "diamond", "rhombus"],
     "cross": ["cross", "cross", "plus sign"],
 }
 # name -> (radius as a fraction of the short side, words; no word means medium)

@@ -1,0 +1,27 @@
+/** The autoencoder's way in: pixels → latents. Loaded when the first image comes. */
+import type { Component } from '../checkpoint/checkpoint.js'
+import type { AutoencoderParams } from '../flux/params.js'
+import type { PixelSize } from '../plan/plan.js'
+import { createSession, type Session, type SessionOptions } from '../runtime/session.js'
+import { type FloatTensor, floatTensor } from '../runtime/tensor.js'
+import { buildAutoencoderGraphs } from './decoder.js'
+
+export type Encoder = {
+  /** An image [3, H, W] in [−1, 1] → scaled latents [C, H/8, W/8]: the mode, nothing is sampled. */
+  readonly encode: (image: Float32Array, size: PixelSize) => Promise<Float32Array>
+  readonly sessions: readonly Session[]
+}
+
+export async function loadEncoder(
+  component: Component<AutoencoderParams>,
+  options: SessionOptions,
+): Promise<Encoder> {
+  const session = await createSession(buildAutoencoderGraphs(component).encoder.encode(), options)
+  return {
+    async encode(image, { width, height }) {
+      const { latents } = await session.run({ image: floatTensor(image, [1, 3, height, width]) })
+      return (latents as FloatTensor).data
+    },
+    sessions: [session],
+  }
+}

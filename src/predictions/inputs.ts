@@ -1,0 +1,49 @@
+/** The files behind a wish's URIs, and the plan that follows from them. */
+import type { FluxInput } from '../contract/input.js'
+import type { Engine } from '../engine/engine.js'
+import { FluxdError } from '../errors.js'
+import type { MediaClient } from '../media/fetch.js'
+import { planGeneration } from '../plan/generation.js'
+import type { GenerationPlan, NoiseSource } from '../plan/plan.js'
+import { drawSeed } from './seed.js'
+
+export type InputFiles = {
+  readonly image?: Uint8Array | undefined
+  readonly mask?: Uint8Array | undefined
+}
+
+/** Fetches image and mask; a mask without an image is left alone. Throws with the field's name. */
+export async function fetchInputs(
+  input: FluxInput,
+  media: MediaClient,
+  signal: AbortSignal,
+): Promise<InputFiles> {
+  if (input.image === undefined) return {}
+  const [image, mask] = await Promise.all(
+    (['image', 'mask'] as const).map(async (field) => {
+      const uri = input[field]
+      return uri === undefined ? undefined : fetchField(field, uri, media, signal)
+    }),
+  )
+  return { image, mask }
+}
+
+async function fetchField(field: string, uri: string, media: MediaClient, signal: AbortSignal) {
+  try {
+    return await media.fetch(uri, signal)
+  } catch (error) {
+    if (!(error instanceof FluxdError) || error.code !== 'invalid_input') throw error
+    throw new FluxdError(error.code, `${field}: ${error.message}`, { cause: error })
+  }
+}
+
+/** The plan of a wish, whose seed is drawn and whose image is measured by the engine. */
+export async function decide(
+  input: FluxInput,
+  { image: bytes, mask }: InputFiles,
+  noise: NoiseSource,
+  engine: Pick<Engine, 'measure'>,
+): Promise<GenerationPlan> {
+  const image = bytes && { bytes, size: await engine.measure(bytes) }
+  return planGeneration(input, { drawnSeed: drawSeed(), noise, image, mask })
+}
