@@ -46,6 +46,7 @@ program
   .option('--megapixels <n>', '1 or 0.25 (default: 1)')
   .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
   .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
+  .option('--lora <file[:scale]...>', 'LoRA files to merge in, scales -1 to 3 (default: 1)')
   .option('--num-outputs <n>', 'pictures to make, 1 to 4 (default: 1)')
   .option('--image <file>', 'file or URL to start from; decides the size')
   .option('--mask <file>', 'file or URL, with --image: only what is white is repainted')

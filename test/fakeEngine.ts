@@ -41,6 +41,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
     }
     const timings = {
       load: 0,
+      lora: 0,
       prompt: 0,
       start: 0,
       denoise: 0,

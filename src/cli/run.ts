@@ -13,11 +13,12 @@ import { type GenerationPlan, type NoiseSource, stepsToRun, type Variant } from 
 import { decide, fetchInputs, type InputFiles } from '../predictions/inputs.js'
 import { withFileUris } from './files.js'
 import { showProgress } from './progress.js'
-import { listPaths, readWish, type WishFlags } from './wish.js'
+import { listPaths, readLoraFlag, readWish, type WishFlags } from './wish.js'
 
 export type RunFlags = WishFlags & {
   readonly checkpoint?: string
   readonly noise?: NoiseSource
+  readonly lora?: readonly string[]
 }
 
 /** What the command needs of its surroundings. */
@@ -34,13 +35,14 @@ export async function runPrompt(prompt: string, flags: RunFlags, context: RunCon
   const noise = flags.noise ?? context.config.noise
   const wish = readWish(prompt, await withFileUris(flags))
   checkWish(wish)
+  const loras = (flags.lora ?? []).map(readLoraFlag)
   const paths = listPaths(flags.output, wish.num_outputs)
   await expectFolder(dirname(resolve(flags.output)))
   const files = await fetchFiles(wish, context.signal)
 
   const engine = startEngineFor(wish.model, flags.checkpoint, context)
   try {
-    const plan = await decide(wish, files, noise, engine)
+    const plan = await decide(wish, files, noise, engine, loras)
     for (const note of plan.notes) context.stderr.write(`${note}\n`)
     const { images, timings } = await generateWithProgress(engine, plan, context)
     await Promise.all(images.map(({ bytes }, index) => writeFile(paths[index]!, bytes)))

@@ -1,8 +1,9 @@
 /** The command line of `fluxd run` as the `FluxInput` that an HTTP body would be. */
-import { extname } from 'node:path'
+import { extname, resolve } from 'node:path'
 import { FluxInput } from '../contract/input.js'
 import { describeIssue } from '../contract/validation.js'
 import { invalidInput } from '../errors.js'
+import type { LoraFile } from '../plan/plan.js'
 
 /** As commander names them; numbers are still text. */
 export type WishFlags = {
@@ -95,3 +96,12 @@ function chooseFormat(output: string): FluxInput['output_format'] {
 /** Text that is no number becomes NaN, which validation refuses. */
 const toNumber = (text: string | undefined) =>
   text === undefined ? undefined : text.trim() === '' ? Number.NaN : Number(text)
+
+/** `--lora FILE` or `--lora FILE:SCALE`; the scale has the bounds of the contract's lora_scale. */
+export function readLoraFlag(flag: string): LoraFile {
+  const [, file = flag, scale = '1'] = /^(.+):(-?[\d.]+)$/.exec(flag) ?? []
+  const parsed = FluxInput.shape.lora_scale.safeParse(Number(scale))
+  if (!parsed.success)
+    throw invalidInput(`Expected the scale of --lora to be -1 to 3 but received ${scale}`)
+  return { path: resolve(file), scale: parsed.data }
+}

@@ -2,6 +2,7 @@
 import { type EncodedImage, encodeImage } from '../media/encoding.js'
 import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
 import { floatTensor } from '../runtime/tensor.js'
+import type { Adapted } from './adapters.js'
 import { denoise, type Predict } from './denoise.js'
 import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
 import type { Models } from './models.js'
@@ -19,10 +20,10 @@ export type GenerateHooks = {
 // The networks compute in float32, so nothing rounds on its way into the sinusoids.
 const rounding = 'none'
 
-type Stage = 'prompt' | 'start' | 'denoise' | 'decode' | 'encode'
+type Stage = 'lora' | 'prompt' | 'start' | 'denoise' | 'decode' | 'encode'
 
 /**
- * Seconds by stage; `start` is reading and encoding an image, and writing files (`encode`) overlaps
+ * Seconds by stage; `lora` is switching to the plan's set of LoRAs, `start` is reading and encoding an image, and writing files (`encode`) overlaps
  * with what follows it. `ort`: inside ONNX Runtime.
  */
 export type StageSeconds = Readonly<Record<Stage | 'total' | 'ort', number>>
@@ -38,8 +39,9 @@ export async function generate(
 ): Promise<StageSeconds> {
   const clock = startClock(models)
   const { tokenRows, tokenCols } = tokenGrid(plan.size)
+  const { transformer, prompt } = await clock.time('lora', () => models.adapters.select(plan.loras))
   const { predict, sigmas } = await clock.time('prompt', async () =>
-    prepare(plan, models, await models.prompt.encode(plan.prompt)),
+    prepare(plan, { transformer, scheduler: models.scheduler }, await prompt.encode(plan.prompt)),
   )
   const makeStart = await clock.time('start', () =>
     prepareStart(plan.start, plan.size, models.encoder),
@@ -59,6 +61,8 @@ export async function generate(
     encoding = clock
       .time('encode', () => encodeImage(rgb, plan.size, plan.output))
       .then((encoded) => onImage(image, encoded))
+    // Awaited with the next picture; a failure until then must not count as unhandled.
+    encoding.catch(() => {})
   }
   await encoding
   return clock.timings()
@@ -72,7 +76,7 @@ export async function prepare(
     firstStep,
     guidance,
   }: Pick<GenerationPlan, 'size' | 'steps' | 'firstStep' | 'guidance'>,
-  { transformer, scheduler }: Pick<Models, 'transformer' | 'scheduler'>,
+  { transformer, scheduler }: Pick<Models, 'scheduler'> & Pick<Adapted, 'transformer'>,
   prompt: PromptEmbedding,
 ): Promise<{ readonly sigmas: readonly number[]; readonly predict: Predict }> {
   const { tokenRows, tokenCols } = tokenGrid(size)
@@ -97,7 +101,14 @@ export async function prepare(
 function startClock(models: Models) {
   const startedAt = performance.now()
   const ortAtStart = models.busySeconds()
-  const seconds: Record<Stage, number> = { prompt: 0, start: 0, denoise: 0, decode: 0, encode: 0 }
+  const seconds: Record<Stage, number> = {
+    lora: 0,
+    prompt: 0,
+    start: 0,
+    denoise: 0,
+    decode: 0,
+    encode: 0,
+  }
   return {
     async time<T>(stage: Stage, work: () => Promise<T>): Promise<T> {
       const stageStart = performance.now()

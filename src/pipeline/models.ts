@@ -7,16 +7,17 @@ import type { Variant } from '../plan/plan.js'
 import type { Session, SessionOptions } from '../runtime/session.js'
 import { elementCount } from '../runtime/tensor.js'
 import type { Weights } from '../runtime/weights.js'
+import { type Adapters, createAdapters, type LoadNetworks } from './adapters.js'
 import { type Decoder, loadDecoder } from './decoder.js'
 import { type Encoder, loadEncoder } from './encoder.js'
-import { loadPromptEncoder, type PromptEncoder } from './prompt.js'
-import { loadTransformer, type Transformer } from './transformer.js'
+import { loadPromptEncoder } from './prompt.js'
+import { loadTransformer } from './transformer.js'
 
 export type Models = {
   readonly variant: Variant
   readonly scheduler: SchedulerParams
-  readonly prompt: PromptEncoder
-  readonly transformer: Transformer
+  /** Transformer and text encoders, with LoRAs or without. */
+  readonly adapters: Adapters
   readonly decoder: Decoder
   /** Loaded when it is first asked for: most predictions have no image. */
   readonly encoder: () => Promise<Encoder>
@@ -45,16 +46,17 @@ export async function loadModels(variant: Variant, path: string, threads: number
     threads,
     widenWeights: widenedBytes(weights) < totalmem() * widenedShare ? 'load' : 'run',
   })
-  const loaded = {
+  const loadNetworks: LoadNetworks = async (parts) => ({
     prompt: await loadPromptEncoder(
-      text,
+      parts.text,
       maxTextTokens[variant],
       options([text.clip.weights, text.t5.weights]),
     ),
-    transformer: await loadTransformer(transformer, options([transformer.weights])),
-    decoder: await loadDecoder(autoencoder, options([autoencoder.weights])),
-  }
-  const sessions: Session[] = Object.values(loaded).flatMap((part) => [...part.sessions])
+    transformer: await loadTransformer(parts.transformer, options([transformer.weights])),
+  })
+  const adapters = await createAdapters(checkpoint, loadNetworks, threads)
+  const decoder = await loadDecoder(autoencoder, options([autoencoder.weights]))
+  const sessions: Session[] = [...decoder.sessions]
   let encoder: Promise<Encoder> | undefined
   const openEncoder = async () => {
     const opened = await loadEncoder(autoencoder, options([autoencoder.weights]))
@@ -64,10 +66,15 @@ export async function loadModels(variant: Variant, path: string, threads: number
   return {
     variant,
     scheduler,
-    ...loaded,
+    adapters,
+    decoder,
     encoder: () => (encoder ??= openEncoder()),
-    busySeconds: () => sessions.reduce((sum, session) => sum + session.busySeconds(), 0),
-    release: async () => void (await Promise.all(sessions.map((session) => session.release()))),
+    busySeconds: () =>
+      sessions.reduce((sum, session) => sum + session.busySeconds(), adapters.busySeconds()),
+    async release() {
+      await adapters.release()
+      for (const session of sessions) await session.release()
+    },
   }
 }
 

@@ -5,10 +5,12 @@
  */
 import type { FluxInput } from '../contract/input.js'
 import { invalidInput, notSupported } from '../errors.js'
-import type { GenerationPlan, InputImage, NoiseSource, Start } from './plan.js'
+import type { GenerationPlan, InputImage, LoraFile, NoiseSource, Start } from './plan.js'
 import { chooseSize, fitImage } from './sizing.js'
 
 export type Circumstances = {
+  /** Default: none. */
+  readonly loras?: readonly LoraFile[]
   /** Counts when the wish names no seed, or a negative one. */
   readonly drawnSeed: number
   readonly noise: NoiseSource
@@ -33,6 +35,7 @@ export function planGeneration(input: FluxInput, circumstances: Circumstances): 
     prompt: input.prompt,
     size: start.kind === 'noise' ? wishedSize : fitImage(start.image.size),
     start,
+    loras: circumstances.loras ?? [],
     steps: input.num_inference_steps,
     firstStep: start.kind === 'noise' ? 0 : chooseFirstStep(input),
     guidance: input.model === 'schnell' ? 0 : input.guidance_scale,

@@ -21,12 +21,17 @@ export type Start =
 
 export type OutputFormat = 'webp' | 'jpg' | 'png'
 
+/** A LoRA file on this machine, and how strongly it is applied. */
+export type LoraFile = { readonly path: string; readonly scale: number }
+
 export type GenerationPlan = {
   readonly variant: Variant
   readonly prompt: string
   /** In pixels, both multiples of 16. */
   readonly size: PixelSize
   readonly start: Start
+  /** Merged in this order. */
+  readonly loras: readonly LoraFile[]
   /** The noise levels of the schedule, of which those before `firstStep` (0 without an image) are left out. */
   readonly steps: number
   readonly firstStep: number

@@ -4,7 +4,7 @@ import type { Engine } from '../engine/engine.js'
 import { FluxdError } from '../errors.js'
 import type { MediaClient } from '../media/fetch.js'
 import { planGeneration } from '../plan/generation.js'
-import type { GenerationPlan, NoiseSource } from '../plan/plan.js'
+import type { GenerationPlan, LoraFile, NoiseSource } from '../plan/plan.js'
 import { drawSeed } from './seed.js'
 
 export type InputFiles = {
@@ -43,7 +43,8 @@ export async function decide(
   { image: bytes, mask }: InputFiles,
   noise: NoiseSource,
   engine: Pick<Engine, 'measure'>,
+  loras: readonly LoraFile[] = [],
 ): Promise<GenerationPlan> {
   const image = bytes && { bytes, size: await engine.measure(bytes) }
-  return planGeneration(input, { drawnSeed: drawSeed(), noise, image, mask })
+  return planGeneration(input, { drawnSeed: drawSeed(), noise, image, mask, loras })
 }

@@ -22,6 +22,7 @@ const planOf = (variant: Variant, side: number): GenerationPlan => ({
   prompt: 'a red circle on a blue background',
   size: { width: side, height: side },
   start: { kind: 'noise' },
+  loras: [],
   steps: steps[variant],
   firstStep: 0,
   guidance: 3,

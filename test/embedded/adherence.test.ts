@@ -31,6 +31,7 @@ describe.each(cases)('$variant at $side²', ({ variant, side }) => {
         prompt: scene.prompt,
         size: { width: side, height: side },
         start: { kind: 'noise' },
+        loras: [],
         steps: steps[variant],
         firstStep: 0,
         guidance: 3,

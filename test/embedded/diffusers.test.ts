@@ -40,6 +40,7 @@ describe.each(cases)('$name', ({ name, width, height, ...wish }) => {
       ...wish,
       size: { width, height },
       start: { kind: 'noise' },
+      loras: [],
       firstStep: 0,
       count: 1,
       noise: 'torch-cpu',

@@ -22,6 +22,7 @@ const plan: GenerationPlan = {
   prompt: 'a yellow circle on a green background',
   size,
   start: { kind: 'noise' },
+  loras: [],
   steps: 20,
   firstStep: 0,
   guidance: 3,

@@ -15,6 +15,7 @@ const plan: GenerationPlan = {
   prompt: 'a red fox',
   size: { width: 96, height: 64 },
   start: { kind: 'noise' },
+  loras: [],
   steps: 4,
   firstStep: 0,
   guidance: 3.5,

@@ -22,6 +22,7 @@ const plan: GenerationPlan = {
   prompt: 'a red fox',
   size,
   start: { kind: 'noise' },
+  loras: [],
   steps: 10,
   firstStep: 0,
   guidance: 3.5,

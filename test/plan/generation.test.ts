@@ -15,6 +15,7 @@ test('a prompt alone is one 1024×1024 webp from dev in 28 steps', () => {
     prompt: 'a red circle',
     size: { width: 1024, height: 1024 },
     start: { kind: 'noise' },
+    loras: [],
     steps: 28,
     firstStep: 0,
     guidance: 3,
