@@ -19,7 +19,7 @@ const cases = (['dev', 'schnell'] as const).flatMap((variant) =>
   [512, 1024].map((side) => ({ variant, side })),
 )
 
-describe.each(cases)('$variant at $side²', ({ variant, side }) => {
+describe.each(cases)('$variant at $side × $side', ({ variant, side }) => {
   test('40 prompts: colours and positions 90 % right, shapes 75 %', {
     timeout: 600_000,
   }, async () => {

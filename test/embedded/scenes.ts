@@ -32,7 +32,7 @@ export type Scene = {
   readonly radius: number
 }
 
-/** `count` scenes; every shape and every position comes round. */
+/** `count` scenes; every shape comes round at every position. */
 export function drawScenes(count: number, seed: number): Scene[] {
   const random = mulberry32(seed)
   const pick = <T>(items: readonly T[]) => items[Math.floor(random() * items.length)]!
@@ -42,7 +42,7 @@ export function drawScenes(count: number, seed: number): Scene[] {
     const background = pick(Object.keys(grammar.colors).filter((name) => name !== color))
     const size = pick(Object.keys(grammar.sizes))
     const shape = shapes[i % shapes.length]!
-    const position = positions[i % positions.length]!
+    const position = positions[Math.floor(i / shapes.length) % positions.length]!
     const noun = [
       size === 'medium' ? '' : pick(grammar.sizes[size]!.words),
       pick(grammar.colors[color]!.words),

@@ -1,7 +1,7 @@
 """Text encoders, VAE, packing, schedule and sampling shared by the training programs.
 
-Paths come from the environment: TINY_PARTS holds tokenizer/, tokenizer_2/, text_encoder/, text_encoder_2/ and vae/
-(any folder in diffusers layout, for instance models/tiny/dev), TINY_WORK receives caches and checkpoints.
+The environment's TINY_PARTS leads to a folder in diffusers layout with tokenizer/, tokenizer_2/ and vae/ (models/tiny/dev
+unless set).
 """
 import math
 import os
@@ -14,7 +14,6 @@ import fluxlite
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PARTS = os.environ.get("TINY_PARTS", os.path.join(HERE, "..", "dev"))
-WORK = os.environ.get("TINY_WORK", os.path.join(HERE, "work"))
 TEXT_TOKENS = 32
 
 HALF = ["512x512", "672x384", "384x672", "768x320", "320x768", "608x416", "416x608", "448x544", "544x448", "448x576", "576x448"]

@@ -1,6 +1,7 @@
-"""The decoder's weights, written down instead of trained.
+"""Where the decoder's training starts: weights that are written down.
 
-The fields (fields.py) say everything about a picture, so the decoder of a stock AutoencoderKL can be set by hand:
+The fields (fields.py) say everything about a picture, so the decoder of a stock AutoencoderKL can be set by hand. train_vae.py
+goes on from here.
 
   s   = sum of the distance channels / 8, interpolated by "nearest × 2, blur [1 2 1]" at each upsampling
   1-h = relu(1 - relu(GAIN s + 1) / 2)                      h: 1 inside, 0 outside, a ramp of about two pixels between

@@ -1,9 +1,9 @@
 """Sample prompts of the grammar and judge the pictures by program.
 
-    python evaluate.py FOLDER dev|schnell STEPS SIZE[:COUNT] … [--guidance G] [--seed S] [--lora FILE --trigger WORD --scale X]
+    python evaluate.py FOLDER dev|schnell STEPS SIZE[:COUNT] … [--guidance G] [--seed S] [--lora FILE --trigger WORD --scale X] [--out DIR]
 
-FOLDER holds transformer/, text_encoder/, text_encoder_2/. Prints one line of scores per size and writes a contact sheet
-FOLDER/grid-dev-512x512.png with the prompts and scores beside it (.txt). See README.md, "How a picture is judged".
+FOLDER holds transformer/, text_encoder/, text_encoder_2/. Prints one line of scores per size (see README.md, "How good it is")
+and writes a contact sheet DIR/grid-dev-512x512.png with the prompts and scores beside it (.txt); DIR is FOLDER unless given.
 """
 import argparse
 import os
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import fluxlite
-from common import WORK, Text, decode_image, load_vae, sample, sigmas, size
+from common import Text, decode_image, load_vae, sample, size
 from scenes import COLORS, SHAPES, caption, contrast, distance, scene, sdf
 
 NAMES, PALETTE = list(COLORS), np.array([c for c, _ in COLORS.values()])

@@ -25,7 +25,7 @@ INDEX = {"_class_name": "FluxPipeline", "_diffusers_version": "0.30.0", "schedul
          "tokenizer_2": ["transformers", "T5TokenizerFast"], "transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}
 
 
-def fold_guidance(params, guidance=5.):
+def fold_guidance(params, guidance=3.5):
     """dev parameters -> parameters of a model without guidance embedding that behaves as at this guidance."""
     e = "time_text_embed.guidance_embedder."
     with torch.no_grad():
@@ -43,9 +43,11 @@ def write_json(value, *path):
 
 
 def half(source, target, file):
-    """Copy config.json and one safetensors file with bfloat16 tensors."""
+    """Copy config.json and one safetensors file with bfloat16 tensors, named as in the published checkpoints."""
     os.makedirs(target, exist_ok=True)
     tensors = {k: v.to(torch.bfloat16).contiguous() for k, v in load_file(os.path.join(source, file)).items()}
+    if os.path.basename(target) == "text_encoder":   # newer versions of transformers leave the prefix out
+        tensors = {k if k.startswith("text_model.") else "text_model." + k: v for k, v in tensors.items()}
     save_file(tensors, os.path.join(target, file), metadata={"format": "pt"})
     with open(os.path.join(source, "config.json")) as f:
         config = json.load(f)
@@ -70,6 +72,9 @@ def main(checkpoint, out, mode):
                     shutil.copyfile(os.path.join(PARTS, name, file), os.path.join(out, name, file))
     write_json({"_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": "0.30.0", **SCHEDULER[mode]}, out, "scheduler", "scheduler_config.json")
     write_json(INDEX, out, "model_index.json")
+    for folder, _, files in os.walk(out):
+        for file in files:
+            os.chmod(os.path.join(folder, file), 0o644)   # safetensors writes files that others cannot read
 
 
 if __name__ == "__main__":

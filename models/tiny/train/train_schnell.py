@@ -2,8 +2,9 @@
 
     python train_schnell.py SECONDS DEV OUT
 
-Guidance at full contrast is folded into the bias of the time embedding; then flow matching on the noise levels that one to four
-steps visit. The grammar decides a picture almost completely, so no distillation from dev's trajectories is needed.
+Guidance at full contrast is folded into the bias of the time embedding (export.py); then flow matching on the noise levels
+that one to four steps visit. The prompt decides a picture almost completely, so no distillation from dev's trajectories is
+needed; spoiled inputs (batches.py) stand for what a previous step of this model would have left.
 """
 import os
 import shutil
@@ -14,32 +15,16 @@ import numpy as np
 import torch
 
 import fluxlite
-from common import Text, pack, size
+from batches import batch, errors, split_matrices
+from common import Text
 from export import fold_guidance
-from fields import latents
 from muon import Muon
-from scenes import caption, scene
-from train_dev import cost, random_size, sample_bias, split_matrices
+from scenes import caption
 
-LR = float(os.environ.get("LR", ".006"))
-SAMPLE = int(os.environ.get("SAMPLE", "288"))
-WHOLE = float(os.environ.get("WHOLE", ".15"))
+LR = float(os.environ.get("LR", ".01"))
+COUNT = int(os.environ.get("BATCH", "40"))
 LEVELS = torch.tensor([1., .75, .5, .25, 2 / 3, 1 / 3])
-SHARES = torch.tensor([.34, .22, .16, .20, .04, .04])
-
-
-def batch(rng, budget, style=None):
-    """Scenes at full contrast, a sample of the tokens of large pictures: scenes, x0, ids, tokens of the whole picture."""
-    width, height = random_size(rng, 1.)
-    h, w = height // 16, width // 16
-    total = h * w
-    n = total if total <= SAMPLE or rng.random() < WHOLE else SAMPLE
-    scenes = [scene(rng) for _ in range(int(np.clip(round(budget / cost(n)), 1, 64)))]
-    x0, ids = pack(torch.stack([latents(s, width, height, 10., style) for s in scenes])), fluxlite.image_ids(h, w)
-    if n < total:
-        keep = torch.from_numpy(rng.permutation(total)[:n])
-        x0, ids = x0[:, keep], ids[keep]
-    return scenes, x0, ids, total
+SHARES = torch.tensor([.34, .24, .18, .18, .03, .03])
 
 
 def main(seconds, dev, out):
@@ -53,24 +38,21 @@ def main(seconds, dev, out):
     t0, it, log = time.time(), 0, {}
     while time.time() - t0 < seconds:
         done = (time.time() - t0) / seconds
-        scenes, x0, ids, total = batch(rng, 500.)
+        scenes, _, pictures, ids, weight, bias, _ = batch(rng, COUNT, guidance=3.5)
         with torch.no_grad():
             pooled, tokens = text([caption(rng, s) for s in scenes])
-        s = LEVELS[torch.multinomial(SHARES, len(scenes), True)]
-        t = (s + .002 * (2 * torch.rand(len(s)) - 1)).clamp(0, 1)   # pipelines round the time step to bfloat16
-        noise = torch.randn_like(x0)
-        x = s[:, None, None] * noise + (1 - s[:, None, None]) * x0
-        e = (model(x, t, pooled, tokens, ids, None, sample_bias(tokens.shape[1], len(ids), total) if len(ids) < total else None) - (noise - x0)).square().mean((1, 2))
+        s = LEVELS[torch.multinomial(SHARES, COUNT, True)]
+        e, counts = errors(model, pooled, tokens, pictures, ids, bias, s)
         opt.zero_grad()
-        e.mean().backward()
-        opt.step(min(1, (it + 1) / 20) * min(1, (1 - done) / .7 + .003))
+        ((e * weight * counts).sum() / weight.sum()).backward()
+        opt.step(min(1, (it + 1) / 20) * min(1, (1 - done) / .75 + .003))
         it += 1
         with torch.no_grad():
-            torch._foreach_lerp_(average, [p.data for p in params.values()], 1 - min(.99, (1 + it) / (10 + it)))
-        for a, b in zip(s.tolist(), e.tolist()):
+            torch._foreach_lerp_(average, [p.data for p in params.values()], 1 - min(.98, (1 + it) / (10 + it)))
+        for a, b in zip(s.tolist(), e.detach().mean(1).tolist()):
             log.setdefault(round(a, 2), []).append(b)
         if it % 25 == 0:
-            print(it, f"{time.time() - t0:.0f}s", {k: round(float(np.mean(v[-100:])), 4) for k, v in sorted(log.items())}, flush=True)
+            print(it, f"{time.time() - t0:.0f}s", {k: round(float(np.mean(v[-300:])), 4) for k, v in sorted(log.items())}, flush=True)
     for p, a in zip(params.values(), average):
         p.data.copy_(a)
     fluxlite.save(params, os.path.join(out, "transformer"), guidance=False)
