@@ -1,5 +1,6 @@
 /** One engine process and the typed channel to it. */
 import { type ChildProcess, fork } from 'node:child_process'
+import { constants, setPriority } from 'node:os'
 import { extname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { EngineCommand, EngineConfig, EngineEvent } from './protocol.js'
@@ -21,6 +22,8 @@ const stopTimeoutMs = 5000
 
 export function startProcess(config: EngineConfig, handlers: ProcessHandlers): EngineProcess {
   const child = forkWorker(config)
+  // An engine uses every core it gets; the API process must still answer at once.
+  if (child.pid !== undefined) setPriority(child.pid, constants.priority.PRIORITY_BELOW_NORMAL)
   child.on('message', (event: EngineEvent) => handlers.onEvent(event))
   const gone = new Promise<void>((resolve) => {
     child.once('exit', (code, signal) => {
