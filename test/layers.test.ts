@@ -1,5 +1,5 @@
 /**
- * Holds the code to ../shared/design/architecture.md, "Imports run one way": which folder of src/ may
+ * Holds the code to its architecture, imports run one way: which folder of src/ may
  * import which, and where a package may be used.
  */
 import { readdirSync, readFileSync } from 'node:fs'
