@@ -8,6 +8,8 @@ import { readBflTransformer } from '../../src/checkpoint/bfl.js'
 import { openLdmAutoencoder } from '../../src/checkpoint/checkpoint.js'
 import { addClip } from '../../src/flux/clip.js'
 import { addT5, positionBuckets } from '../../src/flux/t5.js'
+import { openLora } from '../../src/lora/lora.js'
+import { mergeLoras } from '../../src/lora/merge.js'
 import { buildAutoencoderGraphs } from '../../src/pipeline/decoder.js'
 import { denoise } from '../../src/pipeline/denoise.js'
 import { ropeTables } from '../../src/pipeline/latents.js'
@@ -18,7 +20,7 @@ import { portableOps } from '../../src/runtime/portable.js'
 import { openSafetensors } from '../../src/runtime/safetensors.js'
 import { createSession } from '../../src/runtime/session.js'
 import { floatTensor, intTensor } from '../../src/runtime/tensor.js'
-import { createWeights } from '../../src/runtime/weights.js'
+import { createWeights, withMerged } from '../../src/runtime/weights.js'
 import { expectClose } from '../goldens.js'
 import {
   hashed,
@@ -127,6 +129,46 @@ describe('F1, the transformer', () => {
       [0.79241, -0.29524, -0.9631],
     )
     expectClose([mean(got), deviation(got)], [-0.201006, 0.989121], 1e-4)
+  })
+
+  test('predicts the published velocity with a LoRA merged in', async () => {
+    const file = hashedFile('dev', shapes)
+    const source = openSafetensors(file).tensors
+    const { params, tensors } = readBflTransformer(file, source, { axes: [4, 6, 6] })
+    const targets = {
+      'double_blocks.0.img_attn.qkv': 2000,
+      'single_blocks.1.linear1': 2002,
+      'final_layer.adaLN_modulation.1': 2004,
+    }
+    const values: Record<string, Float32Array> = {}
+    const loraShapes: Record<string, readonly number[]> = {}
+    for (const [name, id] of Object.entries(targets)) {
+      const [out = 0, inner = 0] = shapes[`${name}.weight`]!
+      loraShapes[`${name}.lora_A.weight`] = [4, inner]
+      loraShapes[`${name}.lora_B.weight`] = [out, 4]
+      loraShapes[`${name}.alpha`] = []
+      values[`${name}.lora_A.weight`] = hashed(id, 4 * inner)
+      values[`${name}.lora_B.weight`] = hashed(id + 1, out * 4)
+      values[`${name}.alpha`] = Float32Array.of(2)
+    }
+    const path = writeTensors(join(folder, 'lora.safetensors'), loraShapes, (key) => values[key]!)
+    const adapter = await openLora(path, { transformer: params }, 1)
+    const weights = createWeights(file, tensors)
+    const merged = await mergeLoras(weights.pristine, [{ adapter, scale: 0.8 }], {
+      rounding: 'float32',
+      threads: 1,
+    })
+    const dev = await loadTransformer(
+      { source: file, params, weights: withMerged(weights, merged) },
+      options,
+    )
+    const got = await dev.predict(img, await dev.condition(conditions([0.75])), 0, rope)
+    expectValues(
+      got,
+      [-0.73854, 0.09292, 0.03436, 0.21789, 1.18913, -2.13232],
+      [-0.13271, 0.8676, -1.73918],
+    )
+    expectClose([mean(got), deviation(got)], [0.16021, 1.054074], 1e-4)
   })
 
   test('denoises to the published latents in 4 steps', async () => {
