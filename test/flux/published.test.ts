@@ -14,7 +14,7 @@ import { buildAutoencoderGraphs } from '../../src/pipeline/decoder.js'
 import { denoise } from '../../src/pipeline/denoise.js'
 import { ropeTables } from '../../src/pipeline/latents.js'
 import { getSchedule, timestepEmbedding } from '../../src/pipeline/schedule.js'
-import { loadTransformer } from '../../src/pipeline/transformer.js'
+import { buildTransformerGraphs, loadTransformer } from '../../src/pipeline/transformer.js'
 import { createGraph } from '../../src/runtime/graph.js'
 import { portableOps } from '../../src/runtime/portable.js'
 import { openSafetensors } from '../../src/runtime/safetensors.js'
@@ -169,6 +169,30 @@ describe('F1, the transformer', () => {
       [-0.13271, 0.8676, -1.73918],
     )
     expectClose([mean(got), deviation(got)], [0.16021, 1.054074], 1e-4)
+  })
+
+  test("changes block 0's residual between two levels by the published share", async () => {
+    const file = hashedFile('dev', shapes)
+    const source = openSafetensors(file).tensors
+    const { params, tensors } = readBflTransformer(file, source, { axes: [4, 6, 6] })
+    const component = { source: file, params, weights: createWeights(file, tensors) }
+    const dev = await loadTransformer(component, options)
+    const taps = buildTransformerGraphs(component).step.encode(['img_in', 'double0_img'])
+    const step = await createSession(taps, options)
+    const { txt, modulation } = await dev.condition(conditions([0.75, 0.7]))
+    const residual = async (i: number) => {
+      const feeds = {
+        img: floatTensor(img, [12, channels]),
+        txt,
+        modulation: modulation[i]!,
+        ...rope,
+      }
+      const { img_in, double0_img } = await step.run(feeds)
+      return Array.from(double0_img!.data, (value, j) => value - img_in!.data[j]!)
+    }
+    const [before, after] = [await residual(0), await residual(1)]
+    const change = mean(after.map((value, i) => Math.abs(value - before[i]!)))
+    expectClose([change / mean(before.map(Math.abs))], [0.8902025], 1e-4)
   })
 
   test('denoises to the published latents in 4 steps', async () => {
