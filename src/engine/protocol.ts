@@ -26,7 +26,6 @@ export type EngineCommand =
 export type GenerationTimings = StageSeconds & { readonly load: number }
 
 export type GenerationEvent =
-  | { readonly kind: 'log'; readonly id: string; readonly line: string }
   /** `step` of `steps` is done, for image `image` of the prediction. */
   | {
       readonly kind: 'progress'

@@ -128,7 +128,6 @@ function modeLines({ start, size }: GenerationPlan): string[] {
 function createNarrator(plan: GenerationPlan): (event: GenerationEvent) => string | undefined {
   const startedAtMs = performance.now()
   return (event) => {
-    if (event.kind === 'log') return event.line
     if (event.kind !== 'progress') return undefined
     const done = event.image * event.steps + event.step
     return progressLine(done, event.steps * plan.count, (performance.now() - startedAtMs) / 1000)

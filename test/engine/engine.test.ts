@@ -6,25 +6,9 @@ import sharp from 'sharp'
 import { afterEach, expect, test } from 'vitest'
 import { type Engine, startEngine } from '../../src/engine/engine.js'
 import type { GenerationEvent } from '../../src/engine/protocol.js'
-import type { GenerationPlan } from '../../src/plan/plan.js'
 import { fixturePath } from '../goldens.js'
 import { temporaryFolder } from '../weightFiles.js'
-
-const plan: GenerationPlan = {
-  variant: 'dev',
-  prompt: 'a red fox',
-  size: { width: 96, height: 64 },
-  start: { kind: 'noise' },
-  loras: [],
-  steps: 4,
-  firstStep: 0,
-  guidance: 3.5,
-  seed: 7,
-  count: 1,
-  noise: 'torch-cuda',
-  output: { format: 'png', quality: 80 },
-  notes: [],
-}
+import { foxPlan as plan } from './foxPlan.js'
 
 let engine: Engine
 afterEach(() => engine.stop())

@@ -6,6 +6,7 @@ import { type Engine, startEngine } from '../../src/engine/engine.js'
 import type { GenerationPlan, Start } from '../../src/plan/plan.js'
 import { fixturePath } from '../goldens.js'
 import { flat, fromRgb } from '../media/pictures.js'
+import { foxPlan } from './foxPlan.js'
 
 const size = { width: 128, height: 64 }
 const half = size.width / 2
@@ -17,21 +18,7 @@ beforeAll(() => {
 })
 afterAll(() => engine.stop())
 
-const plan: GenerationPlan = {
-  variant: 'dev',
-  prompt: 'a red fox',
-  size,
-  start: { kind: 'noise' },
-  loras: [],
-  steps: 10,
-  firstStep: 0,
-  guidance: 3.5,
-  seed: 7,
-  count: 1,
-  noise: 'torch-cuda',
-  output: { format: 'png', quality: 80 },
-  notes: [],
-}
+const plan: GenerationPlan = { ...foxPlan, size, steps: 10 }
 
 /** A slope from left to right and another from top to bottom. */
 const picture = () =>

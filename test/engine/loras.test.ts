@@ -4,25 +4,10 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type Engine, startEngine } from '../../src/engine/engine.js'
-import type { GenerationPlan, LoraFile } from '../../src/plan/plan.js'
+import type { LoraFile } from '../../src/plan/plan.js'
 import { fixturePath } from '../goldens.js'
 import { temporaryFolder } from '../weightFiles.js'
-
-const plan: GenerationPlan = {
-  variant: 'dev',
-  prompt: 'a red fox',
-  size: { width: 96, height: 64 },
-  start: { kind: 'noise' },
-  loras: [],
-  steps: 3,
-  firstStep: 0,
-  guidance: 3.5,
-  seed: 7,
-  count: 1,
-  noise: 'torch-cuda',
-  output: { format: 'png', quality: 80 },
-  notes: [],
-}
+import { foxPlan as plan } from './foxPlan.js'
 
 const lora = (name: string, scale: number): LoraFile => ({
   path: fixturePath(`lora/lora_${name}.safetensors`),
