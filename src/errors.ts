@@ -4,12 +4,22 @@
  */
 const statusByCode = {
   invalid_input: 422,
+  unsafe_output: 422,
   not_supported: 422,
   checkpoint_invalid: 500,
   lora_invalid: 422,
   engine_failed: 500,
+  engine_died: 500,
   not_ready: 503,
+  unauthenticated: 401,
+  forbidden: 403,
+  throttled: 429,
   busy: 409,
+  conflict: 409,
+  queue_full: 429,
+  draining: 503,
+  storage_full: 507,
+  store_damaged: 500,
   not_found: 404,
   canceled: 499,
   config_invalid: 500,
@@ -23,24 +33,23 @@ export class FluxdError extends Error {
   readonly status: number
   /** The field of `FluxInput` that is to blame, where it is one. */
   readonly field: string | undefined
+  /** When to try again, where that is known: the reply's Retry-After. */
+  readonly retryAfterSeconds: number | undefined
 
   constructor(
     readonly code: ErrorCode,
     message: string,
-    options?: ErrorOptions & { readonly field?: string },
+    options?: ErrorOptions & { readonly field?: string; readonly retryAfterSeconds?: number },
   ) {
     super(message, options)
     this.name = 'FluxdError'
     this.status = statusByCode[code]
     this.field = options?.field
+    this.retryAfterSeconds = options?.retryAfterSeconds
   }
 }
 
 export const invalidInput = (message: string) => new FluxdError('invalid_input', message)
-
-/** A field of the contract whose mode this version does not have; never silently ignored. */
-export const notSupported = (field: string) =>
-  new FluxdError('not_supported', `${field} is not supported yet`, { field })
 
 /** A bad environment variable: found at start, and the process does not start. */
 export const invalidConfig = (message: string) => new FluxdError('config_invalid', message)

@@ -1,25 +1,47 @@
 #!/usr/bin/env node
 /** The `fluxd` command. */
-import { readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { Command, Option } from 'commander'
-import { type RunFlags, runPrompt } from './cli/run.js'
+import { readBuild } from './build.js'
+import type { BenchFlags } from './cli/bench.js'
+import { type CompareFlags, compare } from './cli/compare.js'
+import { runDoctor } from './cli/doctor.js'
+import type { InspectFlags } from './cli/inspect.js'
+import { addKey, listKeys, type NewKeyFlags, removeKey } from './cli/keys.js'
+import { addLora, listLoras, removeLora } from './cli/loras.js'
+import { addModel, dropModel, listModels, type NewModelFlags, showModel } from './cli/models.js'
+import { type PullFlags, pullModel } from './cli/pull.js'
+import { type RunContext, type RunFlags, runPrompt } from './cli/run.js'
 import { serve } from './cli/serve.js'
 import { readConfig } from './config.js'
 import { FluxdError } from './errors.js'
-import { noiseSources } from './plan/plan.js'
+import { noiseSources, precisions, variants } from './plan/plan.js'
+import { scopes } from './store/keys.js'
 
-const { version } = JSON.parse(
-  readFileSync(new URL('../package.json', import.meta.url), 'utf8'),
-) as { version: string }
+const config = () => readConfig(undefined, existsSync)
+
+/** Ctrl-C cancels what a command is doing. */
+function commandContext(): RunContext {
+  const canceling = new AbortController()
+  process.once('SIGINT', () => canceling.abort())
+  const { stdout, stderr } = process
+  return { config: config(), signal: canceling.signal, stdout, stderr }
+}
+
+// `fluxd … | head`: nobody reads on, which is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+  process.exit(0)
+})
 
 const program = new Command('fluxd')
   .description('Flux.1 pictures with the contract of Replicate’s fine-tunes')
-  .version(version)
+  .version(readBuild().version)
 
 program
   .command('serve')
   .description('serve the HTTP API (settings: FLUXD_* environment variables)')
-  .action(() => serve(readConfig()))
+  .action(() => serve(config()))
 
 program
   .command('run')
@@ -46,23 +68,162 @@ program
   .option('--megapixels <n>', '1 or 0.25 (default: 1)')
   .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
   .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
-  .option('--lora <file[:scale]...>', 'LoRA files to merge in, scales -1 to 3 (default: 1)')
+  .option(
+    '--lora <file...>',
+    'LoRA files to merge in, FILE or FILE:SCALE; scales -1 to 3 (default: 1)',
+  )
+  .option('--go-fast', 'fp8 instead of bf16')
   .option('--num-outputs <n>', 'pictures to make, 1 to 4 (default: 1)')
   .option('--image <file>', 'file or URL to start from; decides the size')
   .option('--mask <file>', 'file or URL, with --image: only what is white is repainted')
   .option('--strength <s>', 'how far from the image, 0 to 1 (default: 0.8)')
   .option('--quality <n>', '0 to 100, not for .png (default: 80)')
   .action(async (prompt: string, flags: RunFlags) => {
-    const canceling = new AbortController()
-    process.once('SIGINT', () => canceling.abort())
-    const { stdout, stderr } = process
-    await runPrompt(prompt, flags, {
-      config: readConfig(),
-      signal: canceling.signal,
-      stdout,
-      stderr,
-    })
+    await runPrompt(prompt, flags, commandContext())
   })
+
+program
+  .command('compare')
+  .description('how close fp8 comes to bf16: PSNR and SSIM of pictures from the same seeds')
+  .argument('<prompt...>', 'what to draw')
+  .option('--checkpoint <path>', 'diffusers folder or BFL file to use for the model')
+  .option('--model <name>', 'dev or schnell (default: dev)')
+  .option('--steps <n>', 'denoising steps, 1 to 50 (default: 28)')
+  .option('--seed <n>', 'random seed (default: drawn)')
+  .option('--aspect-ratio <ratio>', 'such as 16:9 (default: 1:1)')
+  .option('--megapixels <n>', '1 or 0.25 (default: 1)')
+  .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
+  .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
+  .option(
+    '--lora <file...>',
+    'LoRA files to merge in, FILE or FILE:SCALE; scales -1 to 3 (default: 1)',
+  )
+  .option('--num-outputs <n>', 'seeds for each prompt, 1 to 4 (default: 1)')
+  .option('--json', 'one JSON object instead of lines')
+  .action((prompts: string[], flags: CompareFlags) => compare(prompts, flags, commandContext()))
+
+program
+  .command('pull')
+  .description('fetch Flux.1 weights from Hugging Face; goes on where an earlier pull ended')
+  .argument(
+    '<model>',
+    'dev, schnell, or OWNER/NAME of a diffusers repository; @REVISION may follow',
+  )
+  .option('--to <folder>', 'folder to put them in (default: in models/ of the data folder)')
+  .action((model: string, flags: PullFlags) => pullModel(model, flags, commandContext()))
+
+program
+  .command('doctor')
+  .description('what is right and wrong with this machine, and how to put it right')
+  .action(async () => {
+    if (!(await runDoctor(commandContext()))) process.exitCode = 1
+  })
+
+program
+  .command('bench')
+  .description('how fast this machine makes pictures, and how near that is to what it can do')
+  .addOption(new Option('--model <name>', 'dev or schnell (default: both)').choices(variants))
+  .option('--checkpoint <path>', 'diffusers folder or BFL file to use for the model')
+  .option('--size <size...>', 'WxH in pixels (default: 1024x1024 512x512)')
+  .addOption(new Option('--precision <name...>', 'bf16 or fp8 (default: both)').choices(precisions))
+  .option('--repeats <n>', 'pictures of each kind (default: 5)')
+  .option('--lora <place>', 'file or name of a LoRA to switch to and from')
+  .option('--quick', 'fewer of everything, and no start with weights read from the disk')
+  .option('--json <file>', 'file to write the report to')
+  .action(async (flags: BenchFlags) => {
+    // It measures with ONNX Runtime in this process, which few other commands need to load.
+    const { runBench } = await import('./cli/bench.js')
+    await runBench(flags, commandContext())
+  })
+
+const models = program.command('models').description('the named models, served as OWNER/NAME')
+
+models
+  .command('ls')
+  .description('list them')
+  .option('--json', 'as JSON')
+  .action((flags: { json?: boolean }) => listModels(flags, commandContext()))
+
+models
+  .command('show')
+  .description('what a model comes to: checkpoint, LoRAs, defaults, version')
+  .argument('<model>', 'OWNER/NAME')
+  .option('--json', 'as JSON')
+  .action((model: string, flags: { json?: boolean }) => showModel(model, flags, commandContext()))
+
+models
+  .command('add')
+  .description('add one of your own')
+  .argument('<model>', 'OWNER/NAME')
+  .option('--lora <ref...>', 'REF or REF:SCALE; a file, or what replicate_weights may be')
+  .option('--trigger <word>', 'the word that calls up what the LoRA was trained on')
+  .option('--base <name>', 'dev or schnell (default: dev)')
+  .option('--default <field...>', 'KEY=VALUE: input fields for requests that do not set them')
+  .option('--description <text>', 'one or two sentences')
+  .action((model: string, flags: NewModelFlags) => addModel(model, flags, commandContext()))
+
+models
+  .command('rm')
+  .description('remove one of your own')
+  .argument('<model>', 'OWNER/NAME')
+  .action((model: string) => dropModel(model, commandContext()))
+
+const loras = program.command('loras').description('the LoRAs of this server, by name')
+
+loras
+  .command('ls')
+  .description('list them, and what predictions fetched')
+  .option('--json', 'as JSON')
+  .action((flags: { json?: boolean }) => listLoras(flags, commandContext()))
+
+loras
+  .command('add')
+  .description('keep a LoRA under a name')
+  .argument('<name>', 'such as watercolour or owner/watercolour')
+  .argument('<source>', 'a file, or whatever a prediction may refer to')
+  .action((name: string, source: string) => addLora(name, source, commandContext()))
+
+loras
+  .command('rm')
+  .description('forget a name, and remove its file if nothing else needs it')
+  .argument('<name>')
+  .action((name: string) => removeLora(name, commandContext()))
+
+loras
+  .command('inspect')
+  .description('what a LoRA is, and whether it fits the model; fails if it does not')
+  .argument('<place>', 'a file or a name')
+  .option('--model <name>', 'dev or schnell (default: dev)')
+  .option('--json', 'as JSON, with every module and key')
+  .action(async (place: string, flags: InspectFlags) => {
+    // It reads LoRAs with the engine's code, which no other command needs to load.
+    const { inspect } = await import('./cli/inspect.js')
+    if (!(await inspect(place, flags, commandContext()))) process.exitCode = 1
+  })
+
+const keys = program.command('keys').description('who may use this server, also while it runs')
+
+keys
+  .command('ls')
+  .description('list them')
+  .action(() => listKeys(commandContext()))
+
+keys
+  .command('add')
+  .description('make a key and print it; it cannot be shown again')
+  .argument('<name>', 'whose it is')
+  .addOption(
+    new Option('--scope <scopes...>', 'what it may do').choices(scopes).default(['predict']),
+  )
+  .option('--priority <n>', 'higher goes first, -100 to 100', '0')
+  .option('--rate <n>', 'new predictions a minute; 0 is without limit', '600')
+  .action((name: string, flags: NewKeyFlags) => addKey(name, flags, commandContext()))
+
+keys
+  .command('rm')
+  .description('end a key')
+  .argument('<name>')
+  .action((name: string) => removeKey(name, commandContext()))
 
 try {
   await program.parseAsync()

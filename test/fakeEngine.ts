@@ -9,10 +9,14 @@ import { type GenerationPlan, stepsToRun } from '../src/plan/plan.js'
 export type FakeEngineOptions = {
   /** Thrown by each generation after its first step. */
   readonly failure?: Error
+  /** Thrown by the first generations, one each. */
+  readonly failures?: readonly Error[]
   readonly loadFailure?: Error
   /** Each load waits here. */
   readonly loading?: Promise<void>
   readonly status?: EngineStatus
+  /** Each generation waits here before the engine takes it up. */
+  readonly ready?: Promise<void>
   /** Each generation waits here after its first step. */
   readonly gate?: Promise<void>
 }
@@ -29,36 +33,51 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
   const canceledSeeds: number[] = []
   let stops = 0
 
-  async function generate(plan: GenerationPlan, { signal, onEvent }: GenerateOptions = {}) {
+  async function generate(plan: GenerationPlan, { signal, onEvent, onTurn }: GenerateOptions = {}) {
+    await passGate(options.ready, plan, signal)
+    await onTurn?.()
     plans.push(plan)
+    const id = 'fake'
+    onEvent?.({ kind: 'adapted', id, seconds: 0.25 })
+    const images = await Promise.all(drawPictures(plan))
     for (let image = 0; image < plan.count; image++) {
       const steps = stepsToRun(plan)
       for (let step = 1; step <= steps; step++) {
-        onEvent?.({ kind: 'progress', id: 'fake', image, step, steps })
-        await passGate(plan, signal)
-        if (options.failure) throw options.failure
+        onEvent?.({ kind: 'progress', id, image, step, steps })
+        await passGate(options.gate, plan, signal)
+        const failure = options.failure ?? options.failures?.[plans.length - 1]
+        if (failure) throw failure
       }
+      onEvent?.({ kind: 'image', id, ...images[image]! })
     }
     const timings = {
       load: 0,
-      lora: 0,
+      lora: 0.25,
       prompt: 0,
       start: 0,
       denoise: 0,
       decode: 0,
+      safety: 0,
       encode: 0,
       ort: 0,
       total: 0.25,
     }
-    return { images: await Promise.all(drawPictures(plan)), timings }
+    onEvent?.({ kind: 'done', id, timings })
+    return { images, timings }
   }
 
-  async function passGate(plan: GenerationPlan, signal: AbortSignal | undefined) {
+  async function passGate(
+    gate: Promise<void> | undefined,
+    plan: GenerationPlan,
+    signal: AbortSignal | undefined,
+  ) {
+    const passed = new AbortController()
     const aborted = new Promise<void>((resolve) => {
       if (signal?.aborted) resolve()
-      signal?.addEventListener('abort', () => resolve(), { once: true })
+      signal?.addEventListener('abort', () => resolve(), { signal: passed.signal })
     })
-    await Promise.race([options.gate, aborted])
+    await Promise.race([gate, aborted])
+    passed.abort()
     if (!signal?.aborted) return
     canceledSeeds.push(plan.seed)
     throw new FluxdError('canceled', 'The prediction was canceled')
@@ -82,9 +101,9 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
 }
 
 const drawPictures = ({ count, output }: GenerationPlan) =>
-  Array.from({ length: count }, async () => {
+  Array.from({ length: count }, async (_, index) => {
     const create = { width: 32, height: 16, channels: 3, background: 'red' } as const
     const format = output.format === 'jpg' ? 'jpeg' : output.format
     const bytes = await sharp({ create }).toFormat(format).toBuffer()
-    return { bytes, mimeType: mimeTypes[output.format] }
+    return { index, bytes, mimeType: mimeTypes[output.format] }
   })

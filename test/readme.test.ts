@@ -1,15 +1,16 @@
 /** The README says what the code says. */
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { configTable } from '../src/config.js'
 import { FluxInput } from '../src/contract/input.js'
+import { configTable } from '../src/settings/table.js'
 
 const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), 'utf8')
 const readme = read('README.md')
 
 test('its table of settings is the one the code has', () => {
   const rows = configTable().map(
-    ({ name, fallback, meaning }) => `| \`${name}\` | \`${fallback}\` | ${meaning} |`,
+    ({ name, fallback, meaning }) =>
+      `| \`${name}\` | ${fallback === '' ? '' : `\`${fallback}\``} | ${meaning} |`,
   )
   const table = readme.split('\n').filter((line) => line.startsWith('| `FLUXD_'))
   expect(table).toEqual(rows)

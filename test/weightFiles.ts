@@ -16,6 +16,30 @@ export function writeRaw(path: string, header: unknown, data: Uint8Array) {
   return path
 }
 
+export type Stored = {
+  readonly dtype: string
+  readonly shape: readonly number[]
+  readonly bytes: Uint8Array
+}
+
+/** A file of these tensors, one after the other. */
+export function writeStored(
+  path: string,
+  tensors: Readonly<Record<string, Stored>>,
+  metadata: Readonly<Record<string, string>> = {},
+) {
+  let end = 0
+  const header = Object.fromEntries(
+    Object.entries(tensors).map(([name, { dtype, shape, bytes }]) => {
+      const begin = end
+      end += bytes.length
+      return [name, { dtype, shape, data_offsets: [begin, end] }]
+    }),
+  )
+  const data = Buffer.concat(Object.values(tensors).map(({ bytes }) => bytes))
+  return writeRaw(path, { __metadata__: metadata, ...header }, data)
+}
+
 /** Float32 tensors, one after the other. */
 export function writeTensors(path: string, shapes: Shapes, values: (name: string) => Float32Array) {
   let end = 0

@@ -20,6 +20,7 @@ import { autoencoderParams, clipParams, fluxParams, schedulerParams, t5Params } 
 import { openTensors, type Tensors } from './files.js'
 import { describeForeign, describeInputChannels } from './foreign.js'
 import { readLdmAutoencoder } from './ldm.js'
+import { attachScales } from './scales.js'
 
 /** A network's shape and weights; `source` is the file or folder that messages name. */
 export type Component<Params> = {
@@ -156,7 +157,8 @@ export function openBflTransformer(
   file: string,
   overrides: BflOverrides = {},
 ): Component<FluxParams> {
-  const tensors = stripPrefix(openSafetensors(file).tensors, 'model.diffusion_model.')
+  const stored = stripPrefix(openSafetensors(file).tensors, 'model.diffusion_model.')
+  const tensors = attachScales(file, stored)
   refuseForeign(file, tensors, 'double_blocks.')
   const bfl = readBflTransformer(file, tensors, overrides)
   return component(file, checkInput(file, bfl.params), bfl.tensors)

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { invalidCheckpoint } from '../errors.js'
 import { openSafetensors, type TensorSlice } from '../runtime/safetensors.js'
+import { attachScales } from './scales.js'
 
 export type Tensors = ReadonlyMap<string, TensorSlice>
 
@@ -24,8 +25,14 @@ function parseFile(path: string): unknown {
   }
 }
 
-/** All tensors of `folder/stem.safetensors` or of the shards its index lists. */
-export function openTensors(folder: string, stem: string): Tensors {
+/**
+ * All tensors of `folder/stem.safetensors` or of the shards its index lists, fp8 ones with their
+ * scales.
+ */
+export const openTensors = (folder: string, stem: string): Tensors =>
+  attachScales(folder, openFiles(folder, stem))
+
+function openFiles(folder: string, stem: string): Tensors {
   const single = join(folder, `${stem}.safetensors`)
   const index = `${single}.index.json`
   if (existsSync(index)) return openShards(index)

@@ -10,7 +10,9 @@ import { invalidInput } from '../errors.js'
 import { createMediaClient } from '../media/fetch.js'
 import { checkWish } from '../plan/generation.js'
 import { type GenerationPlan, type NoiseSource, stepsToRun, type Variant } from '../plan/plan.js'
-import { decide, fetchInputs, type InputFiles } from '../predictions/inputs.js'
+import { decide, fetchInputs, type InputFiles, type PlanSettings } from '../predictions/inputs.js'
+import { createSafetyNarrator } from '../predictions/safety.js'
+import { chooseEngineDevice } from './doctor.js'
 import { withFileUris } from './files.js'
 import { showProgress } from './progress.js'
 import { listPaths, readLoraFlag, readWish, type WishFlags } from './wish.js'
@@ -32,7 +34,6 @@ export type RunContext = {
 
 /** Plans, generates and writes; throws one sentence about what is wrong, before any work if it can. */
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
-  const noise = flags.noise ?? context.config.noise
   const wish = readWish(prompt, await withFileUris(flags))
   checkWish(wish)
   const loras = (flags.lora ?? []).map(readLoraFlag)
@@ -40,20 +41,28 @@ export async function runPrompt(prompt: string, flags: RunFlags, context: RunCon
   await expectFolder(dirname(resolve(flags.output)))
   const files = await fetchFiles(wish, context.signal)
 
-  const engine = startEngineFor(wish.model, flags.checkpoint, context)
+  const engine = await startEngineFor(wish.model, flags.checkpoint, context)
   try {
-    const plan = await decide(wish, files, noise, engine, loras)
+    const plan = await decide(wish, files, readSettings(flags, context), engine, { more: loras })
     for (const note of plan.notes) context.stderr.write(`${note}\n`)
     const { images, timings } = await generateWithProgress(engine, plan, context)
-    await Promise.all(images.map(({ bytes }, index) => writeFile(paths[index]!, bytes)))
+    await Promise.all(images.map(({ bytes, index }) => writeFile(paths[index]!, bytes)))
+    const written = images.map(({ index }) => paths[index]!)
     const { width, height } = plan.size
     context.stdout.write(
-      `${paths.join(', ')}: ${width}×${height}, seed ${plan.seed}, ${timings.total.toFixed(1)} s\n`,
+      `${written.join(', ')}: ${width}×${height}, seed ${plan.seed}, ${timings.total.toFixed(1)} s\n`,
     )
   } finally {
     await engine.stop()
   }
 }
+
+/** What flags and settings decide for every plan. */
+export const readSettings = (flags: RunFlags, { config }: RunContext): PlanSettings => ({
+  noise: flags.noise ?? config.noise,
+  goFastLoraMultiplier: config.goFastLoraMultiplier,
+  safetyChecker: config.safetyModel !== undefined,
+})
 
 /** Whoever runs the command may reach every server that their machine reaches. */
 async function fetchFiles(wish: FluxInput, signal: AbortSignal): Promise<InputFiles> {
@@ -65,25 +74,37 @@ async function fetchFiles(wish: FluxInput, signal: AbortSignal): Promise<InputFi
   }
 }
 
-function startEngineFor(variant: Variant, checkpoint: string | undefined, context: RunContext) {
+/** An engine whose checkpoint of `variant` may be another than the settings say. */
+export async function startEngineFor(
+  variant: Variant,
+  checkpoint: string | undefined,
+  context: RunContext,
+) {
   const { config, start = startEngine } = context
   const checkpoints = checkpoint
     ? { ...config.checkpoints, [variant]: resolve(checkpoint) }
     : config.checkpoints
   // The default level would write log lines through the progress bar.
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
-  return start({ checkpoints, threads: config.threads }, pino({ level }, pino.destination(2)))
+  const { threads, safetyModel: safety } = config
+  const device = await chooseEngineDevice(config)
+  return start({ checkpoints, device, threads, safety }, pino({ level }, pino.destination(2)))
 }
 
 async function generateWithProgress(engine: Engine, plan: GenerationPlan, context: RunContext) {
   const progress = showProgress(stepsToRun(plan) * plan.count, context.stderr)
+  const describeSafety = createSafetyNarrator(plan)
+  const lines: string[] = []
   const onEvent = (event: GenerationEvent) => {
     if (event.kind === 'progress') progress.update(event.image * event.steps + event.step)
+    const line = describeSafety(event)
+    if (line !== undefined) lines.push(line)
   }
   try {
     return await engine.generate(plan, { signal: context.signal, onEvent })
   } finally {
     progress.stop()
+    for (const line of lines) context.stderr.write(`${line}\n`)
   }
 }
 

@@ -1,27 +1,72 @@
 /** `fluxd serve`: the HTTP server and its engine, until a signal ends both. */
 import { pino } from 'pino'
+import { chooseHost } from '../access/host.js'
 import { buildApp } from '../app.js'
 import type { Config } from '../config.js'
-import { startEngine } from '../engine/engine.js'
+import { type Engine, startEngine } from '../engine/engine.js'
+import { invalidConfig } from '../errors.js'
+import { openServices, type Services } from '../services.js'
+import { chooseEngineDevice, watchMachine } from './doctor.js'
+
+const noKeys =
+  'no API key is configured, so only this machine is let in; make one with `fluxd keys add NAME`'
+
+type App = ReturnType<typeof buildApp>
 
 /** Listens and prints where, with which checkpoints; logs go to stderr. Throws if it cannot listen. */
 export async function serve(config: Config): Promise<void> {
   const logger = pino({ level: config.logLevel }, pino.destination(2))
   logger.info({ config }, 'configuration')
-  const { checkpoints, threads } = config
-  const engine = startEngine({ checkpoints, threads }, logger)
-  const app = buildApp({ config, engine, logger })
-
-  // Together: an engine that never became ready must not hold up the replies of a closing server.
-  const close = () => Promise.all([app.close(), engine.stop()])
+  const device = await chooseEngineDevice(config)
+  logger.info({ device }, 'device')
+  const services = await openServices(config)
+  expectModel(services, config.cog.model)
+  const { checkpoints, threads, safetyModel: safety } = config
+  const engine = startEngine({ checkpoints, device, threads, safety }, logger)
+  const machine = watchMachine(device, config)
+  const end = once(async () => {
+    machine.stop()
+    await close(app, engine, services)
+  })
+  const host = chooseHost(config.host, services.keys.areConfigured())
+  if (host !== config.host) logger.warn({ wanted: config.host, host }, noKeys)
+  const { listProblems } = machine
+  const settings = { ...config, host }
+  const app = buildApp({ config: settings, engine, services, logger, shutdown: end, listProblems })
   try {
-    const address = await app.listen({ host: config.host, port: config.port })
+    const address = await app.listen({ host, port: config.port })
     process.stdout.write(announce(address, config))
   } catch (error) {
-    await close()
+    await end()
     throw error
   }
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, close)
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
+}
+
+function expectModel({ catalog }: Services, model: string): void {
+  const [owner = '', name = ''] = model.split('/')
+  if (!catalog.find(owner, name))
+    throw invalidConfig(
+      `Expected FLUXD_COG_MODEL to be a model of the catalog but received ${JSON.stringify(model)}`,
+    )
+}
+
+/** Lets the running prediction end; those that wait stay on disk for the next start. */
+async function close(app: App, engine: Engine, services: Services): Promise<void> {
+  // Not for an engine that loads or never became ready.
+  if (engine.status() === 'busy') await app.predictions.drain()
+  // Before the engine, so that its end is not taken for a failure, and not awaited, as it waits for it.
+  void app.predictions.stop()
+  await Promise.all([app.close(), engine.stop()])
+  await services.close()
+}
+
+function once(work: () => Promise<void>): () => Promise<void> {
+  let done: Promise<void> | undefined
+  return () => {
+    done ??= work()
+    return done
+  }
 }
 
 const announce = (address: string, { checkpoints }: Config) =>

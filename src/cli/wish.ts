@@ -18,6 +18,7 @@ export type WishFlags = {
   readonly guidance?: string
   readonly numOutputs?: string
   readonly quality?: string
+  readonly goFast?: boolean
   /** URLs; see files.ts for paths. */
   readonly image?: string
   readonly mask?: string
@@ -36,6 +37,7 @@ const flagOf: Readonly<Record<string, string>> = {
   guidance_scale: '--guidance',
   num_outputs: '--num-outputs',
   output_quality: '--quality',
+  go_fast: '--go-fast',
   image: '--image',
   mask: '--mask',
   prompt_strength: '--strength',
@@ -64,6 +66,7 @@ export function readWish(prompt: string, flags: WishFlags): FluxInput {
       guidance_scale: toNumber(flags.guidance),
       num_outputs: toNumber(flags.numOutputs),
       output_quality: toNumber(flags.quality),
+      go_fast: flags.goFast,
       image: flags.image,
       mask: flags.mask,
       prompt_strength: toNumber(flags.strength),

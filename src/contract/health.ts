@@ -20,6 +20,8 @@ export const HealthCheck = z
       status: z.enum(['starting', 'succeeded', 'failed']),
       logs: z.string(),
     }),
+    /** Not in Cog's body; its clients ignore it. */
+    safety_checker: z.enum(['installed', 'none']),
   })
   .meta({ title: 'HealthCheck' })
 export type HealthCheck = z.output<typeof HealthCheck>

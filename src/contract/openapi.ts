@@ -3,9 +3,10 @@
  * operation ids, and each enum field a component of its own (replicate-contract §0.2, §2.1).
  */
 import { z } from 'zod'
+import { PredictionRequest, PredictionResponse } from './cog.js'
 import { HealthCheck } from './health.js'
 import { FluxInput, Output, publishedInput } from './input.js'
-import { PredictionRequest, PredictionResponse, PredictionStatus } from './prediction.js'
+import { PredictionStatus } from './prediction.js'
 import { HttpValidationError, ValidationError } from './validation.js'
 
 type JsonObject = { readonly [key: string]: unknown }
@@ -25,20 +26,47 @@ export function openApiDocument(): JsonObject {
       '/health-check': {
         get: operation('Healthcheck', 'healthcheck_health_check_get', json(ref('HealthCheck'))),
       },
-      '/predictions': { post: predictOperation() },
+      '/predictions': { post: predictOperation('Predict', 'predict_predictions_post') },
+      '/predictions/{prediction_id}': {
+        put: {
+          ...predictOperation(
+            'Predict Idempotent',
+            'predict_idempotent_predictions__prediction_id__put',
+          ),
+          parameters: [predictionId],
+        },
+      },
+      '/predictions/{prediction_id}/cancel': {
+        post: {
+          ...operation('Cancel', 'cancel_predictions__prediction_id__cancel_post', json({})),
+          parameters: [predictionId],
+        },
+      },
+      '/shutdown': {
+        post: operation('Start Shutdown', 'start_shutdown_shutdown_post', json({})),
+      },
     },
     components: { schemas: componentSchemas() },
   }
 }
 
-function predictOperation(): JsonObject {
-  const predict = operation('Predict', 'predict_predictions_post', json(ref('PredictionResponse')))
+const predictionId = {
+  name: 'prediction_id',
+  in: 'path',
+  required: true,
+  schema: { type: 'string', title: 'Prediction ID' },
+} as const
+
+function predictOperation(summary: string, operationId: string): JsonObject {
+  const predict = operation(summary, operationId, json(ref('PredictionResponse')))
+  const running = { description: 'Accepted', content: json(ref('PredictionResponse')) }
   return {
     ...predict,
     description: 'Run a single prediction on the model',
     requestBody: { content: json(ref('PredictionRequest')) },
     responses: {
       ...predict.responses,
+      '202': running,
       '422': { description: 'Validation Error', content: json(ref('HTTPValidationError')) },
     },
   }

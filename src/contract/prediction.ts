@@ -1,9 +1,8 @@
 /**
- * The body of `POST /predictions` and the prediction it answers with, as the Python Cog server
- * writes them (replicate-contract §2.3, §2.4): every key is always there.
+ * A prediction in our own names: what every surface writes on the wire in its own shape, and what
+ * the store keeps. `predictions/` moves it from state to state.
  */
 import { z } from 'zod'
-import { FluxInput, Output } from './input.js'
 
 export const predictionStatuses = [
   'starting',
@@ -17,91 +16,63 @@ export const PredictionStatus = z
   .meta({ title: 'Status', description: 'An enumeration.' })
 export type PredictionStatus = z.output<typeof PredictionStatus>
 
-/** A field of Cog that changes what happens: refused until fluxd can do what it asks for. */
-const notYet = (field: string) => z.never({ error: `${field} is not supported yet` }).optional()
+export const webhookEvents = ['start', 'output', 'logs', 'completed'] as const
+export type WebhookEvent = (typeof webhookEvents)[number]
 
-/**
- * `context` (for the predictor) and `webhook_events_filter` (without a webhook) change nothing here.
- * A missing body or input is an empty one, and null is absent, so both fail on the prompt alone.
- */
-export const PredictionRequest = z
-  .preprocess(
-    withEmptyInput,
-    z.object({
-      input: FluxInput,
-      id: z.string().optional().meta({ title: 'Id' }),
-      created_at: z.string().optional().meta({ title: 'Created At', format: 'date-time' }),
-      webhook: notYet('webhook'),
-      output_file_prefix: notYet('output_file_prefix'),
-    }),
-  )
-  .meta({ title: 'PredictionRequest' })
-export type PredictionRequest = z.output<typeof PredictionRequest>
+export type Surface = 'cog' | 'replicate'
 
-export const PredictionResponse = z
-  .object({
-    input: z.record(z.string(), z.unknown()).meta({ title: 'Input' }),
-    output: Output.nullable(),
-    id: z.string().nullable().meta({ title: 'Id' }),
-    version: z.string().nullable().meta({ title: 'Version' }),
-    created_at: z.string().nullable().meta({ title: 'Created At', format: 'date-time' }),
-    started_at: z.string().nullable().meta({ title: 'Started At', format: 'date-time' }),
-    completed_at: z.string().nullable().meta({ title: 'Completed At', format: 'date-time' }),
-    logs: z.string().meta({ title: 'Logs' }),
-    error: z.string().nullable().meta({ title: 'Error' }),
-    status: PredictionStatus,
-    metrics: z.object({ predict_time: z.number() }).meta({ title: 'Metrics' }),
-  })
-  .meta({ title: 'PredictionResponse' })
-export type PredictionResponse = z.output<typeof PredictionResponse>
+/** A picture that was made. `index` counts before unsafe pictures are left out, so there may be gaps. */
+export type OutputFile = {
+  readonly index: number
+  /** `out-0.webp`. */
+  readonly name: string
+  readonly mimeType: string
+  /** Bytes. */
+  readonly size: number
+  readonly fileId: string
+}
 
-/** A prediction in our own names; `predictions/` moves it from state to state. */
+export type PredictionMetrics = {
+  /** Seconds of work, without the time spent waiting. */
+  readonly predictTime?: number | undefined
+  /** Seconds from admission to the end. */
+  readonly totalTime?: number | undefined
+  /** Seconds from admission to the start. */
+  readonly queueTime?: number | undefined
+  readonly imageCount?: number | undefined
+  readonly loraSwitchMs?: number | undefined
+}
+
 export type Prediction = {
-  readonly id: string | undefined
-  /** As it was sent, without our defaults. */
+  /** 26 characters [a-z0-9] unless a Cog client chose its own. */
+  readonly id: string
+  readonly surface: Surface
+  /** `owner/name`. */
+  readonly model: string
+  /** 64 hexadecimal digits. */
+  readonly version: string
+  readonly deployment?: string | undefined
+  /** The API key that created it; absent where no keys are configured. */
+  readonly keyId?: string | undefined
+  /** As it was sent, without our defaults and without secrets. */
   readonly input: Readonly<Record<string, unknown>>
-  readonly createdAt: string | undefined
   readonly status: PredictionStatus
-  readonly startedAt: Date | undefined
-  readonly completedAt: Date | undefined
+  readonly createdAt: Date
+  readonly startedAt?: Date | undefined
+  readonly completedAt?: Date | undefined
+  /** Canceled when it is not done by then. */
+  readonly deadline?: Date | undefined
+  /** Cog gives the client's `created_at` back as it came. */
+  readonly sentCreatedAt?: string | undefined
   /** Lines, each ended by a newline. */
   readonly logs: string
-  /** URIs of the pictures. */
-  readonly output: readonly string[] | undefined
-  readonly error: string | undefined
+  /** Absent until there is a picture. */
+  readonly output?: readonly OutputFile[] | undefined
+  readonly error?: string | undefined
+  readonly metrics: PredictionMetrics
+  readonly webhook?: { readonly url: string; readonly events: readonly WebhookEvent[] } | undefined
+  /** Input, output and logs are gone because their time was over. */
+  readonly dataRemoved: boolean
+  /** Unguessable; names the stream of events. */
+  readonly streamToken: string
 }
-
-export const toPredictionResponse = (prediction: Prediction): PredictionResponse => ({
-  input: prediction.input,
-  output: prediction.output ? [...prediction.output] : null,
-  id: prediction.id ?? null,
-  version: null,
-  created_at: prediction.createdAt ?? null,
-  started_at: prediction.startedAt?.toISOString() ?? null,
-  completed_at: prediction.completedAt?.toISOString() ?? null,
-  logs: prediction.logs,
-  error: prediction.error ?? null,
-  status: prediction.status,
-  metrics: { predict_time: predictTime(prediction) },
-})
-
-/** Seconds of work, without the time spent waiting. */
-const predictTime = ({ startedAt, completedAt }: Prediction) =>
-  startedAt && completedAt ? (completedAt.getTime() - startedAt.getTime()) / 1000 : 0
-
-/** The input as it was sent, without our defaults: what a prediction echoes. */
-export const sentInput = (body: unknown): Readonly<Record<string, unknown>> =>
-  isRecord(body) && isRecord(body['input']) ? body['input'] : {}
-
-function withEmptyInput(body: unknown): unknown {
-  if (body === undefined || body === null) return { input: {} }
-  if (!isRecord(body)) return body
-  const { input = {}, ...rest } = withoutNulls(body)
-  return { ...rest, input: isRecord(input) ? withoutNulls(input) : input }
-}
-
-const withoutNulls = (record: Readonly<Record<string, unknown>>) =>
-  Object.fromEntries(Object.entries(record).filter(([, value]) => value !== null))
-
-const isRecord = (value: unknown): value is Record<string, unknown> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)

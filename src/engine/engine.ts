@@ -18,14 +18,27 @@ import type {
 
 export type EngineStatus = 'starting' | 'ready' | 'busy' | 'restarting' | 'stopped'
 
+/** `index` counts all pictures of the prediction, those that the safety checker left out too. */
+export type GeneratedImage = EncodedImage & { readonly index: number }
+
 export type GenerationResult = {
-  readonly images: readonly EncodedImage[]
+  readonly images: readonly GeneratedImage[]
   readonly timings: GenerationTimings
 }
 
 export type GenerateOptions = {
   readonly signal?: AbortSignal
   readonly onEvent?: (event: GenerationEvent) => void
+  /** Called when the engine is there and takes it up; it begins when this resolves. */
+  readonly onTurn?: () => Promise<void>
+  readonly previews?: PreviewWish
+}
+
+/** Whether anybody wants to see previews; they are only made for those who watch. */
+export type PreviewWish = {
+  readonly isWanted: () => boolean
+  /** Calls `listener` when that changes; returns how to stop. */
+  readonly onChange: (listener: () => void) => () => void
 }
 
 /** The API process's view of one engine process. */
@@ -42,7 +55,7 @@ export type Engine = {
   readonly measure: (image: Uint8Array) => Promise<PixelSize>
   /**
    * Runs one prediction; predictions wait for each other in order of arrival.
-   * Throws `canceled` when `signal` aborts and `engine_failed` when the process died under it.
+   * Throws `canceled` when `signal` aborts and `engine_died` when the process died under it.
    */
   readonly generate: (plan: GenerationPlan, options?: GenerateOptions) => Promise<GenerationResult>
   /** Gives a variant's memory back. */
@@ -102,7 +115,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   }
 
   function fail(message: string) {
-    task?.reject(new FluxdError('engine_failed', message))
+    task?.reject(new FluxdError('engine_died', message))
   }
 
   function throwIfStopped() {
@@ -142,27 +155,39 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
     })
   }
 
-  async function generate(plan: GenerationPlan, { signal, onEvent: notify }: GenerateOptions = {}) {
+  async function generate(
+    plan: GenerationPlan,
+    { signal, onEvent: notify, onTurn, previews }: GenerateOptions = {},
+  ) {
     const id = randomUUID()
-    const images: EncodedImage[] = []
+    const images: GeneratedImage[] = []
     const cancel = () => child.send({ kind: 'cancel', id })
+    const wantsPreviews = () => previews?.isWanted() ?? false
     return exclusively(async () => {
       throwIfCanceled(signal)
+      await onTurn?.()
+      throwIfCanceled(signal)
       signal?.addEventListener('abort', cancel, { once: true })
+      const stopTelling = previews?.onChange(() =>
+        child.send({ kind: 'preview', id, isWanted: wantsPreviews() }),
+      )
       try {
         return await request<GenerationResult>(
-          { kind: 'generate', id, plan },
+          { kind: 'generate', id, plan, wantsPreviews: wantsPreviews() },
           (event, resolve, reject) => {
             if (!('id' in event) || event.id !== id) return
             notify?.(event)
-            if (event.kind === 'image')
-              images[event.index] = { bytes: event.bytes, mimeType: event.mimeType }
+            if (event.kind === 'image') {
+              const { index, bytes, mimeType } = event
+              images.push({ index, bytes, mimeType })
+            }
             if (event.kind === 'done') resolve({ images, timings: event.timings })
             if (event.kind === 'failed') reject(fromErrorRecord(event.error))
           },
         )
       } finally {
         signal?.removeEventListener('abort', cancel)
+        stopTelling?.()
       }
     })
   }

@@ -5,19 +5,33 @@
 import type { ErrorRecord } from '../errors.js'
 import type { StageSeconds } from '../pipeline/generate.js'
 import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
+import type { Device } from '../runtime/device.js'
 
 /** What an engine process is started with. */
 export type EngineConfig = {
   /** A diffusers folder or a BFL single file for each variant. */
   readonly checkpoints: Readonly<Record<Variant, string>>
+  /** What the networks run on: the CPU by default. */
+  readonly device?: Device
   /** Threads of a session's operators; 0 lets ONNX Runtime decide. */
   readonly threads: number
+  /** Where merged LoRAs go that are too large for memory; by default the system's temporary folder. */
+  readonly scratch?: string | undefined
+  /** The safety checker's folder; without it no plan may want one. */
+  readonly safety?: string | undefined
 }
 
 export type EngineCommand =
   | { readonly kind: 'load'; readonly variant: Variant }
   | { readonly kind: 'measure'; readonly image: Uint8Array }
-  | { readonly kind: 'generate'; readonly id: string; readonly plan: GenerationPlan }
+  | {
+      readonly kind: 'generate'
+      readonly id: string
+      readonly plan: GenerationPlan
+      readonly wantsPreviews: boolean
+    }
+  /** Previews of what runs are wanted from now on, or are not. */
+  | { readonly kind: 'preview'; readonly id: string; readonly isWanted: boolean }
   | { readonly kind: 'cancel'; readonly id: string }
   | { readonly kind: 'release'; readonly variant: Variant }
   | { readonly kind: 'shutdown' }
@@ -26,6 +40,8 @@ export type EngineCommand =
 export type GenerationTimings = StageSeconds & { readonly load: number }
 
 export type GenerationEvent =
+  /** The plan's LoRAs, if it has any, are in place; switching to them took `seconds`. */
+  | { readonly kind: 'adapted'; readonly id: string; readonly seconds: number }
   /** `step` of `steps` is done, for image `image` of the prediction. */
   | {
       readonly kind: 'progress'
@@ -41,6 +57,20 @@ export type GenerationEvent =
       readonly bytes: Uint8Array
       readonly mimeType: string
     }
+  /** What picture `image` will be like, as a small file. */
+  | {
+      readonly kind: 'preview'
+      readonly id: string
+      readonly image: number
+      readonly step: number
+      readonly steps: number
+      readonly bytes: Uint8Array
+      readonly mimeType: string
+    }
+  /** Picture `image` was judged unsafe: no `image` event follows. */
+  | { readonly kind: 'flagged'; readonly id: string; readonly image: number }
+  /** The safety checker broke down over a picture, which is flagged next. */
+  | { readonly kind: 'safetyError'; readonly id: string; readonly reason: string }
   | { readonly kind: 'done'; readonly id: string; readonly timings: GenerationTimings }
   | { readonly kind: 'failed'; readonly id: string; readonly error: ErrorRecord }
 

@@ -4,31 +4,65 @@
  */
 import { FluxdError, toErrorRecord } from '../errors.js'
 import { measureImage } from '../media/images.js'
-import { generate } from '../pipeline/generate.js'
+import { generate, type PreviewHooks } from '../pipeline/generate.js'
 import { loadModels, type Models } from '../pipeline/models.js'
+import { createSafetyChecker, type SafetyChecker } from '../pipeline/safety.js'
+import type { SafetyGate } from '../pipeline/safetyGate.js'
 import type { Variant } from '../plan/plan.js'
+import { openBackend } from '../runtime/device.js'
 import type { EngineCommand, EngineConfig, EngineEvent } from './protocol.js'
 
 type GenerateCommand = Extract<EngineCommand, { kind: 'generate' }>
+type Running = {
+  readonly id: string
+  readonly controller: AbortController
+  wantsPreviews: boolean
+}
+
+// More often nobody sees the difference, and each takes time from the picture.
+const previewPauseMs = 500
 
 const config: EngineConfig = JSON.parse(process.argv[2] ?? '{}')
+const backend = openBackend(config.device ?? 'cpu')
 const loaded = new Map<Variant, Models>()
-let running: { readonly id: string; readonly controller: AbortController } | undefined
+let checker: SafetyChecker | undefined
+let running: Running | undefined
 let tail: Promise<void> = Promise.resolve()
 
-const send = (event: EngineEvent) => void process.send?.(event)
+// Without a parent there is nobody to be told, and the disconnect ends the process.
+const send = (event: EngineEvent) => void process.send?.(event, () => {})
 
 async function ensureLoaded(variant: Variant): Promise<Models> {
   const present = loaded.get(variant)
   if (present) return present
-  const models = await loadModels(variant, config.checkpoints[variant], config.threads)
+  const { checkpoints, threads, scratch } = config
+  const models = await loadModels(variant, checkpoints[variant], threads, scratch, backend)
   loaded.set(variant, models)
   return models
+}
+
+async function ensureChecker(): Promise<SafetyChecker | undefined> {
+  if (config.safety === undefined) return undefined
+  checker ??= await createSafetyChecker(config.safety, config.threads, backend)
+  return checker
+}
+
+/** The gate of a plan that wants one; what is wrong with the checker is no concern of the others. */
+async function openGate({ id, plan }: GenerateCommand): Promise<SafetyGate | undefined> {
+  const present = plan.checkSafety ? await ensureChecker() : undefined
+  return (
+    present && {
+      checker: present,
+      onFlagged: (image) => send({ kind: 'flagged', id, image }),
+      onError: (reason) => send({ kind: 'safetyError', id, reason }),
+    }
+  )
 }
 
 async function load(variant: Variant) {
   try {
     await ensureLoaded(variant)
+    await ensureChecker()
     send({ kind: 'loaded', variant })
   } catch (error) {
     send({ kind: 'loadFailed', variant, error: toErrorRecord(error) })
@@ -49,20 +83,27 @@ async function measure(image: Uint8Array) {
   }
 }
 
-async function runGeneration({ id, plan }: GenerateCommand) {
+async function runGeneration(command: GenerateCommand) {
+  const { id, plan } = command
   const controller = new AbortController()
-  running = { id, controller }
+  const own: Running = { id, controller, wantsPreviews: command.wantsPreviews }
+  running = own
   const startedAt = performance.now()
   try {
     const models = await ensureLoaded(plan.variant)
+    const safety = await openGate(command)
     const loadSeconds = (performance.now() - startedAt) / 1000
     const timings = await generate(plan, models, {
       signal: controller.signal,
+      onAdapted: (seconds) => send({ kind: 'adapted', id, seconds }),
       onProgress: (progress) => send({ kind: 'progress', id, ...progress }),
       onImage: (index, image) => send({ kind: 'image', id, index, ...image }),
+      previews: openPreviews(own),
+      safety,
     })
     send({ kind: 'done', id, timings: { load: loadSeconds, ...timings } })
   } catch (error) {
+    endIfLost(error)
     const failure = controller.signal.aborted
       ? new FluxdError('canceled', 'The prediction was canceled')
       : error
@@ -70,6 +111,22 @@ async function runGeneration({ id, plan }: GenerateCommand) {
   } finally {
     running = undefined
   }
+}
+
+function openPreviews(own: Running): PreviewHooks {
+  let shownAtMs = Number.NEGATIVE_INFINITY
+  return {
+    isDue: () => own.wantsPreviews && performance.now() - shownAtMs >= previewPauseMs,
+    onPreview(progress, preview) {
+      shownAtMs = performance.now()
+      send({ kind: 'preview', id: own.id, ...progress, ...preview })
+    },
+  }
+}
+
+/** A process that has lost its GPU gets it back by being another: the parent starts one. */
+function endIfLost(error: unknown) {
+  if (error instanceof FluxdError && error.code === 'engine_died') process.exit(1)
 }
 
 function enqueue(work: () => Promise<void>) {
@@ -88,6 +145,9 @@ process.on('message', (command: EngineCommand) => {
       return enqueue(() => release(command.variant))
     case 'cancel':
       if (running?.id === command.id) running.controller.abort()
+      return
+    case 'preview':
+      if (running?.id === command.id) running.wantsPreviews = command.isWanted
       return
     case 'shutdown':
       return process.exit(0)

@@ -5,6 +5,7 @@
  */
 import type { Value } from '../runtime/graph.js'
 import type { Ops } from '../runtime/ops.js'
+import { cast } from '../runtime/stored.js'
 import type { Weights } from '../runtime/weights.js'
 import type { ClipParams } from './params.js'
 
@@ -22,7 +23,10 @@ export function addClip(ops: Ops, params: ClipParams, weights: Weights): void {
   const finalNorm = weights.layer('text_model.final_layer_norm', [hidden])
   const last = ops.layerNorm(x, finalNorm, params.epsilon)
   graph.tap('last_hidden_state', last)
-  const end = graph.node('ArgMax', [ids], { attributes: { axis: 0, keepdims: 1 } })
+  // The CUDA provider compares floats only; every id is one exactly.
+  const end = graph.node('ArgMax', [cast(graph, ids, 'F32')], {
+    attributes: { axis: 0, keepdims: 1 },
+  })
   graph.output('pooled', graph.node('Gather', [last, end]), 'F32', [1, hidden])
 }
 

@@ -50,6 +50,28 @@ export type T5Params = {
   readonly epsilon: number
 }
 
+/** A vision transformer: square images cut into square patches. */
+export type VisionParams = {
+  /** Sides of image and patch, in pixels. */
+  readonly imageSide: number
+  readonly patchSide: number
+  readonly hidden: number
+  readonly layers: number
+  readonly heads: number
+  readonly mlpHidden: number
+  readonly epsilon: number
+}
+
+/** CLIP's vision tower and the concepts its embedding is compared with. */
+export type ConceptParams = VisionParams & {
+  readonly projection: number
+  readonly concepts: number
+  readonly specialCare: number
+}
+
+/** `labels` are the classes in the order of the logits. */
+export type ClassifierParams = VisionParams & { readonly labels: readonly string[] }
+
 /** D, the width of the residual stream. */
 export const hiddenSize = ({ heads, headDim }: FluxParams) => heads * headDim
 

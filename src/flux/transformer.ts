@@ -8,7 +8,7 @@
  * norm_out.linear cut into its halves. Source: BFL flux, src/flux/model.py and modules/layers.py.
  */
 import type { Value } from '../runtime/graph.js'
-import type { Ops, RopeTables } from '../runtime/ops.js'
+import type { Ops, QkvStream, RopeTables } from '../runtime/ops.js'
 import type { Weights } from '../runtime/weights.js'
 import { cutModulation, type Modulation, type StreamModulation } from './modulation.js'
 import { type FluxParams, hiddenSize, mlpHidden } from './params.js'
@@ -19,6 +19,15 @@ type Scope = {
   readonly weights: Weights
   readonly tables: RopeTables
 }
+
+/**
+ * Whether `blockLinear` multiplies by the tensor of this name: q, k, v, the output of attention and
+ * both halves of the feed-forward layers, in every block.
+ */
+export const isBlockWeight = (name: string) =>
+  /^(single_)?transformer_blocks\..+\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out|proj|net\.2|proj_mlp|proj_out)\.weight$/.test(
+    name,
+  )
 
 /** Adds the network to `ops.graph`; N and L are dynamic. */
 export function addTransformer(ops: Ops, params: FluxParams, weights: Weights): void {
@@ -88,10 +97,12 @@ function doubleBlock(
   modulation: Streams<StreamModulation>,
 ): readonly [Value, Value] {
   const { ops } = scope
-  const imgQkv = qkv(scope, block, streamNames.img, img, modulation.img.attention)
-  const txtQkv = qkv(scope, block, streamNames.txt, txt, modulation.txt.attention)
-  const join = (part: 'q' | 'k' | 'v') => ops.concat([txtQkv[part], imgQkv[part]], 0)
-  const mixed = attend(scope, join('q'), join('k'), join('v'))
+  const imgNormed = modulate(scope, img, modulation.img.attention)
+  const txtNormed = modulate(scope, txt, modulation.txt.attention)
+  const mixed = attend(scope, [
+    qkvStream(scope, block, streamNames.txt, txtNormed),
+    qkvStream(scope, block, streamNames.img, imgNormed),
+  ])
   const [txtMixed, imgMixed] = ops.splitAfter(mixed, txt)
   return [
     finishStream(scope, block, streamNames.img, { x: img, mixed: imgMixed }, modulation.img),
@@ -99,53 +110,59 @@ function doubleBlock(
   ]
 }
 
-function qkv(scope: Scope, block: string, names: StreamNames, x: Value, modulation: Modulation) {
-  const { ops, weights, params } = scope
+const modulate = ({ ops }: Scope, x: Value, { scale, shift }: Modulation) =>
+  ops.modulatedNorm(x, scale, shift)
+
+function qkvStream(scope: Scope, block: string, names: StreamNames, x: Value): QkvStream {
+  const { weights, params } = scope
   const width = hiddenSize(params)
-  const normed = ops.modulatedNorm(x, modulation.scale, modulation.shift)
-  const project = (name: string) =>
-    ops.linear(normed, weights.layer(`${block}.attn.${name}`, [width, width]))
-  const headNorm = (y: Value, name: string) =>
-    ops.headNorm(y, weights.tensor(`${block}.attn.${name}.weight`, [params.headDim]), params.heads)
+  const layer = (name: string) => weights.layer(`${block}.attn.${name}`, [width, width])
+  const norm = (name: string) => weights.tensor(`${block}.attn.${name}.weight`, [params.headDim])
   return {
-    normed,
-    q: headNorm(project(names.q), names.normQ),
-    k: headNorm(project(names.k), names.normK),
-    v: project(names.v),
+    x,
+    q: layer(names.q),
+    k: layer(names.k),
+    v: layer(names.v),
+    normQ: norm(names.normQ),
+    normK: norm(names.normK),
   }
 }
 
-function attend({ ops, params, tables }: Scope, q: Value, k: Value, v: Value): Value {
-  const rotate = (x: Value) => ops.rope(x, tables, params.heads)
-  const scale = 1 / Math.sqrt(params.headDim)
-  return ops.attention(rotate(q), rotate(k), v, { heads: params.heads, scale })
+function attend({ ops, params, tables }: Scope, streams: readonly QkvStream[]): Value {
+  const { heads, headDim } = params
+  const { q, k, v } = ops.rotatedQkv(streams, tables, heads)
+  return ops.attention(q, k, v, { heads, scale: 1 / Math.sqrt(headDim) })
 }
 
 function finishStream(
-  { ops, weights, params }: Scope,
+  scope: Scope,
   block: string,
   names: StreamNames,
   { x, mixed }: { readonly x: Value; readonly mixed: Value },
   modulation: StreamModulation,
 ): Value {
+  const { ops, weights, params } = scope
   const width = hiddenSize(params)
-  const proj = ops.linear(mixed, weights.layer(`${block}.attn.${names.proj}`, [width, width]))
-  const attended = ops.gatedAdd(x, modulation.attention.gate, proj)
-  const normed = ops.modulatedNorm(attended, modulation.mlp.scale, modulation.mlp.shift)
+  const proj = weights.layer(`${block}.attn.${names.proj}`, [width, width])
+  const { attention, mlp } = modulation
+  const attended = ops.blockLinear(mixed, proj, gated(x, attention))
   const inner = weights.layer(`${block}.${names.mlp}.net.0.proj`, [mlpHidden(params), width])
   const outer = weights.layer(`${block}.${names.mlp}.net.2`, [width, mlpHidden(params)])
-  const mlp = ops.linear(ops.geluTanh(ops.linear(normed, inner)), outer)
-  return ops.gatedAdd(attended, modulation.mlp.gate, mlp)
+  const active = ops.blockLinear(modulate(scope, attended, mlp), inner, { kind: 'gelu' })
+  return ops.blockLinear(active, outer, gated(attended, mlp))
 }
+
+const gated = (residual: Value, { gate }: Modulation) =>
+  ({ kind: 'gated', residual, gate }) as const
 
 // Attention and feed-forward side by side; proj_out takes the attention part first.
 function singleBlock(scope: Scope, block: string, x: Value, modulation: Modulation): Value {
   const { ops, weights, params } = scope
   const width = hiddenSize(params)
-  const { normed, q, k, v } = qkv(scope, block, streamNames.img, x, modulation)
+  const normed = modulate(scope, x, modulation)
+  const mixed = attend(scope, [qkvStream(scope, block, streamNames.img, normed)])
   const inner = weights.layer(`${block}.proj_mlp`, [mlpHidden(params), width])
-  const mlp = ops.geluTanh(ops.linear(normed, inner))
-  const both = ops.concat([attend(scope, q, k, v), mlp], 1)
+  const mlp = ops.blockLinear(normed, inner, { kind: 'gelu' })
   const outer = weights.layer(`${block}.proj_out`, [width, width + mlpHidden(params)])
-  return ops.gatedAdd(x, modulation.gate, ops.linear(both, outer))
+  return ops.blockLinear(ops.concat([mixed, mlp], 1), outer, gated(x, modulation))
 }

@@ -1,14 +1,29 @@
 /**
- * The surface of a Cog container, first slice: synchronous predictions with data URIs, one at a
- * time in order of arrival. A failed prediction is still HTTP 200, with status "failed"; a client
- * that hangs up cancels its prediction (replicate-contract §2).
+ * The surface of a Cog container (replicate-contract §2). A failed prediction is still HTTP 200, with
+ * status "failed". `POST` without `Prefer: respond-async` is bound to its connection: a client that
+ * hangs up cancels. `PUT` is for clients that come back: an id stands for one prediction, in flight and
+ * after its end, and who hangs up changes nothing.
  */
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { z } from 'zod'
+import type { Catalog } from '../catalog/catalog.js'
+import type { Model } from '../catalog/model.js'
+import {
+  CogPredictionId,
+  PredictionRequest,
+  sentInput,
+  toPredictionResponse,
+} from '../contract/cog.js'
 import { openApiDocument } from '../contract/openapi.js'
-import { PredictionRequest, sentInput, toPredictionResponse } from '../contract/prediction.js'
+import type { Prediction } from '../contract/prediction.js'
 import { FluxdError } from '../errors.js'
-import type { Predictions } from '../predictions/service.js'
+import { isTerminal } from '../predictions/prediction.js'
+import type { NewPrediction, Predictions } from '../predictions/service.js'
+import type { CogOutputs, Trace } from './cogOutputs.js'
+import { streamPrediction } from './cogStream.js'
 import { disconnectSignal } from './disconnect.js'
+import { readForm } from './multipart.js'
+import { readWish } from './wish.js'
 import type { ZodTypeProvider } from './zod.js'
 
 declare module 'fastify' {
@@ -18,43 +33,184 @@ declare module 'fastify' {
   }
 }
 
-/** What `GET /` tells; only what is there is listed. */
-const index = {
-  cog_version: '0.16.9',
-  openapi_url: '/openapi.json',
-  healthcheck_url: '/health-check',
-  predictions_url: '/predictions',
+export type CogServices = {
+  readonly predictions: Predictions
+  readonly catalog: Pick<Catalog, 'find'>
+  readonly outputs: CogOutputs
+  /** The model that is served, `owner/name`. */
+  readonly model: string
+  /** 409 instead of a place in the queue. */
+  readonly refusesWhenBusy: boolean
+  readonly isSettingUp: () => boolean
+  /** Ends the server. */
+  readonly shutdown: () => void
 }
 
-export function cogRoutes(server: FastifyInstance, predictions: Predictions): void {
+const index = {
+  cog_version: '0.16.9',
+  docs_url: '/docs',
+  openapi_url: '/openapi.json',
+  shutdown_url: '/shutdown',
+  healthcheck_url: '/health-check',
+  predictions_url: '/predictions',
+  predictions_idempotent_url: '/predictions/{prediction_id}',
+  predictions_cancel_url: '/predictions/{prediction_id}/cancel',
+}
+
+const IdPath = z.object({ id: CogPredictionId })
+const makesOne = { creates: true } as const
+
+export function cogRoutes(server: FastifyInstance, services: CogServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
+  const { predictions } = services
   const document = openApiDocument()
+  const config = { access: 'public' } as const
+  const openStreams = new Set<() => void>()
+  const answer = createAnswer(services, openStreams)
   app.decorateRequest('sentInput')
 
-  app.get('/', () => index)
+  app.get('/', { config }, () => index)
 
-  app.get('/openapi.json', () => document)
+  app.get('/openapi.json', { config }, () => document)
+
+  const preValidation = async (request: FastifyRequest) => {
+    await readForm(request)
+    request.sentInput = sentInput(request.body)
+  }
 
   app.post(
     '/predictions',
-    {
-      schema: { body: PredictionRequest },
-      preValidation: async (request) => {
-        refuseAsync(request.headers.prefer)
-        request.sentInput = sentInput(request.body)
-      },
-    },
+    { schema: { body: PredictionRequest }, preValidation, config: makesOne },
     async (request, reply) => {
-      const { input, id, created_at: createdAt } = request.body
-      const origin = { id, createdAt, input: request.sentInput }
-      const prediction = await predictions.run(input, origin, disconnectSignal(reply))
-      return toPredictionResponse(prediction)
+      const { id } = await predictions.create(toNewPrediction(request.body, request, services))
+      const cancel = () => void predictions.cancel(id)
+      return answer(id, request, reply, cancel)
     },
   )
+
+  app.put(
+    '/predictions/:id',
+    { schema: { params: IdPath, body: PredictionRequest }, preValidation, config: makesOne },
+    async (request, reply) => {
+      const { id } = request.params
+      expectSameId(request.body.id, id)
+      const known = predictions.get(id)
+      if (known) return answerKnown(known, request, reply)
+      const wanted = { ...toNewPrediction(request.body, request, services), id }
+      await predictions.create(wanted).catch(ignoreConflict)
+      return answer(id, request, reply, () => {})
+    },
+  )
+
+  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, (request, reply) => {
+    const { id } = request.params
+    const prediction = predictions.get(id)
+    if (prediction && !isTerminal(prediction)) predictions.cancel(id)
+    else reply.code(404)
+    return {}
+  })
+
+  app.post('/shutdown', { config: { access: 'admin' } }, (_request, reply) => {
+    reply.raw.once('finish', services.shutdown)
+    return {}
+  })
+
+  // A server that closes waits for its replies.
+  app.addHook('preClose', async () => {
+    for (const close of openStreams) close()
+  })
+
+  async function answerKnown(prediction: Prediction, request: FastifyRequest, reply: FastifyReply) {
+    if (wantsEvents(request)) return answer(prediction.id, request, reply, () => {})
+    reply.code(isTerminal(prediction) ? 200 : 202)
+    return describe(services, prediction, request)
+  }
 }
 
-/** Cog compares the header by exact equality; any other preference is ignored. */
-function refuseAsync(prefer: string | string[] | undefined): void {
-  if (prefer === 'respond-async')
-    throw new FluxdError('not_supported', 'Prefer: respond-async is not supported yet')
+/** What a client gets for its prediction: events, at once a 202, or the end of it. */
+function createAnswer(services: CogServices, openStreams: Set<() => void>) {
+  const { predictions, outputs } = services
+
+  return async function answer(
+    id: string,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    onHangUp: () => void,
+  ) {
+    if (wantsEvents(request)) {
+      const close = streamPrediction(reply, id, {
+        predictions,
+        deliver: async (file) => (await outputs.deliver({ id, output: [file] }))![0]!,
+        describe: () => describe(services, predictions.get(id)!, request),
+        onHangUp,
+      })
+      openStreams.add(close)
+      reply.raw.once('close', () => openStreams.delete(close))
+      return reply
+    }
+    // Cog compares the header by exact equality; any other preference is ignored.
+    if (request.headers.prefer === 'respond-async') {
+      reply.code(202)
+      return describe(services, predictions.get(id)!, request)
+    }
+    const prediction = await predictions.settled(id, { signal: disconnectSignal(reply) })
+    if (!isTerminal(prediction)) onHangUp()
+    return describe(services, predictions.get(id)!, request)
+  }
 }
+
+async function describe(
+  { outputs }: CogServices,
+  prediction: Prediction,
+  request: FastifyRequest,
+): Promise<unknown> {
+  const body = request.body as PredictionRequest
+  const uris = await outputs.deliver(prediction, readTrace(request), body.output_file_prefix)
+  return toPredictionResponse(prediction, uris)
+}
+
+function toNewPrediction(
+  body: PredictionRequest,
+  request: FastifyRequest,
+  services: CogServices,
+): NewPrediction {
+  if (services.refusesWhenBusy && services.isSettingUp())
+    throw new FluxdError('busy', 'Already running a prediction')
+  return {
+    ...readWish(findModel(services), request.sentInput, body, request, services.catalog),
+    surface: 'cog',
+    id: body.id,
+    sentCreatedAt: body.created_at,
+    unlessBusy: services.refusesWhenBusy,
+  }
+}
+
+function findModel({ model, catalog }: CogServices): Model {
+  const [owner = '', name = ''] = model.split('/')
+  const found = catalog.find(owner, name)
+  if (!found) throw new FluxdError('not_found', `There is no model ${model}`)
+  return found
+}
+
+function expectSameId(sent: string | undefined, id: string): void {
+  if (sent === undefined || sent === id) return
+  const message = 'prediction ID must match the ID supplied in the URL'
+  throw new z.ZodError([{ code: 'custom', path: ['id'], input: sent, message }])
+}
+
+/** Somebody else was faster with the same id: it is the same prediction. */
+function ignoreConflict(error: unknown): void {
+  if (!(error instanceof FluxdError) || error.code !== 'conflict') throw error
+}
+
+const wantsEvents = ({ headers }: FastifyRequest) =>
+  headers.accept?.includes('text/event-stream') ?? false
+
+/** What belongs to a trace goes on to the places that are told of the prediction. */
+const readTrace = ({ headers }: FastifyRequest): Trace =>
+  Object.fromEntries(
+    ['traceparent', 'tracestate'].flatMap((name) => {
+      const value = headers[name]
+      return typeof value === 'string' ? [[name, value]] : []
+    }),
+  )

@@ -13,7 +13,9 @@ const statusOfEngine: Readonly<Record<EngineStatus, HealthStatus>> = {
 
 /** `GET /health-check` answers 200 whatever the state is; the state is in the body. */
 export function healthRoutes(app: FastifyInstance, engine: Engine, setup: () => Setup): void {
-  app.get('/health-check', () => describeHealth(engine.status(), setup()))
+  app.get('/health-check', { config: { access: 'public' } }, () =>
+    describeHealth(engine.status(), setup()),
+  )
 }
 
 const describeHealth = (engine: EngineStatus, setup: Setup): HealthCheck => ({
@@ -24,6 +26,7 @@ const describeHealth = (engine: EngineStatus, setup: Setup): HealthCheck => ({
     status: setup.status,
     logs: setup.logs,
   },
+  safety_checker: setup.safetyChecker ? 'installed' : 'none',
 })
 
 /** A dead engine outweighs how its setup went. */

@@ -43,13 +43,9 @@ function openFile(path: string): SafetensorsFile {
  * What the keys of `file` add to which tensors of the base model. Values are not read, except for
  * the alpha scalars. Throws `lora_invalid` as `openLora` does.
  */
-export function readLora(file: SafetensorsFile, { transformer, clip }: LoraBase): LoraAdapter {
+export function readLora(file: SafetensorsFile, base: LoraBase): LoraAdapter {
   refuseControlLora(file)
-  const vocabulary: Vocabulary = {
-    transformer: transformerModules(transformer),
-    clip: clip && clipModules(clip),
-  }
-  const { groups, ignored } = groupKeys(file, vocabulary, transformer)
+  const { groups, ignored } = groupKeys(file, vocabularyOf(base), base.transformer)
   const scaling = readScaling(file)
   const deltas = new Map<string, Delta[]>()
   for (const group of groups) {
@@ -65,6 +61,12 @@ export function readLora(file: SafetensorsFile, { transformer, clip }: LoraBase)
     )
   return { source: file.path, scheme: schemeOf(groups), deltas, ignored }
 }
+
+/** Every module of the networks, by name. */
+export const vocabularyOf = ({ transformer, clip }: LoraBase): Vocabulary => ({
+  transformer: transformerModules(transformer),
+  clip: clip && clipModules(clip),
+})
 
 const changedTwice = (path: string, one: string, other: string) =>
   invalidLora(`${path}: expected one change per layer but got ${one} and ${other}`)
@@ -100,7 +102,11 @@ function groupKeys(file: SafetensorsFile, vocabulary: Vocabulary, params: FluxPa
 
 // Parts that no Flux.1 pipeline merges. Some files on the web hold the same LoRA twice, under
 // diffusers' and under kohya's names; diffusers' count.
-function ignoredKeys({ tensors }: SafetensorsFile, vocabulary: Vocabulary, params: FluxParams) {
+export function ignoredKeys(
+  { tensors }: SafetensorsFile,
+  vocabulary: Vocabulary,
+  params: FluxParams,
+) {
   const twice = [...tensors.keys()].some((key) => key.startsWith('transformer.'))
   return (key: string) =>
     /^(lora_te[23]_|text_encoder_[23]\.|text_encoders\.(t5xxl|clip_g)\.)/.test(key) ||
@@ -110,7 +116,12 @@ function ignoredKeys({ tensors }: SafetensorsFile, vocabulary: Vocabulary, param
     (twice && key.startsWith('lora_unet_'))
 }
 
-function unknownKey({ path, tensors }: SafetensorsFile, key: string, vocabulary: Vocabulary) {
+/** Why `key` cannot be read. */
+export function unknownKey(
+  { path, tensors }: SafetensorsFile,
+  key: string,
+  vocabulary: Vocabulary,
+) {
   const kind = describeForeignKey(key)
   if (!kind && ![...tensors.keys()].some(hasRole))
     return invalidLora(
@@ -125,7 +136,8 @@ function unknownKey({ path, tensors }: SafetensorsFile, key: string, vocabulary:
 const isBeyondLastBlock = (key: string, vocabulary: Vocabulary) =>
   parseKey(key.replace(/(?<=(?:blocks|layers)[._])\d+/, '0'), vocabulary) !== undefined
 
-function refuseControlLora({ path, tensors }: SafetensorsFile) {
+/** Throws `lora_invalid` for BFL's control LoRAs. */
+export function refuseControlLora({ path, tensors }: SafetensorsFile) {
   const keys = [...tensors.keys()]
   const key = keys.find(isControlKey)
   if (key && keys.some(hasRole))

@@ -3,11 +3,10 @@
  * adapter config that PEFT and diffusers write into the file's metadata.
  * Source: kohya sd-scripts, networks/lora_flux.py; diffusers, loaders/peft.py; peft, tuners/lora.
  */
-import { closeSync, openSync, readSync } from 'node:fs'
 import { z } from 'zod'
 import { invalidLora } from '../errors.js'
 import type { SafetensorsFile, TensorSlice } from '../runtime/safetensors.js'
-import { elementCount } from '../runtime/tensor.js'
+import { readScalar } from '../runtime/scalars.js'
 import type { LoraKey } from './keys.js'
 
 export type Scaling = {
@@ -81,40 +80,12 @@ const patternValue = (patterns: Readonly<Record<string, number>>, name: string) 
 
 // Trainers treat an alpha of 0 as "the rank".
 function alphaOf(path: string, slice: TensorSlice, rank: number): number {
-  const alpha = readScalar(path, slice)
+  const alpha = readScalar(slice)
+  if (alpha === undefined)
+    throw invalidLora(
+      `${path}: expected ${slice.name} to be one number but it is ${slice.dtype} [${slice.shape}]`,
+    )
   if (!Number.isFinite(alpha))
     throw invalidLora(`${path}: expected a finite number in ${slice.name} but it is ${alpha}`)
   return alpha === 0 ? rank : alpha
-}
-
-function readScalar(path: string, { name, dtype, shape, file, offset, byteLength }: TensorSlice) {
-  const decode = decoders[dtype]
-  if (elementCount(shape) !== 1 || !decode)
-    throw invalidLora(`${path}: expected ${name} to be one number but it is ${dtype} [${shape}]`)
-  const bytes = Buffer.alloc(byteLength)
-  const descriptor = openSync(file, 'r')
-  try {
-    readSync(descriptor, bytes, 0, byteLength, offset)
-  } finally {
-    closeSync(descriptor)
-  }
-  return decode(bytes)
-}
-
-const decoders: Readonly<Partial<Record<TensorSlice['dtype'], (bytes: Buffer) => number>>> = {
-  F64: (bytes) => bytes.readDoubleLE(),
-  F32: (bytes) => bytes.readFloatLE(),
-  BF16: (bytes) => Buffer.from([0, 0, bytes[0]!, bytes[1]!]).readFloatLE(),
-  F16: (bytes) => halfToFloat(bytes.readUInt16LE()),
-  I64: (bytes) => Number(bytes.readBigInt64LE()),
-  I32: (bytes) => bytes.readInt32LE(),
-}
-
-function halfToFloat(half: number): number {
-  const sign = half & 0x8000 ? -1 : 1
-  const exponent = (half >> 10) & 0x1f
-  const fraction = half & 0x3ff
-  if (exponent === 0) return sign * 2 ** -24 * fraction
-  if (exponent === 31) return fraction ? Number.NaN : sign * Number.POSITIVE_INFINITY
-  return sign * 2 ** (exponent - 25) * (1024 + fraction)
 }

@@ -8,12 +8,34 @@ import ipaddr from 'ipaddr.js'
 // All global unicast addresses are in here (RFC 4291 §2.4); ::/96, the IPv4-compatible ones, are not.
 const globalUnicast = ipaddr.IPv6.parseCIDR('2000::/3')
 
+/** Whether `address`, which is what `host` is or resolved to, may be connected to. */
+export type AddressRule = (address: string, host: string) => boolean
+
 /** True for a public unicast address; false for every other one and for what is no address. */
 export function isPublicAddress(address: string): boolean {
   if (!ipaddr.isValid(address)) return false
   const parsed = ipaddr.parse(address)
   if (parsed.range() !== 'unicast') return false
   return parsed instanceof ipaddr.IPv4 || parsed.match(globalUnicast)
+}
+
+/**
+ * Public addresses, and besides them those that `allowed` names: host names (for whatever they
+ * resolve to), addresses, and ranges such as 10.0.0.0/8.
+ */
+export function allowHosts(allowed: readonly string[]): AddressRule {
+  const names = new Set(allowed.map((each) => each.toLowerCase()))
+  const ranges = allowed.filter(ipaddr.isValidCIDR).map((each) => ipaddr.parseCIDR(each))
+  return (address, host) =>
+    isPublicAddress(address) ||
+    names.has(host.toLowerCase()) ||
+    names.has(address) ||
+    ranges.some((range) => isInRange(address, range))
+}
+
+function isInRange(address: string, [network, bits]: ReturnType<typeof ipaddr.parseCIDR>) {
+  const parsed = ipaddr.parse(address)
+  return parsed.kind() === network.kind() && parsed.match(network, bits)
 }
 
 /**

@@ -7,7 +7,7 @@
 import sharp, { type Sharp } from 'sharp'
 import { FluxdError } from '../errors.js'
 import type { PixelSize } from '../plan/plan.js'
-import { resizeLanczos } from './resample.js'
+import { resize } from './resample.js'
 
 // 8192²; three bytes each are held at a time, and their resized rows.
 const maxPixels = 2 ** 26
@@ -26,7 +26,7 @@ export const measureImage = (bytes: Uint8Array): Promise<PixelSize> =>
 /** A picture stretched to `size`: [3, H, W] in [−1, 1]. */
 export async function readImage(bytes: Uint8Array, size: PixelSize): Promise<Float32Array> {
   const picture = await readRgb('image', bytes)
-  const rgb = resizeLanczos(picture.rgb, picture.size, size)
+  const rgb = resize(picture.rgb, picture.size, size, 'lanczos')
   const pixels = size.width * size.height
   const planes = new Float32Array(3 * pixels)
   for (let i = 0; i < pixels; i++)
@@ -61,7 +61,8 @@ const nearest = (index: number, to: number, from: number) =>
 const luma = (rgb: Uint8Array, at: number) =>
   (rgb[at]! * 19595 + rgb[at + 1]! * 38470 + rgb[at + 2]! * 7471 + 0x8000) >> 16
 
-function readRgb(what: string, bytes: Uint8Array) {
+/** A picture as H·W·3 bytes, row by row; `what` is what messages call it. */
+export function readRgb(what: string, bytes: Uint8Array) {
   return withReader(what, bytes, async (image) => {
     const { data, info } = await image
       .removeAlpha()

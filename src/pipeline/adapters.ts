@@ -1,146 +1,157 @@
 /**
- * The networks of a variant with LoRAs merged in. Sessions hold merged weights, so another set of
- * LoRAs means other sessions; they are always built from the checkpoint's own tensors, whatever
- * ran before. The base stays loaded, and so does the set that was used last.
+ * The networks of a variant at a precision, with LoRAs merged in. Sessions hold merged weights, so
+ * another set of LoRAs means other sessions; they are always built from the checkpoint's own
+ * tensors, whatever ran before. The bases stay loaded, and so does the set that was used last.
  */
 import { statSync } from 'node:fs'
-import type { Checkpoint } from '../checkpoint/checkpoint.js'
 import { FluxdError } from '../errors.js'
-import { openLora } from '../lora/lora.js'
-import { createMerger, type MergedTensors, type Merger } from '../lora/merge.js'
-import type { LoraFile } from '../plan/plan.js'
+import type { LoraFile, LoraSource, Precision } from '../plan/plan.js'
 import type { Session } from '../runtime/session.js'
-import { withMerged } from '../runtime/weights.js'
-import type { PromptEncoder } from './prompt.js'
+import {
+  type AdaptedParts,
+  type LoraSet,
+  type MergedParts,
+  type MergeSettings,
+  openLoraSet,
+} from './merging.js'
+import { createPromptEncoder, type PromptEncoder, type TextEncoder } from './prompt.js'
 import type { Transformer } from './transformer.js'
 
 /** The networks that a LoRA may change. */
 export type Adapted = { readonly transformer: Transformer; readonly prompt: PromptEncoder }
 
-/** Loads the networks over these weights. */
-export type LoadNetworks = (parts: Pick<Checkpoint, 'transformer' | 'text'>) => Promise<Adapted>
+/** How the networks are loaded. T5 belongs to the caller: no LoRA changes it. */
+export type Networks = {
+  readonly loadTransformer: (
+    component: AdaptedParts['transformer'],
+    precision: Precision,
+  ) => Promise<Transformer>
+  readonly loadClip: (component: AdaptedParts['clip']) => Promise<TextEncoder>
+  readonly t5: TextEncoder
+}
+
+export type AdapterSettings = MergeSettings & {
+  /** Whether there is memory for the base at more than one precision. */
+  readonly keepsBases: boolean
+}
 
 export type Adapters = {
   /**
    * The networks with `loras` merged in, each at its scale; LoRAs of scale 0 count as absent.
    * Throws `lora_invalid` when a file is none or is made for another model.
    */
-  readonly select: (loras: readonly LoraFile[]) => Promise<Adapted>
+  readonly select: (precision: Precision, loras: readonly LoraFile[]) => Promise<Adapted>
   readonly busySeconds: () => number
   readonly release: () => Promise<void>
 }
 
-type Held<T> = { readonly key: string; readonly value: T; readonly release: () => Promise<void> }
+/** What is loaded, and under which name it can be had again. */
+type Held<T> = { readonly key: string; readonly value: T }
 
+type MergedNetworks = Adapted & { readonly sessions: readonly Session[] }
+
+/** Loads the base in bf16; the rest is loaded when it is first asked for. */
 export async function createAdapters(
-  checkpoint: Pick<Checkpoint, 'transformer' | 'text'>,
-  load: LoadNetworks,
-  threads: number,
+  parts: AdaptedParts,
+  networks: Networks,
+  settings: AdapterSettings,
 ): Promise<Adapters> {
-  const base = await load(checkpoint)
-  let mergers: Held<Mergers> | undefined
-  let merged: Held<Adapted> | undefined
+  const bases = new Map<Precision, Transformer>()
+  const clip = await networks.loadClip(parts.clip)
+  let set: Held<LoraSet> | undefined
+  let merged: Held<MergedNetworks> | undefined
   let retiredSeconds = 0
 
-  async function dropMerged() {
-    if (merged) retiredSeconds += busySeconds(merged.value)
-    await merged?.release()
-    merged = undefined
+  async function retire(sessions: readonly Session[]) {
+    for (const session of sessions) {
+      retiredSeconds += session.busySeconds()
+      await session.release()
+    }
   }
 
-  /** The mergers of these files; asking for the same files again reads nothing. */
-  async function selectMergers(files: readonly LoraFile[]): Promise<Mergers> {
-    const key = files.map(identity).join('\n')
-    if (mergers?.key === key) return mergers.value
-    await mergers?.release()
-    mergers = undefined
-    const value = await openMergers(checkpoint, files, threads)
-    mergers = { key, value, release: value.release }
+  async function selectBase(precision: Precision): Promise<Transformer> {
+    const present = bases.get(precision)
+    if (present) return present
+    if (!settings.keepsBases) await dropBases()
+    const transformer = await networks.loadTransformer(parts.transformer, precision)
+    bases.set(precision, transformer)
+    return transformer
+  }
+
+  async function dropBases() {
+    for (const { sessions } of bases.values()) await retire(sessions)
+    bases.clear()
+  }
+
+  async function dropMerged() {
+    const sessions = merged?.value.sessions ?? []
+    merged = undefined
+    await retire(sessions)
+  }
+
+  async function dropSet() {
+    await set?.value.release()
+    set = undefined
+  }
+
+  /** Asking for the same files again reads nothing. */
+  async function selectSet(precision: Precision, files: readonly LoraFile[]): Promise<LoraSet> {
+    const key = [precision, ...files.map(identity)].join('\n')
+    if (set?.key === key) return set.value
+    await dropSet()
+    const value = await openLoraSet(parts, precision, files, settings)
+    set = { key, value }
     return value
   }
 
+  async function loadMerged(precision: Precision, own: MergedParts): Promise<MergedNetworks> {
+    try {
+      const transformer = await networks.loadTransformer(own.transformer, precision)
+      if (own.clip === parts.clip)
+        return { transformer, prompt: basePrompt, sessions: transformer.sessions }
+      const ownClip = await networks.loadClip(own.clip)
+      const prompt = createPromptEncoder(ownClip, networks.t5)
+      return { transformer, prompt, sessions: [...transformer.sessions, ...ownClip.sessions] }
+    } finally {
+      own.release()
+    }
+  }
+
+  const basePrompt = createPromptEncoder(clip, networks.t5)
+  await selectBase('bf16')
   return {
-    async select(loras) {
+    async select(precision, loras) {
       const files = loras.filter(({ scale }) => scale !== 0)
-      if (files.length === 0) return base
-      const key = files.map((file) => `${identity(file)} ${file.scale}`).join('\n')
+      if (files.length === 0)
+        return { transformer: await selectBase(precision), prompt: basePrompt }
+      const key = [precision, ...files.map((file) => `${identity(file)} ${file.scale}`)].join('\n')
       if (merged?.key === key) return merged.value
-      const tensors = await (await selectMergers(files)).merge(files.map(({ scale }) => scale))
+      const lorasOfSet = await selectSet(precision, files)
+      const own = await lorasOfSet.merge(files.map(({ scale }) => scale))
       // The old set goes first: two sets of a large model would not fit.
       await dropMerged()
-      const value = await load({
-        transformer: {
-          ...checkpoint.transformer,
-          weights: withMerged(checkpoint.transformer.weights, tensors.transformer),
-        },
-        text: {
-          ...checkpoint.text,
-          clip: {
-            ...checkpoint.text.clip,
-            weights: withMerged(checkpoint.text.clip.weights, tensors.clip),
-          },
-        },
-      })
-      merged = { key, value, release: () => releaseAll(value) }
+      const value = await loadMerged(precision, own)
+      merged = { key, value }
       return value
     },
     busySeconds: () =>
-      busySeconds(base) + (merged ? busySeconds(merged.value) : 0) + retiredSeconds,
+      [...bases.values(), clip, ...(merged ? [merged.value] : [])]
+        .flatMap(({ sessions }) => sessions)
+        .reduce((sum, session) => sum + session.busySeconds(), retiredSeconds),
     async release() {
       await dropMerged()
-      await mergers?.release()
-      await releaseAll(base)
+      await dropSet()
+      await dropBases()
+      await retire(clip.sessions)
     },
   }
 }
 
 /** Tells files apart without reading them: a file that changed is another file. */
-function identity({ path }: LoraFile): string {
+function identity({ path, digest }: LoraSource): string {
+  if (digest !== undefined) return digest
   const stats = statSync(path, { throwIfNoEntry: false })
   if (!stats)
     throw new FluxdError('lora_invalid', `${path}: expected a LoRA file but nothing is there`)
   return `${path} ${stats.ino} ${stats.size} ${stats.mtimeMs}`
-}
-
-type Mergers = {
-  readonly merge: (
-    scales: readonly number[],
-  ) => Promise<{ readonly transformer: MergedTensors; readonly clip: MergedTensors }>
-  readonly release: () => Promise<void>
-}
-
-/** One merger per network; most LoRAs leave CLIP alone, whose merger is then empty. */
-async function openMergers(
-  { transformer, text: { clip } }: Pick<Checkpoint, 'transformer' | 'text'>,
-  files: readonly LoraFile[],
-  threads: number,
-): Promise<Mergers> {
-  const model = { transformer: transformer.params, clip: clip.params }
-  const adapters = await Promise.all(files.map(({ path }) => openLora(path, model, threads)))
-  const options = { rounding: 'float32', threads } as const
-  const opened: Merger[] = []
-  for (const { weights } of [transformer, clip])
-    opened.push(await createMerger(weights.pristine, adapters, options))
-  const [ofTransformer, ofClip] = opened as [Merger, Merger]
-  return {
-    merge: async (scales) => ({
-      transformer: await ofTransformer.merge(scales),
-      clip: await ofClip.merge(scales),
-    }),
-    release: async () => {
-      for (const merger of opened) await merger.release()
-    },
-  }
-}
-
-const sessionsOf = ({ transformer, prompt }: Adapted): readonly Session[] => [
-  ...transformer.sessions,
-  ...prompt.sessions,
-]
-
-const busySeconds = (adapted: Adapted) =>
-  sessionsOf(adapted).reduce((sum, session) => sum + session.busySeconds(), 0)
-
-async function releaseAll(adapted: Adapted) {
-  for (const session of sessionsOf(adapted)) await session.release()
 }

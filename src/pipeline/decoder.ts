@@ -3,9 +3,10 @@ import type { Component } from '../checkpoint/checkpoint.js'
 import { addDecoder, addEncoder } from '../flux/autoencoder.js'
 import type { AutoencoderParams } from '../flux/params.js'
 import type { PixelSize } from '../plan/plan.js'
+import { type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
 import { portableOps } from '../runtime/portable.js'
-import { createSession, type Session, type SessionOptions } from '../runtime/session.js'
+import type { Session, SessionOptions } from '../runtime/session.js'
 import { floatTensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
 
@@ -15,7 +16,10 @@ export type Decoder = {
   readonly sessions: readonly Session[]
 }
 
-/** The model bytes of both directions; throws when the checkpoint does not fit its params. */
+/**
+ * Both directions; throws when the checkpoint does not fit its params. They are float32 whoever
+ * runs them: this network exceeds half precision, and its rounding would be seen.
+ */
 export function buildAutoencoderGraphs({ params, weights, source }: Component<AutoencoderParams>) {
   const decoder = createGraph('decoder')
   addDecoder(portableOps(decoder), params, weights)
@@ -28,9 +32,11 @@ export function buildAutoencoderGraphs({ params, weights, source }: Component<Au
 export async function loadDecoder(
   component: Component<AutoencoderParams>,
   options: SessionOptions,
+  backend: Backend = portableBackend,
 ): Promise<Decoder> {
   const { latentChannels } = component.params
-  const session = await createSession(buildAutoencoderGraphs(component).decoder.encode(), options)
+  const graph = buildAutoencoderGraphs(component).decoder
+  const { session } = await backend.createSessions({ session: { graph } }, options)
   return {
     async decode(latents, { width, height }) {
       const dims = [1, latentChannels, height / 8, width / 8]

@@ -10,8 +10,8 @@ export type DenoiseOptions = {
   /** Inpainting puts back here what the mask keeps. */
   readonly blend?: Blend | undefined
   readonly signal?: AbortSignal
-  /** Called after each step, with the number of steps done. */
-  readonly onStep?: (done: number, latents: Float32Array) => void
+  /** Called after each step, with the number of steps done and the velocity that led there; awaited. */
+  readonly onStep?: (done: number, latents: Float32Array, velocity: Float32Array) => unknown
 }
 
 /**
@@ -30,7 +30,7 @@ export async function denoise(
     const velocity = await predict(x, step)
     x = eulerStep(x, velocity, sigmas[step + 1]! - sigmas[step]!)
     if (blend) x = blend(x, sigmas[step + 1]!)
-    onStep?.(step + 1, x)
+    await onStep?.(step + 1, x, velocity)
   }
   signal?.throwIfAborted()
   return x

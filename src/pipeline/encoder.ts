@@ -2,7 +2,8 @@
 import type { Component } from '../checkpoint/checkpoint.js'
 import type { AutoencoderParams } from '../flux/params.js'
 import type { PixelSize } from '../plan/plan.js'
-import { createSession, type Session, type SessionOptions } from '../runtime/session.js'
+import { type Backend, portableBackend } from '../runtime/backend.js'
+import type { Session, SessionOptions } from '../runtime/session.js'
 import { type FloatTensor, floatTensor } from '../runtime/tensor.js'
 import { buildAutoencoderGraphs } from './decoder.js'
 
@@ -15,8 +16,10 @@ export type Encoder = {
 export async function loadEncoder(
   component: Component<AutoencoderParams>,
   options: SessionOptions,
+  backend: Backend = portableBackend,
 ): Promise<Encoder> {
-  const session = await createSession(buildAutoencoderGraphs(component).encoder.encode(), options)
+  const graph = buildAutoencoderGraphs(component).encoder
+  const { session } = await backend.createSessions({ session: { graph } }, options)
   return {
     async encode(image, { width, height }) {
       const { latents } = await session.run({ image: floatTensor(image, [1, 3, height, width]) })

@@ -1,4 +1,5 @@
 /** The story of one prediction: prompt and seed in, encoded pictures out. */
+import { FluxdError } from '../errors.js'
 import { type EncodedImage, encodeImage } from '../media/encoding.js'
 import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
 import { floatTensor } from '../runtime/tensor.js'
@@ -7,20 +8,36 @@ import { denoise, type Predict } from './denoise.js'
 import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
 import type { Models } from './models.js'
 import { startNoise } from './noise.js'
+import { makePreview } from './preview.js'
+import { chooseGate, isSafe, type SafetyGate } from './safetyGate.js'
 import { getSchedule, guidanceArgument, timestepArgument, timestepEmbedding } from './schedule.js'
 import { prepareStart } from './start.js'
 import type { PromptEmbedding } from './transformer.js'
 
 export type GenerateHooks = {
   readonly signal: AbortSignal
+  /** The plan's LoRAs are in place, after so many seconds. */
+  readonly onAdapted?: (seconds: number) => void
   readonly onProgress: (progress: { image: number; step: number; steps: number }) => void
   readonly onImage: (index: number, image: EncodedImage) => void
+  readonly previews?: PreviewHooks | undefined
+  /** Judges pictures of plans that want it. */
+  readonly safety?: SafetyGate | undefined
+}
+
+export type PreviewHooks = {
+  /** Whether somebody wants to see one now. */
+  readonly isDue: () => boolean
+  readonly onPreview: (
+    progress: { image: number; step: number; steps: number },
+    preview: EncodedImage,
+  ) => void
 }
 
 // The networks compute in float32, so nothing rounds on its way into the sinusoids.
 const rounding = 'none'
 
-type Stage = 'lora' | 'prompt' | 'start' | 'denoise' | 'decode' | 'encode'
+type Stage = 'lora' | 'prompt' | 'start' | 'denoise' | 'decode' | 'safety' | 'encode'
 
 /**
  * Seconds by stage; `lora` is switching to the plan's set of LoRAs, `start` is reading and encoding an image, and writing files (`encode`) overlaps
@@ -29,17 +46,22 @@ type Stage = 'lora' | 'prompt' | 'start' | 'denoise' | 'decode' | 'encode'
 export type StageSeconds = Readonly<Record<Stage | 'total' | 'ort', number>>
 
 /**
- * Makes the pictures of a plan one after another and hands each over as soon as it is encoded.
- * Returns the seconds spent by stage; throws when `signal` aborts.
+ * Makes the pictures of a plan one after another and hands each over as soon as it is encoded;
+ * unsafe ones are never encoded. Returns the seconds spent by stage.
+ * Throws when `signal` aborts, and `unsafe_output` when no picture is left.
  */
 export async function generate(
   plan: GenerationPlan,
   models: Models,
-  { signal, onProgress, onImage }: GenerateHooks,
+  { signal, onAdapted, onProgress, onImage, previews, safety }: GenerateHooks,
 ): Promise<StageSeconds> {
-  const clock = startClock(models)
+  const gate = chooseGate(plan, safety)
+  const clock = startClock(models, gate)
   const { tokenRows, tokenCols } = tokenGrid(plan.size)
-  const { transformer, prompt } = await clock.time('lora', () => models.adapters.select(plan.loras))
+  const { transformer, prompt } = await clock.time('lora', () =>
+    models.adapters.select(plan.precision, plan.loras),
+  )
+  onAdapted?.(clock.timings().lora)
   const { predict, sigmas } = await clock.time('prompt', async () =>
     prepare(plan, { transformer, scheduler: models.scheduler }, await prompt.encode(plan.prompt)),
   )
@@ -48,15 +70,25 @@ export async function generate(
   )
   // The last picture is still being encoded while the next one is denoised.
   let encoding: Promise<void> = Promise.resolve()
+  let safeImages = 0
   for (let image = 0; image < plan.count; image++) {
     const noise = startNoise(plan.noise, plan.seed + image, plan.size)
     const start = makeStart(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
-    const onStep = (step: number) => onProgress({ image, step, steps: stepsToRun(plan) })
+    const onStep = async (step: number, latents: Float32Array, velocity: Float32Array) => {
+      const progress = { image, step, steps: stepsToRun(plan) }
+      onProgress(progress)
+      // After the last step comes the picture itself, and what is to be judged is not shown before.
+      if (step === progress.steps || gate || !previews?.isDue()) return
+      const preview = { latents, velocity, sigma: sigmas[step]! }
+      previews.onPreview(progress, await makePreview(preview, plan.size, models.decoder))
+    }
     const packed = await clock.time('denoise', () =>
       denoise(predict, start.latents, sigmas, { blend: start.blend, signal, onStep }),
     )
     const latents = unpackLatents(packed, tokenRows, tokenCols)
     const rgb = await clock.time('decode', () => models.decoder.decode(latents, plan.size))
+    if (!(await clock.time('safety', () => isSafe(gate, rgb, plan.size, image)))) continue
+    safeImages++
     await encoding
     encoding = clock
       .time('encode', () => encodeImage(rgb, plan.size, plan.output))
@@ -65,8 +97,13 @@ export async function generate(
     encoding.catch(() => {})
   }
   await encoding
+  if (safeImages === 0) throw new FluxdError('unsafe_output', nothingLeft)
   return clock.timings()
 }
+
+// The reference's words (replicate-contract §1.8).
+const nothingLeft =
+  'All generated images contained NSFW content. Try running it again with a different prompt.'
 
 /** What all pictures of a plan share: the noise levels from its first step on, and the velocity at each. */
 export async function prepare(
@@ -98,15 +135,17 @@ export async function prepare(
   }
 }
 
-function startClock(models: Models) {
+function startClock(models: Models, gate: SafetyGate | undefined) {
+  const busySeconds = () => models.busySeconds() + (gate?.checker.busySeconds() ?? 0)
   const startedAt = performance.now()
-  const ortAtStart = models.busySeconds()
+  const ortAtStart = busySeconds()
   const seconds: Record<Stage, number> = {
     lora: 0,
     prompt: 0,
     start: 0,
     denoise: 0,
     decode: 0,
+    safety: 0,
     encode: 0,
   }
   return {
@@ -121,7 +160,7 @@ function startClock(models: Models) {
     timings: () => ({
       ...seconds,
       total: (performance.now() - startedAt) / 1000,
-      ort: models.busySeconds() - ortAtStart,
+      ort: busySeconds() - ortAtStart,
     }),
   }
 }

@@ -1,16 +1,17 @@
 /** A variant's networks, loaded and ready to run. */
-import { totalmem } from 'node:os'
-import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
+import { tmpdir, totalmem } from 'node:os'
+import { type Checkpoint, type Component, openCheckpoint } from '../checkpoint/checkpoint.js'
 import { invalidCheckpoint } from '../errors.js'
-import type { SchedulerParams } from '../flux/params.js'
+import type { FluxParams, SchedulerParams } from '../flux/params.js'
 import type { Variant } from '../plan/plan.js'
+import { type Backend, portableBackend } from '../runtime/backend.js'
 import type { Session, SessionOptions } from '../runtime/session.js'
 import { elementCount } from '../runtime/tensor.js'
 import type { Weights } from '../runtime/weights.js'
-import { type Adapters, createAdapters, type LoadNetworks } from './adapters.js'
+import { type Adapters, createAdapters } from './adapters.js'
 import { type Decoder, loadDecoder } from './decoder.js'
 import { type Encoder, loadEncoder } from './encoder.js'
-import { loadPromptEncoder } from './prompt.js'
+import { loadClip, loadT5 } from './prompt.js'
 import { loadTransformer } from './transformer.js'
 
 export type Models = {
@@ -28,16 +29,26 @@ export type Models = {
 }
 
 // T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
-const maxTextTokens = { dev: 512, schnell: 256 } as const
+export const maxTextTokens = { dev: 512, schnell: 256 } as const
 
 // Widened weights may fill this share of the machine; beyond it they stay mapped.
 const widenedShare = 0.25
 
+// Half of what a model's bytes can hold; the graphs and their constants need room too.
+const maxMergedBytes = 2 ** 30
+
 /**
- * Opens the checkpoint at `path` and loads its networks.
+ * Opens the checkpoint at `path` and loads its networks; large sets of merged LoRAs go through files
+ * in the folder `scratch`.
  * Throws `checkpoint_invalid` when it is damaged or not a checkpoint of `variant`.
  */
-export async function loadModels(variant: Variant, path: string, threads: number): Promise<Models> {
+export async function loadModels(
+  variant: Variant,
+  path: string,
+  threads: number,
+  scratch: string = tmpdir(),
+  backend: Backend = portableBackend,
+): Promise<Models> {
   const checkpoint = openCheckpoint(path)
   checkVariant(checkpoint, variant)
   checkWidths(checkpoint)
@@ -46,20 +57,27 @@ export async function loadModels(variant: Variant, path: string, threads: number
     threads,
     widenWeights: widenedBytes(weights) < totalmem() * widenedShare ? 'load' : 'run',
   })
-  const loadNetworks: LoadNetworks = async (parts) => ({
-    prompt: await loadPromptEncoder(
-      parts.text,
-      maxTextTokens[variant],
-      options([text.clip.weights, text.t5.weights]),
-    ),
-    transformer: await loadTransformer(parts.transformer, options([transformer.weights])),
-  })
-  const adapters = await createAdapters(checkpoint, loadNetworks, threads)
-  const decoder = await loadDecoder(autoencoder, options([autoencoder.weights]))
-  const sessions: Session[] = [...decoder.sessions]
+  const ofText = options([text.clip.weights, text.t5.weights])
+  const ofTransformer = options([transformer.weights])
+  const t5 = await loadT5(text, maxTextTokens[variant], ofText, backend)
+  const adapters = await createAdapters(
+    { transformer, clip: text.clip },
+    {
+      loadTransformer: (component, precision) =>
+        loadTransformer(component, ofTransformer, precision, backend),
+      loadClip: (clip) => loadClip({ ...text, clip }, ofText, backend),
+      t5,
+    },
+    {
+      ...{ threads, scratch, maxBytesInMemory: maxMergedBytes },
+      keepsBases: !backend.copiesWeights && hasRoomFor(2, transformer),
+    },
+  )
+  const decoder = await loadDecoder(autoencoder, options([autoencoder.weights]), backend)
+  const sessions: Session[] = [...t5.sessions, ...decoder.sessions]
   let encoder: Promise<Encoder> | undefined
   const openEncoder = async () => {
-    const opened = await loadEncoder(autoencoder, options([autoencoder.weights]))
+    const opened = await loadEncoder(autoencoder, options([autoencoder.weights]), backend)
     sessions.push(...opened.sessions)
     return opened
   }
@@ -76,6 +94,13 @@ export async function loadModels(variant: Variant, path: string, threads: number
       for (const session of sessions) await session.release()
     },
   }
+}
+
+/** Mapped weights take no memory of their own; a widened copy does. */
+function hasRoomFor(copies: number, { weights }: Component<FluxParams>) {
+  const bytes = widenedBytes([weights])
+  const limit = totalmem() * widenedShare
+  return bytes >= limit || copies * bytes < limit
 }
 
 const widenedBytes = (weights: readonly Weights[]) =>

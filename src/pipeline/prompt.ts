@@ -2,9 +2,9 @@
 import type { TextSide } from '../checkpoint/checkpoint.js'
 import { addClip } from '../flux/clip.js'
 import { addT5, positionBuckets } from '../flux/t5.js'
+import { type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph, type Graph } from '../runtime/graph.js'
-import { portableOps } from '../runtime/portable.js'
-import { createSession, type Session, type SessionOptions } from '../runtime/session.js'
+import type { Session, SessionOptions } from '../runtime/session.js'
 import { type FloatTensor, intTensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
 import { loadClipTokenizer } from '../tokenizers/clip.js'
@@ -14,47 +14,86 @@ import type { PromptEmbedding } from './transformer.js'
 export type PromptEncoder = {
   /** `t5Prompt` is what T5 reads where it differs from what CLIP reads. */
   readonly encode: (prompt: string, t5Prompt?: string) => Promise<PromptEmbedding>
-  readonly sessions: readonly Session[]
 }
 
 // Left in some files by other tools; no network uses them.
 const clipLeftovers = /position_ids$|^text_projection|^logit_scale$/
 
-export function buildTextGraphs({ clip, t5 }: TextSide): { clip: Graph; t5: Graph } {
-  const clipGraph = createGraph('clip')
-  addClip(portableOps(clipGraph), clip.params, clip.weights)
-  refuseUnused(clip.source, clip.weights, clipLeftovers)
-  const t5Graph = createGraph('t5')
-  addT5(portableOps(t5Graph), t5.params, t5.weights)
-  refuseUnused(t5.source, t5.weights)
-  return { clip: clipGraph, t5: t5Graph }
+/** CLIP's graph; throws when the checkpoint does not fit its params. */
+export function buildClipGraph(
+  { params, weights, source }: TextSide['clip'],
+  backend: Backend = portableBackend,
+): Graph {
+  const graph = createGraph('clip')
+  addClip(backend.ops(graph), params, weights)
+  refuseUnused(source, weights, clipLeftovers)
+  return graph
+}
+
+/** T5's graph; throws when the checkpoint does not fit its params. */
+export function buildT5Graph(
+  { params, weights, source }: TextSide['t5'],
+  backend: Backend = portableBackend,
+): Graph {
+  const graph = createGraph('t5')
+  addT5(backend.ops(graph), params, weights)
+  refuseUnused(source, weights)
+  return graph
+}
+
+/** One of the two encoders: a prompt as CLIP's pooled vector or as T5's hidden states. */
+export type TextEncoder = {
+  readonly encode: (prompt: string) => Promise<FloatTensor>
+  readonly sessions: readonly Session[]
+}
+
+/** Loads CLIP and its tokenizer. */
+export async function loadClip(
+  { clip, clipTokenizer }: Pick<TextSide, 'clip' | 'clipTokenizer'>,
+  options: SessionOptions,
+  backend: Backend = portableBackend,
+): Promise<TextEncoder> {
+  const tokenizer = loadClipTokenizer(clipTokenizer)
+  const graph = buildClipGraph(clip, backend)
+  const { session } = await backend.createSessions({ session: { graph } }, options)
+  return {
+    async encode(prompt) {
+      const ids = tokenizer.encode(prompt)
+      const { pooled } = await session.run({ ids: intTensor(ids, [ids.length]) })
+      return pooled as FloatTensor
+    },
+    sessions: [session],
+  }
 }
 
 /**
- * Loads both encoders and their tokenizers. T5 always sees `maxTokens` tokens, or fewer if its
- * tokenizer's own limit is lower.
+ * Loads T5 and its tokenizer. It always sees `maxTokens` tokens, or fewer if its tokenizer's own
+ * limit is lower.
  */
-export async function loadPromptEncoder(
-  text: TextSide,
+export async function loadT5(
+  { t5, t5Tokenizer }: Pick<TextSide, 't5' | 't5Tokenizer'>,
   maxTokens: number,
   options: SessionOptions,
-): Promise<PromptEncoder> {
-  const graphs = buildTextGraphs(text)
-  const clipTokenizer = loadClipTokenizer(text.clipTokenizer)
-  const t5Tokenizer = loadT5Tokenizer(text.t5Tokenizer)
-  const clip = await createSession(graphs.clip.encode(), options)
-  const t5 = await createSession(graphs.t5.encode(), options)
-  const tokens = Math.min(maxTokens, t5Tokenizer.modelMaxLength)
-  const buckets = intTensor(positionBuckets(text.t5.params, tokens), [tokens, tokens])
-
+  backend: Backend = portableBackend,
+): Promise<TextEncoder> {
+  const tokenizer = loadT5Tokenizer(t5Tokenizer)
+  const graph = buildT5Graph(t5, backend)
+  const { session } = await backend.createSessions({ session: { graph } }, options)
+  const tokens = Math.min(maxTokens, tokenizer.modelMaxLength)
+  const buckets = intTensor(positionBuckets(t5.params, tokens), [tokens, tokens])
   return {
-    async encode(prompt, t5Prompt = prompt) {
-      const clipIds = clipTokenizer.encode(prompt)
-      const t5Ids = t5Tokenizer.encode(t5Prompt, tokens)
-      const { pooled } = await clip.run({ ids: intTensor(clipIds, [clipIds.length]) })
-      const { hidden } = await t5.run({ ids: intTensor(t5Ids, [tokens]), buckets })
-      return { pooled: pooled as FloatTensor, hidden: hidden as FloatTensor }
+    async encode(prompt) {
+      const ids = tokenizer.encode(prompt, tokens)
+      const { hidden } = await session.run({ ids: intTensor(ids, [tokens]), buckets })
+      return hidden as FloatTensor
     },
-    sessions: [clip, t5],
+    sessions: [session],
   }
 }
+
+export const createPromptEncoder = (clip: TextEncoder, t5: TextEncoder): PromptEncoder => ({
+  encode: async (prompt, t5Prompt = prompt) => ({
+    pooled: await clip.encode(prompt),
+    hidden: await t5.encode(t5Prompt),
+  }),
+})

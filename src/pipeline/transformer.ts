@@ -8,9 +8,10 @@ import { modulationSize } from '../flux/modulation.js'
 import type { FluxParams } from '../flux/params.js'
 import { sinusoidDim } from '../flux/params.js'
 import { addTransformer } from '../flux/transformer.js'
+import { type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
-import { portableOps } from '../runtime/portable.js'
-import { createSession, type Session, type SessionOptions } from '../runtime/session.js'
+import type { Precision } from '../runtime/ops.js'
+import type { Session, SessionOptions } from '../runtime/session.js'
 import { type FloatTensor, floatTensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
 
@@ -54,11 +55,15 @@ export type Transformer = {
 }
 
 /** The model bytes of both graphs; throws when the checkpoint does not fit its params. */
-export function buildTransformerGraphs({ params, weights, source }: Component<FluxParams>) {
+export function buildTransformerGraphs(
+  { params, weights, source }: Component<FluxParams>,
+  precision: Precision = 'bf16',
+  backend: Backend = portableBackend,
+) {
   const conditioning = createGraph('conditioning')
-  addConditioning(portableOps(conditioning), params, weights)
+  addConditioning(backend.ops(conditioning), params, weights)
   const step = createGraph('step')
-  addTransformer(portableOps(step), params, weights)
+  addTransformer(backend.ops(step, precision), params, weights)
   refuseUnused(source, weights)
   return { conditioning, step }
 }
@@ -67,11 +72,13 @@ export function buildTransformerGraphs({ params, weights, source }: Component<Fl
 export async function loadTransformer(
   component: Component<FluxParams>,
   options: SessionOptions,
+  precision: Precision = 'bf16',
+  backend: Backend = portableBackend,
 ): Promise<Transformer> {
   const { params } = component
-  const graphs = buildTransformerGraphs(component)
-  const conditioning = await createSession(graphs.conditioning.encode(), options)
-  const step = await createSession(graphs.step.encode(), options)
+  const graphs = buildTransformerGraphs(component, precision, backend)
+  const models = { conditioning: { graph: graphs.conditioning }, step: { graph: graphs.step } }
+  const { conditioning, step } = await backend.createSessions(models, options)
 
   async function condition({ prompt, timesteps, guidance }: ConditioningInput) {
     const result = await conditioning.run({

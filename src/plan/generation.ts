@@ -4,16 +4,22 @@
  * Source: cog-flux predict.py, HotswapPredictor.predict.
  */
 import type { FluxInput } from '../contract/input.js'
-import { invalidInput, notSupported } from '../errors.js'
-import type { GenerationPlan, InputImage, LoraFile, NoiseSource, Start } from './plan.js'
+import { invalidInput } from '../errors.js'
+import { chooseLoras, type LoraFiles, notePromotion } from './loras.js'
+import type { GenerationPlan, InputImage, NoiseSource, Precision, Start } from './plan.js'
+import { pythonFloat } from './pythonFloat.js'
 import { chooseSize, fitImage } from './sizing.js'
 
 export type Circumstances = {
-  /** Default: none. */
-  readonly loras?: readonly LoraFile[]
+  /** What the wish's LoRA references turned out to be. Default: none. */
+  readonly loras?: LoraFiles | undefined
+  /** What LoRA scales are multiplied by in fp8. */
+  readonly goFastLoraMultiplier: number
   /** Counts when the wish names no seed, or a negative one. */
   readonly drawnSeed: number
   readonly noise: NoiseSource
+  /** Whether one is installed; without one, nothing is checked. */
+  readonly safetyChecker: boolean
   /** What the wish's `image` and `mask` turned out to be. */
   readonly image?: InputImage | undefined
   readonly mask?: Uint8Array | undefined
@@ -23,19 +29,20 @@ export type Circumstances = {
  * What is to be done for `input`. Steps are the user's for both models (schnell is not clamped to
  * 4), guidance has no effect on schnell, and seed 0 is a seed.
  * A `custom` size must be complete even where an image decides the size, as in the reference.
- * Throws `not_supported` for a field whose mode is missing, `invalid_input` for `custom` without a
- * size and for a strength that leaves no step.
+ * Throws `invalid_input` for `custom` without a size and for a strength that leaves no step.
  */
 export function planGeneration(input: FluxInput, circumstances: Circumstances): GenerationPlan {
-  refuseMissingModes(input)
   const wishedSize = chooseSize(input)
   const start = chooseStart(circumstances)
+  const precision = choosePrecision(input)
+  const multiplier = precision === 'fp8' ? circumstances.goFastLoraMultiplier : 1
   return {
     variant: input.model,
+    precision,
     prompt: input.prompt,
     size: start.kind === 'noise' ? wishedSize : fitImage(start.image.size),
     start,
-    loras: circumstances.loras ?? [],
+    loras: chooseLoras(input, circumstances.loras, multiplier),
     steps: input.num_inference_steps,
     firstStep: start.kind === 'noise' ? 0 : chooseFirstStep(input),
     guidance: input.model === 'schnell' ? 0 : input.guidance_scale,
@@ -43,23 +50,23 @@ export function planGeneration(input: FluxInput, circumstances: Circumstances): 
     count: input.num_outputs,
     noise: circumstances.noise,
     output: { format: input.output_format, quality: input.output_quality },
-    notes: listNotes(input),
+    checkSafety: circumstances.safetyChecker && !input.disable_safety_checker,
+    notes: [...notePromotion(input, circumstances.loras), ...listNotes(input, circumstances)],
   }
 }
 
 /** Throws what `planGeneration` would, as far as it can be seen before the images are there. */
 export function checkWish(input: FluxInput): void {
-  refuseMissingModes(input)
   chooseSize(input)
   if (input.image !== undefined) chooseFirstStep(input)
 }
 
-/** An empty LoRA reference means none, as in the reference. */
-function refuseMissingModes(input: FluxInput): void {
-  if (input.replicate_weights) throw notSupported('replicate_weights')
-  if (input.extra_lora) throw notSupported('extra_lora')
-  if (input.go_fast && !runsInBf16(input)) throw notSupported('go_fast')
-}
+/**
+ * A custom size overrides `go_fast`, as published. An image does not: the reference falls back to
+ * bf16 there, of which the contract says nothing.
+ */
+const choosePrecision = (input: FluxInput): Precision =>
+  input.go_fast && input.aspect_ratio !== 'custom' ? 'fp8' : 'bf16'
 
 /** A mask counts only with an image. */
 function chooseStart({ image, mask }: Circumstances): Start {
@@ -74,9 +81,8 @@ function chooseStart({ image, mask }: Circumstances): Start {
 function chooseFirstStep({ num_inference_steps: n, prompt_strength: s }: FluxInput): number {
   const first = Math.trunc(Math.max(n - Math.min(n * s, n), 0))
   if (first < n) return first
-  const strength = Number.isInteger(s) ? s.toFixed(1) : String(s)
   throw invalidInput(
-    `After adjusting the num_inference_steps by strength parameter: ${strength}, the number of ` +
+    `After adjusting the num_inference_steps by strength parameter: ${pythonFloat(s)}, the number of ` +
       `pipelinesteps is ${n - first} which is < 1 and not appropriate for this pipeline.`,
   )
 }
@@ -84,19 +90,13 @@ function chooseFirstStep({ num_inference_steps: n, prompt_strength: s }: FluxInp
 const chooseSeed = (wished: number | undefined, drawn: number) =>
   wished === undefined || wished < 0 ? drawn : wished
 
-function listNotes(input: FluxInput): string[] {
+function listNotes(input: FluxInput, { safetyChecker }: Circumstances): string[] {
   const notes: string[] = []
   if (input.go_fast && input.aspect_ratio === 'custom')
     notes.push('Custom aspect ratios not supported with fast fp8 inference; will run in bf16')
-  else if (input.go_fast && input.image !== undefined)
-    notes.push('Img2img and inpainting not supported with fast fp8 inference; will run in bf16')
   if (input.mask !== undefined && input.image === undefined)
     notes.push('There is a mask but no image: the mask is ignored')
-  if (!input.disable_safety_checker)
+  if (!safetyChecker && !input.disable_safety_checker)
     notes.push('No safety checker is installed: the output is not checked')
   return notes
 }
-
-/** A custom size and an image override `go_fast`: a note, not an error. */
-const runsInBf16 = (input: FluxInput) =>
-  input.aspect_ratio === 'custom' || input.image !== undefined

@@ -5,6 +5,10 @@
 export const variants = ['dev', 'schnell'] as const
 export type Variant = (typeof variants)[number]
 
+/** `bf16` computes with the checkpoint's own rounding; `fp8` rounds the blocks' big layers to e4m3. */
+export const precisions = ['bf16', 'fp8'] as const
+export type Precision = (typeof precisions)[number]
+
 export const noiseSources = ['torch-cuda', 'torch-cpu'] as const
 export type NoiseSource = (typeof noiseSources)[number]
 
@@ -21,11 +25,15 @@ export type Start =
 
 export type OutputFormat = 'webp' | 'jpg' | 'png'
 
-/** A LoRA file on this machine, and how strongly it is applied. */
-export type LoraFile = { readonly path: string; readonly scale: number }
+/** A LoRA file on this machine; `digest` tells its content, where somebody has worked it out. */
+export type LoraSource = { readonly path: string; readonly digest?: string }
+
+/** The same, and how strongly it is applied. */
+export type LoraFile = LoraSource & { readonly scale: number }
 
 export type GenerationPlan = {
   readonly variant: Variant
+  readonly precision: Precision
   readonly prompt: string
   /** In pixels, both multiples of 16. */
   readonly size: PixelSize
@@ -41,6 +49,8 @@ export type GenerationPlan = {
   readonly count: number
   readonly noise: NoiseSource
   readonly output: { readonly format: OutputFormat; readonly quality: number }
+  /** Whether a picture is checked before it is handed over. */
+  readonly checkSafety: boolean
   /** What was decided against the letter of the wish; goes into the prediction's log. */
   readonly notes: readonly string[]
 }

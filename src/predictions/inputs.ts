@@ -3,8 +3,8 @@ import type { FluxInput } from '../contract/input.js'
 import type { Engine } from '../engine/engine.js'
 import { FluxdError } from '../errors.js'
 import type { MediaClient } from '../media/fetch.js'
-import { planGeneration } from '../plan/generation.js'
-import type { GenerationPlan, LoraFile, NoiseSource } from '../plan/plan.js'
+import { type Circumstances, planGeneration } from '../plan/generation.js'
+import type { GenerationPlan } from '../plan/plan.js'
 import { drawSeed } from './seed.js'
 
 export type InputFiles = {
@@ -15,7 +15,7 @@ export type InputFiles = {
 /** Fetches image and mask; a mask without an image is left alone. Throws with the field's name. */
 export async function fetchInputs(
   input: FluxInput,
-  media: MediaClient,
+  media: Pick<MediaClient, 'fetch'>,
   signal: AbortSignal,
 ): Promise<InputFiles> {
   if (input.image === undefined) return {}
@@ -28,7 +28,12 @@ export async function fetchInputs(
   return { image, mask }
 }
 
-async function fetchField(field: string, uri: string, media: MediaClient, signal: AbortSignal) {
+async function fetchField(
+  field: string,
+  uri: string,
+  media: Pick<MediaClient, 'fetch'>,
+  signal: AbortSignal,
+) {
   try {
     return await media.fetch(uri, signal)
   } catch (error) {
@@ -37,14 +42,17 @@ async function fetchField(field: string, uri: string, media: MediaClient, signal
   }
 }
 
+/** What the server's settings decide for every plan. */
+export type PlanSettings = Pick<Circumstances, 'noise' | 'goFastLoraMultiplier' | 'safetyChecker'>
+
 /** The plan of a wish, whose seed is drawn and whose image is measured by the engine. */
 export async function decide(
   input: FluxInput,
   { image: bytes, mask }: InputFiles,
-  noise: NoiseSource,
+  settings: PlanSettings,
   engine: Pick<Engine, 'measure'>,
-  loras: readonly LoraFile[] = [],
+  loras?: Circumstances['loras'],
 ): Promise<GenerationPlan> {
   const image = bytes && { bytes, size: await engine.measure(bytes) }
-  return planGeneration(input, { drawnSeed: drawSeed(), noise, image, mask, loras })
+  return planGeneration(input, { ...settings, drawnSeed: drawSeed(), image, mask, loras })
 }

@@ -1,138 +1,264 @@
 /**
- * Runs predictions: fetch what the input names, wait for the turn, plan, generate, deliver. What goes
- * wrong on this way is the prediction's failure, not the request's, but for what this version lacks.
+ * All predictions of a server: admits them (on disk before it says so), lets them run one after the
+ * other in fair order, and tells of those that live and those that are over.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import type { FluxInput } from '../contract/input.js'
 import type { Prediction } from '../contract/prediction.js'
-import type { Engine, GenerationResult } from '../engine/engine.js'
-import type { GenerationEvent } from '../engine/protocol.js'
-import { FluxdError, toErrorRecord } from '../errors.js'
+import type { Engine } from '../engine/engine.js'
+import { FluxdError } from '../errors.js'
+import type { Files } from '../files/files.js'
 import type { MediaClient } from '../media/fetch.js'
-import { checkWish } from '../plan/generation.js'
-import { type GenerationPlan, type NoiseSource, stepsToRun } from '../plan/plan.js'
-import { decide, fetchInputs } from './inputs.js'
+import type { Database } from '../store/database.js'
+import { createIdempotencyStore } from '../store/idempotency.js'
+import { createPredictionStore, type StoredPrediction, type Wish } from '../store/predictions.js'
+import { createAdmission } from './admission.js'
+import { createDeadlines } from './deadlines.js'
+import type { PredictionListener } from './events.js'
+import type { PlanSettings } from './inputs.js'
 import {
-  cancel,
-  createPrediction,
-  fail,
-  log,
-  type PredictionOrigin,
-  start,
-  succeed,
-} from './prediction.js'
-import { progressLine } from './progress.js'
-import { createQueue } from './queue.js'
+  createLivePredictions,
+  type EventHook,
+  retell,
+  unknownPrediction,
+  type WaitOptions,
+} from './live.js'
+import { createPace, foreseeWork, lookAhead, type Outlook } from './outlook.js'
+import { type Listed, listPage, type PredictionPage } from './page.js'
+import { cancel } from './prediction.js'
+import type { LoraLibrary } from './preparation.js'
+import { createPreviews, type PreviewListener } from './previews.js'
+import { createFairQueue } from './queue.js'
+import { recover } from './recovery.js'
+import { untilThereIsRoom } from './runner.js'
+import { createScheduler } from './scheduler.js'
+
+export type NewPrediction = {
+  /** Chosen by a Cog client; drawn where it is absent. */
+  readonly id?: string | undefined
+  readonly surface: Prediction['surface']
+  readonly model: string
+  readonly version: string
+  readonly deployment?: string | undefined
+  readonly keyId?: string | undefined
+  /** The input to echo: as it was sent, without secrets. */
+  readonly sent: Readonly<Record<string, unknown>>
+  /** What is to be made, as `applyModel` of the catalog tells it. */
+  readonly wish: FluxInput
+  /** Default: none. */
+  readonly loras?: Wish['loras'] | undefined
+  readonly deadline?: Date | undefined
+  readonly webhook?: Prediction['webhook']
+  readonly sentCreatedAt?: string | undefined
+  /** The same key and digest again give the same prediction; another digest is `conflict`. */
+  readonly idempotency?: { readonly key: string; readonly bodyDigest: string } | undefined
+  /** Higher runs first; default 0. */
+  readonly priority?: number | undefined
+  /** The trace that it belongs to (W3C). */
+  readonly traceparent?: string | undefined
+  /** Throws `busy` instead of waiting. */
+  readonly unlessBusy?: boolean | undefined
+}
+
+export type { EventHook } from './live.js'
 
 export type Predictions = {
   /**
-   * The prediction in its terminal state. Throws only `not_supported`: the request asks for what
-   * this version cannot do.
+   * Resolves when it is on disk. Throws `queue_full`, `busy`, `draining`, `not_ready`,
+   * `storage_full`, and `conflict` when the id is taken or the idempotency key was used for another
+   * body.
    */
-  readonly run: (
-    input: FluxInput,
-    origin: PredictionOrigin,
-    signal: AbortSignal,
+  readonly create: (request: NewPrediction) => Promise<Prediction>
+  readonly get: (id: string) => Prediction | undefined
+  readonly findByStreamToken: (token: string) => Prediction | undefined
+  readonly list: (page: PredictionPage) => Listed
+  /** Canceled at once, waiting or running; a terminal one is returned unchanged. */
+  readonly cancel: (id: string) => Prediction | undefined
+  /**
+   * The prediction when it is terminal; as it is then at the timeout, when `signal` aborts and when
+   * the server stops. Throws `not_found`.
+   */
+  readonly settled: (
+    id: string,
+    options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal },
   ) => Promise<Prediction>
-  /** Cancels what runs and what waits. */
-  readonly stop: () => void
+  /**
+   * Replays what came after the event `after` (from the beginning without it), then what comes; the
+   * last event is a `status` with a terminal state. Returns how to stop. Throws `not_found`.
+   */
+  readonly watch: (
+    id: string,
+    listener: PredictionListener,
+    options?: { readonly after?: number },
+  ) => () => void
+  /** Has previews made while it runs, and tells of them; returns how to stop. */
+  readonly watchPreviews: (id: string, listener: PreviewListener) => () => void
+  /** Undefined for one that is over or unknown. */
+  readonly outlook: (id: string) => Outlook | undefined
+  /** Waiting and running. */
+  readonly liveCount: () => number
+  readonly waitingCount: () => number
+  readonly runningId: () => string | undefined
+  /** Why nothing more would be admitted now, if so. */
+  readonly refusal: () => string | undefined
+  /** Admits nothing more; resolves when what runs is done, or its time is over. The rest stays on disk. */
+  readonly drain: () => Promise<void>
+  /** As after `drain`, at once: what runs is interrupted and runs again at the next start. */
+  readonly stop: () => Promise<void>
 }
 
 export type PredictionOptions = {
   readonly engine: Engine
-  readonly media: MediaClient
-  readonly noise: NoiseSource
+  readonly library: LoraLibrary
+  readonly media: Pick<MediaClient, 'fetch'>
+  readonly files: Files
+  readonly database: Database
+  readonly settings: PlanSettings
+  /** How many may wait. */
+  readonly maxQueue: number
+  /** How long `drain` lets the running one go on. */
+  readonly drainMs: number
+  readonly onEvent?: EventHook | undefined
   /** Told of failures that are not the user's. */
   readonly onFault: (error: unknown) => void
 }
 
-export function createPredictions({
-  engine,
-  media,
-  noise,
-  onFault,
-}: PredictionOptions): Predictions {
-  const queue = createQueue()
-  const stopping = new AbortController()
+/** Begins with what an earlier server left unfinished. */
+export function createPredictions(options: PredictionOptions): Predictions {
+  const { database, onEvent = () => {} } = options
+  const store = createPredictionStore(database)
+  const queue = createFairQueue()
+  const pace = createPace()
+  const deadlines = createDeadlines(cancelWhenThereIsRoom)
+  const live = createLivePredictions(database, store, (prediction, kind) => {
+    onEvent(prediction, kind)
+    if (kind === 'completed') deadlines.clear(prediction.id)
+  })
+  const previews = createPreviews()
+  const scheduler = createScheduler({
+    ...{ ...options, queue, live, store, pace, previews },
+    run: options,
+  })
+  const admit = createAdmission({
+    ...options,
+    store,
+    idempotency: createIdempotencyStore(database),
+    waiting: queue.size,
+    live: live.count,
+    untilRoom: () => outlook(scheduler.running() ?? '')?.etaSeconds,
+  })
+  let isDraining = false
 
-  async function run(
-    input: FluxInput,
-    origin: PredictionOrigin,
-    signal: AbortSignal,
-  ): Promise<Prediction> {
-    let prediction = createPrediction(origin)
-    const either = AbortSignal.any([signal, stopping.signal])
-    try {
-      checkWish(input)
-      const files = await fetchInputs(input, media, either)
-      const { images } = await queue.enqueue(async () => {
-        prediction = start(prediction)
-        const plan = await decide(input, files, noise, engine)
-        prediction = openingLines(plan).reduce(log, prediction)
-        return generate(plan, either, (line) => {
-          prediction = log(prediction, line)
-        })
-      }, either)
-      return succeed(prediction, images.map(toDataUri))
-    } catch (error) {
-      return either.aborted ? cancel(prediction) : settle(prediction, error)
-    }
+  function enlist(stored: StoredPrediction, input: FluxInput): void {
+    const { prediction, priority } = stored
+    live.enlist(stored, foreseeWork(input))
+    queue.push({ id: prediction.id, owner: prediction.keyId ?? '', priority })
+    deadlines.set(prediction.id, prediction.deadline)
   }
 
-  function generate(
-    plan: GenerationPlan,
-    signal: AbortSignal,
-    writeLine: (line: string) => void,
-  ): Promise<GenerationResult> {
-    const describe = createNarrator(plan)
-    return engine.generate(plan, {
-      signal,
-      onEvent: (event) => {
-        const line = describe(event)
-        if (line !== undefined) writeLine(line)
-      },
-    })
+  async function create(request: NewPrediction): Promise<Prediction> {
+    if (isDraining) throw new FluxdError('draining', 'The server is shutting down')
+    if (options.engine.status() === 'stopped')
+      throw new FluxdError('not_ready', 'The engine is stopped')
+    const outcome = await admit(request)
+    if (outcome.kind === 'repeated') return expect(outcome.id)
+    const { stored, wish } = outcome
+    enlist(stored, wish.input)
+    scheduler.wake()
+    return { ...stored.prediction, input: request.sent }
   }
 
-  function settle(prediction: Prediction, error: unknown): Prediction {
-    const { code, message } = toErrorRecord(error)
-    if (code === 'not_supported') throw error
-    if (code === 'canceled') return cancel(prediction)
-    if (!(error instanceof FluxdError) || error.status >= 500) onFault(error)
-    return fail(prediction, message)
+  /** Rows and events have the input of a live one cut short; here it is whole. */
+  function get(id: string): Prediction | undefined {
+    const prediction = live.find(id)?.prediction()
+    return prediction ? { ...prediction, input: store.readInput(id) } : store.find(id)
   }
 
-  return { run, stop: () => stopping.abort() }
+  function expect(id: string): Prediction {
+    const prediction = get(id)
+    if (!prediction) throw unknownPrediction(id)
+    return prediction
+  }
+
+  function cancelById(id: string): Prediction | undefined {
+    live.advance(id, (prediction) => cancel(prediction))
+    queue.remove(id)
+    scheduler.wake()
+    return store.find(id)
+  }
+
+  /** Nobody is there to be told that the disk is full. */
+  function cancelWhenThereIsRoom(id: string): void {
+    const signal = live.find(id)?.signal
+    if (signal) untilThereIsRoom(() => cancelById(id), signal).catch(options.onFault)
+  }
+
+  async function settled(id: string, wait: WaitOptions = {}): Promise<Prediction> {
+    expect(id)
+    await live.wait(id, wait)
+    return expect(id)
+  }
+
+  function watch(id: string, listener: PredictionListener, { after }: { after?: number } = {}) {
+    const prediction = expect(id)
+    const stop = prediction.dataRemoved ? undefined : live.watch(id, listener, after)
+    if (!stop) retell(prediction, listener, after)
+    return stop ?? (() => {})
+  }
+
+  function outlook(id: string): Outlook | undefined {
+    const own = live.find(id)
+    if (!own) return undefined
+    const running = scheduler.running()
+    const served = [...(running === undefined ? [] : [running]), ...queue.order()]
+    const before = served.slice(0, Math.max(0, served.indexOf(id)))
+    const works = before.flatMap((other) => live.find(other)?.work ?? [])
+    return lookAhead(pace, works, own.work, scheduler.runningSeconds())
+  }
+
+  async function drain(): Promise<void> {
+    isDraining = true
+    scheduler.close()
+    const inTime = new AbortController()
+    const timeout = delay(options.drainMs, undefined, { signal: inTime.signal }).catch(() => {})
+    await Promise.race([scheduler.idle(), timeout])
+    inTime.abort()
+    await stop()
+  }
+
+  async function stop(): Promise<void> {
+    isDraining = true
+    scheduler.close()
+    deadlines.stop()
+    live.stop()
+    await scheduler.idle()
+  }
+
+  const unfinished = recover(database, store, (failed) => onEvent(failed, 'completed'))
+  for (const stored of unfinished) enlist(stored, stored.wish.input)
+  scheduler.wake()
+
+  return {
+    create,
+    get,
+    findByStreamToken: (token) => {
+      const stored = store.findByStreamToken(token)
+      return stored && get(stored.id)
+    },
+    list: (page) => listPage(store, page),
+    cancel: cancelById,
+    settled,
+    watch,
+    watchPreviews: previews.watch,
+    outlook,
+    liveCount: live.count,
+    waitingCount: queue.size,
+    runningId: scheduler.running,
+    refusal: () => {
+      if (isDraining) return 'the server is shutting down'
+      return queue.size() >= options.maxQueue ? 'the queue is full' : undefined
+    },
+    drain,
+    stop,
+  }
 }
-
-/** The reference's log up to its first progress line; clients read the seed from it. */
-const openingLines = (plan: GenerationPlan): string[] => [
-  ...plan.notes,
-  `Using seed: ${plan.seed}`,
-  `Prompt: ${plan.prompt}`,
-  ...modeLines(plan),
-  progressLine(0, stepsToRun(plan) * plan.count, 0),
-]
-
-function modeLines({ start, size }: GenerationPlan): string[] {
-  if (start.kind === 'noise') return ['[!] txt2img mode']
-  const { width, height } = start.image.size
-  const stored = `${width}x${height}`
-  return [
-    `Input image size: ${stored}`,
-    `[!] Resizing input image from ${stored} to ${size.width}x${size.height}`,
-    start.kind === 'image' ? '[!] img2img mode' : '[!] inpaint mode',
-  ]
-}
-
-/** The log line of an event, if it has one. Steps count over all pictures of the prediction. */
-function createNarrator(plan: GenerationPlan): (event: GenerationEvent) => string | undefined {
-  const startedAtMs = performance.now()
-  return (event) => {
-    if (event.kind !== 'progress') return undefined
-    const done = event.image * event.steps + event.step
-    return progressLine(done, event.steps * plan.count, (performance.now() - startedAtMs) / 1000)
-  }
-}
-
-const toDataUri = ({ bytes, mimeType }: GenerationResult['images'][number]) =>
-  `data:${mimeType};base64,${Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64')}`

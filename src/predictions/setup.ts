@@ -10,18 +10,35 @@ export type Setup = {
   readonly startedAt: Date
   readonly completedAt: Date | undefined
   readonly logs: string
+  /** Whether one is installed. */
+  readonly safetyChecker: boolean
 }
 
+export type SetupOptions = {
+  readonly safetyChecker: boolean
+  readonly onFailure: (error: unknown) => void
+}
+
+export const noSafetyChecker = 'No safety checker is installed: no output is checked'
+
 /** Begins to load; the returned function tells how far it is. */
-export function startSetup(engine: Engine, onFailure: (error: unknown) => void): () => Setup {
-  const startedAt = new Date()
-  let setup: Setup = { status: 'starting', startedAt, completedAt: undefined, logs: '' }
+export function startSetup(
+  engine: Engine,
+  { safetyChecker, onFailure }: SetupOptions,
+): () => Setup {
+  let setup: Setup = {
+    status: 'starting',
+    startedAt: new Date(),
+    completedAt: undefined,
+    logs: safetyChecker ? '' : `${noSafetyChecker}\n`,
+    safetyChecker,
+  }
   engine.load('dev').then(
     () => {
       setup = { ...setup, status: 'succeeded', completedAt: new Date() }
     },
     (error: unknown) => {
-      const logs = `${toErrorRecord(error).message}\n`
+      const logs = `${setup.logs}${toErrorRecord(error).message}\n`
       setup = { ...setup, status: 'failed', completedAt: new Date(), logs }
       onFailure(error)
     },

@@ -1,6 +1,7 @@
 /** Builds an ONNX graph node by node. Values are named by the builder; weights keep their names. */
 import {
   type Attribute,
+  type Domain,
   encodeModel,
   type GraphNode,
   type Initializer,
@@ -18,7 +19,7 @@ export const absent = '' as Value
 
 export type NodeOptions = {
   readonly attributes?: Readonly<Record<string, Attribute>>
-  readonly domain?: '' | 'com.microsoft'
+  readonly domain?: Domain
 }
 
 export type Graph = {
@@ -29,6 +30,8 @@ export type Graph = {
     dtype: OnnxDType,
     dims: readonly (number | string)[],
   ) => void
+  /** The names of the outputs so far. */
+  readonly outputs: () => readonly string[]
   readonly node: (op: string, inputs: readonly Value[], options?: NodeOptions) => Value
   readonly nodes: (
     op: string,
@@ -36,6 +39,13 @@ export type Graph = {
     count: number,
     options?: NodeOptions,
   ) => Value[]
+  /**
+   * The rows of all parts, one below the other, in a dtype of the graph's choice; the session is
+   * given them. Asking twice gives the same value.
+   */
+  readonly shared: (parts: readonly TensorSource[], dtype: SharedWeight['dtype']) => Value
+  /** What `shared` was asked for. */
+  readonly sharedWeights: () => readonly SharedWeight[]
   /** The tensor as stored; asking twice gives the same value. */
   readonly weight: (source: TensorSource) => Value
   readonly floats: (values: ArrayLike<number>, dims?: readonly number[]) => Value
@@ -46,6 +56,18 @@ export type Graph = {
   readonly encode: (taps?: readonly string[]) => Uint8Array
 }
 
+/** A weight that sessions share instead of reading it from a file of their own. */
+export type SharedWeight = {
+  readonly name: string
+  /** Values of F8_E4M3 have a scale per row, which is a value of the graph too: `scaleOf`. */
+  readonly dtype: 'F32' | 'BF16' | 'F8_E4M3'
+  readonly dims: readonly number[]
+  readonly parts: readonly TensorSource[]
+}
+
+/** The scales [rows] of a shared F8_E4M3 weight. */
+export const scaleOf = (weight: Value) => `${weight}.scale` as Value
+
 // A model's bytes are one protobuf message, which cannot be longer.
 const maxInlineBytes = 2 ** 31 - 2 ** 24
 
@@ -55,6 +77,7 @@ export function createGraph(name: string): Graph {
   const inputs: ValueInfo[] = []
   const outputs: ValueInfo[] = []
   const taps = new Map<string, Value>()
+  const given = new Map<string, SharedWeight>()
 
   function many(op: string, operands: readonly Value[], count: number, options: NodeOptions = {}) {
     const { attributes = {}, domain = '' } = options
@@ -77,12 +100,29 @@ export function createGraph(name: string): Graph {
     return name as Value
   }
 
+  function shared(parts: readonly TensorSource[], dtype: SharedWeight['dtype']): Value {
+    const name = `${parts.map((part) => part.name).join('+')} as ${dtype}` as Value
+    const [, ...rest] = parts[0]!.shape
+    const dims = [parts.reduce((rows, { shape }) => rows + shape[0]!, 0), ...rest]
+    given.set(name, { name, dtype, dims, parts })
+    initializers.set(name, { name, dtype, dims, source: { kind: 'given' } })
+    const scale = scaleOf(name)
+    if (dtype === 'F8_E4M3')
+      initializers.set(scale, {
+        name: scale,
+        dtype: 'F32',
+        dims: dims.slice(0, 1),
+        source: { kind: 'given' },
+      })
+    return name
+  }
+
   function rename(value: Value, output: string) {
     nodes.push({ op: 'Identity', domain: '', inputs: [value], outputs: [output], attributes: {} })
   }
 
   function encode(wanted: readonly string[] = []) {
-    const tapped = wanted.map((tap) => {
+    const tapped = wanted.map((tap): GraphNode => {
       const value = taps.get(tap)
       if (!value)
         throw new RangeError(`Expected one of the taps ${[...taps.keys()]} but got ${tap}`)
@@ -92,7 +132,7 @@ export function createGraph(name: string): Graph {
     const tapInfo = wanted.map((tap) => ({ name: tap, dtype: 'F32' as const, dims: undefined }))
     return encodeModel({
       name,
-      nodes: [...nodes, ...tapped],
+      nodes: withoutUnused([...nodes, ...tapped], [...outputs.map(nameOf), ...wanted]),
       initializers: [...initializers.values()],
       inputs,
       outputs: [...outputs, ...tapInfo],
@@ -108,15 +148,31 @@ export function createGraph(name: string): Graph {
       rename(value, outputName)
       outputs.push({ name: outputName, dtype, dims })
     },
+    outputs: () => outputs.map(nameOf),
     node: (op, operands, options) => many(op, operands, 1, options)[0]!,
     nodes: many,
     weight,
+    shared,
+    sharedWeights: () => [...given.values()],
     floats: (values, dims = [values.length]) => inline('F32', Float32Array.from(values), dims),
     int64s: (values, dims = [values.length]) =>
       inline('I64', BigInt64Array.from(values, BigInt), dims),
     tap: (tapName, value) => void taps.set(tapName, value),
     encode,
   }
+}
+
+const nameOf = ({ name }: ValueInfo) => name
+
+/** The nodes on which the outputs depend; a node comes after those it reads. */
+function withoutUnused(nodes: readonly GraphNode[], outputs: readonly string[]): GraphNode[] {
+  const used = new Set(outputs)
+  const kept = nodes.toReversed().filter((node) => {
+    const isUsed = node.outputs.some((output) => used.has(output))
+    if (isUsed) for (const input of node.inputs) used.add(input)
+    return isUsed
+  })
+  return kept.reverse()
 }
 
 function placeOf(tensor: TensorSource): Initializer['source'] {

@@ -85,7 +85,7 @@ export type Attribute = number | readonly number[] | string | { readonly float: 
 
 export type GraphNode = {
   readonly op: string
-  readonly domain: string
+  readonly domain: Domain
   readonly inputs: readonly string[]
   readonly outputs: readonly string[]
   readonly attributes: Readonly<Record<string, Attribute>>
@@ -111,7 +111,11 @@ export type Initializer = {
         readonly offset: number
         readonly byteLength: number
       }
+    /** The session is given the values, under this name. */
+    | { readonly kind: 'given' }
 }
+
+type External = Extract<Initializer['source'], { kind: 'external' }>
 
 export type OnnxGraph = {
   readonly name: string
@@ -121,7 +125,13 @@ export type OnnxGraph = {
   readonly outputs: readonly ValueInfo[]
 }
 
-const opsets = { '': 20, 'com.microsoft': 1 }
+// ONNX's own may be a newer one, where an operator needs it.
+const opsets = { '': 20, 'com.microsoft': 1, fluxd: 1 } as const
+
+export type Domain = keyof typeof opsets
+
+/** Operators that are newer than the opset of most graphs, with theirs. */
+const introducedIn: Readonly<Record<string, number>> = { Attention: 23 }
 
 /** The bytes of an ONNX model; external initializers name their file without the leading slash. */
 export function encodeModel(graph: OnnxGraph): Uint8Array {
@@ -135,10 +145,25 @@ export function encodeModel(graph: OnnxGraph): Uint8Array {
       input: graph.inputs.map(valueMessage),
       output: graph.outputs.map(valueMessage),
     },
-    opset_import: Object.entries(opsets).map(([domain, version]) => ({ domain, version })),
+    opset_import: usedDomains(graph).map((domain) => ({
+      domain,
+      version: domain === '' ? oldestOpset(graph) : opsets[domain],
+    })),
   })
   return ModelProto.encode(message).finish()
 }
+
+// A domain that only our addon knows must not stand in a model without its operators.
+const usedDomains = ({ nodes }: OnnxGraph): Domain[] => [
+  ...new Set(['' as const, ...nodes.map(({ domain }) => domain)]),
+]
+
+// The oldest that has every operator: the CUDA provider lacks some kernels of newer ones.
+const oldestOpset = ({ nodes }: OnnxGraph) =>
+  Math.max(
+    opsets[''],
+    ...nodes.map(({ op, domain }) => (domain === '' ? (introducedIn[op] ?? 0) : 0)),
+  )
 
 const nodeMessage = (node: GraphNode) => ({
   input: node.inputs,
@@ -163,15 +188,22 @@ function attributeMessage(value: Attribute) {
 function initializerMessage({ name, dtype, dims, source }: Initializer) {
   const head = { name, dims, data_type: onnxType[dtype] }
   if (source.kind === 'inline') return { ...head, raw_data: source.bytes }
-  const entries = {
-    // The session's folder key is '/', which makes this an absolute path (see session.ts).
-    location: source.file.replace(/^\//, ''),
-    offset: String(source.offset),
-    length: String(source.byteLength),
-  }
+  const entries = source.kind === 'given' ? nowhere : placeOf(source)
   const external_data = Object.entries(entries).map(([key, value]) => ({ key, value }))
   return { ...head, external_data, data_location: 1 }
 }
+
+/** What a session over `encodeModel`'s bytes needs to be configured with: paths start at the root. */
+export const modelConfig = { 'session.model_external_initializers_file_folder_path': '/' } as const
+
+// ONNX Runtime looks whether a file is there even where it will never be read.
+const nowhere = { location: 'dev/null' }
+
+const placeOf = ({ file, offset, byteLength }: External) => ({
+  location: file.replace(/^\//, ''),
+  offset: String(offset),
+  length: String(byteLength),
+})
 
 const valueMessage = ({ name, dtype, dims }: ValueInfo) => ({
   name,

@@ -5,7 +5,30 @@
 import type { Graph, Value } from './graph.js'
 import type { Layer, TensorSource } from './weights.js'
 
+/** `fp8` rounds weights and inputs of the layers that `blockLinear` names to e4m3. */
+export type Precision = 'bf16' | 'fp8'
+
+/** Angles of each row, [N, headDim/2]. */
 export type RopeTables = { readonly cos: Value; readonly sin: Value }
+
+/** What becomes of t = x·Wᵀ + b: GELU (by tanh) of it, or residual + gate·t, where gate is [out]. */
+export type Epilogue =
+  | { readonly kind: 'gelu' }
+  | { readonly kind: 'gated'; readonly residual: Value; readonly gate: Value }
+
+/** One stream of an attention: its rows and the layers that make q, k and v of them. */
+export type QkvStream = {
+  readonly x: Value
+  readonly q: Layer
+  readonly k: Layer
+  readonly v: Layer
+  /** [headDim] */
+  readonly normQ: TensorSource
+  readonly normK: TensorSource
+}
+
+/** [N, heads·headDim] each. */
+export type Qkv = { readonly q: Value; readonly k: Value; readonly v: Value }
 
 export type AttentionOptions = {
   readonly heads: number
@@ -20,6 +43,8 @@ export type Ops = {
 
   /** y = x·Wᵀ + b; x [N, in], W [out, in] → [N, out]. */
   readonly linear: (x: Value, layer: Layer) => Value
+  /** `linear` for the large layers of a block, where nearly all weights are: what fp8 quantises. */
+  readonly blockLinear: (x: Value, layer: Layer, epilogue?: Epilogue) => Value
   /** Rows of a table [V, D] for int32 ids [N] → [N, D]. */
   readonly embedding: (table: TensorSource, ids: Value) => Value
   /** A vector or matrix weight as float32. */
@@ -29,15 +54,16 @@ export type Ops = {
   readonly modulatedNorm: (x: Value, scale: Value, shift: Value) => Value
   readonly layerNorm: (x: Value, layer: Layer, epsilon: number) => Value
   readonly rmsNorm: (x: Value, scale: TensorSource, epsilon: number) => Value
-  /** RMS norm over each head of x [N, heads·headDim]; `scale` is [headDim]. */
-  readonly headNorm: (x: Value, scale: TensorSource, heads: number) => Value
-  /** Rotates interleaved pairs of each head by the tables' angles, [N, headDim/2]. */
-  readonly rope: (x: Value, tables: RopeTables, heads: number) => Value
+  /**
+   * q, k and v of all streams, one below the other. Each is a `blockLinear`; q and k then have an
+   * RMS norm over each head, and interleaved pairs are rotated by the tables' angles.
+   */
+  readonly rotatedQkv: (streams: readonly QkvStream[], tables: RopeTables, heads: number) => Qkv
   /** softmax(q·kᵀ·scale + bias)·v per head; q, k, v [N, heads·headDim]. One fused op. */
   readonly attention: (q: Value, k: Value, v: Value, options: AttentionOptions) => Value
-  /** x + gate·change; gate is [D]. */
-  readonly gatedAdd: (x: Value, gate: Value, change: Value) => Value
 
+  /** x·Φ(x), by the error function. */
+  readonly gelu: (x: Value) => Value
   readonly geluTanh: (x: Value) => Value
   readonly quickGelu: (x: Value) => Value
   readonly silu: (x: Value) => Value

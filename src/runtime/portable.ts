@@ -1,36 +1,81 @@
 /**
  * Dialect `portable`: float32 with operators for which ONNX Runtime's CPU provider has fused
- * kernels. Half-precision weights are widened by a Cast next to their use.
+ * kernels. Weights of other dtypes are widened by a Cast next to their use.
  */
+import { roundRowsToE4m3 } from './fp8.js'
 import { absent, type Graph, type Value } from './graph.js'
-import type { AttentionOptions, ConvOptions, Ops, RopeTables } from './ops.js'
+import type {
+  AttentionOptions,
+  ConvOptions,
+  Epilogue,
+  Ops,
+  Precision,
+  Qkv,
+  QkvStream,
+  RopeTables,
+} from './ops.js'
+import { cast, widen } from './stored.js'
 import type { Layer, TensorSource } from './weights.js'
 
 const fluxEpsilon = 1e-6
-const float32 = 1
 const microsoft = 'com.microsoft'
 const lastIndex = Number.MAX_SAFE_INTEGER
 
-export function portableOps(graph: Graph): Ops {
+/** What a dialect whose values are of another dtype does in its own way. */
+export type Numbers = {
+  /** A weight in the dialect's dtype. */
+  readonly weight: (source: TensorSource) => Value
+  /** x·Wᵀ + b */
+  readonly product: (x: Value, matrix: Value, layer: Layer) => Value
+  /** x with its rows rounded to e4m3. */
+  readonly round: (x: Value) => Value
+  /** x in float32, which angles need, and back. */
+  readonly float: (x: Value) => Value
+  readonly narrow: (x: Value) => Value
+}
+
+export function portableOps(
+  graph: Graph,
+  precision: Precision = 'bf16',
+  { weight, product, round, float, narrow }: Numbers = floatNumbers(graph),
+): Ops {
   const { node, nodes, int64s } = graph
-  const widen = (value: Value) => node('Cast', [value], { attributes: { to: float32 } })
-  const weight = (slice: TensorSource) =>
-    slice.dtype === 'F32' ? graph.weight(slice) : widen(graph.weight(slice))
   const reshape = (x: Value, dims: readonly number[]) => node('Reshape', [x, int64s(dims)])
   const mul = (a: Value, b: Value) => node('Mul', [a, b])
   const add = (a: Value, b: Value) => node('Add', [a, b])
+  const geluTanh = (x: Value) => node('FastGelu', [x], { domain: microsoft })
   const bias = (layer: Layer) => (layer.bias ? [weight(layer.bias)] : [])
   const epsilonOf = (epsilon: number) => ({ epsilon: { float: epsilon }, axis: -1 })
 
-  function linear(x: Value, layer: Layer): Value {
-    return node('Gemm', [x, weight(layer.weight), ...bias(layer)], { attributes: { transB: 1 } })
+  const linear = (x: Value, layer: Layer) => product(x, weight(layer.weight), layer)
+
+  // q, k and v, or q, k, v and the feed-forward layer, read one input.
+  const roundedInputs = new Map<Value, Value>()
+
+  function blockLinear(x: Value, layer: Layer, epilogue?: Epilogue): Value {
+    const y = precision === 'fp8' ? fp8Linear(x, layer) : linear(x, layer)
+    if (!epilogue) return y
+    return epilogue.kind === 'gelu' ? geluTanh(y) : add(epilogue.residual, mul(y, epilogue.gate))
+  }
+
+  function fp8Linear(x: Value, layer: Layer): Value {
+    const input = roundedInputs.get(x) ?? round(x)
+    roundedInputs.set(x, input)
+    const matrix = weight(layer.weight)
+    // A checkpoint that was quantised before keeps its own codes.
+    const isRounded = layer.weight.dtype === 'F8_E4M3'
+    return product(input, isRounded ? matrix : round(matrix), layer)
   }
 
   function embedding(table: TensorSource, ids: Value): Value {
-    // Rows are picked before they are widened, so the table stays in its file.
-    const rows = node('Gather', [graph.weight(table), ids], { attributes: { axis: 0 } })
-    return table.dtype === 'F32' ? rows : widen(rows)
+    const pick = (rows: Value) => node('Gather', [rows, ids], { attributes: { axis: 0 } })
+    // Gather has no fp8; of other dtypes only the rows are widened, and the table stays in its file.
+    if (table.dtype === 'F32' || table.dtype === 'F8_E4M3') return pick(weight(table))
+    return cast(graph, pick(graph.weight(table)), 'F32')
   }
+
+  const concat = (parts: readonly Value[], axis: number) =>
+    parts.length === 1 ? parts[0]! : node('Concat', parts, { attributes: { axis } })
 
   const layerNorm = (x: Value, scale: Value, shift: Value, epsilon: number) =>
     node('LayerNormalization', [x, scale, shift], { attributes: epsilonOf(epsilon) })
@@ -44,16 +89,31 @@ export function portableOps(graph: Graph): Ops {
     return reshape(rmsNorm(perHead, scale, fluxEpsilon), [-1, heads * headDim])
   }
 
+  function rotatedQkv(streams: readonly QkvStream[], tables: RopeTables, heads: number): Qkv {
+    const projected = streams.map(({ x, q, k, v, normQ, normK }) => ({
+      q: headNorm(blockLinear(x, q), normQ, heads),
+      k: headNorm(blockLinear(x, k), normK, heads),
+      v: blockLinear(x, v),
+    }))
+    const join = (part: keyof Qkv) =>
+      concat(
+        projected.map((each) => each[part]),
+        0,
+      )
+    return { q: rope(join('q'), tables, heads), k: rope(join('k'), tables, heads), v: join('v') }
+  }
+
   const batched = (x: Value) => node('Unsqueeze', [x, int64s([0])])
   const unbatched = (x: Value) => node('Squeeze', [x, int64s([0])])
 
   function rope(x: Value, { cos, sin }: RopeTables, heads: number): Value {
     // A one-element position is the offset of the first row.
-    const rotated = node('RotaryEmbedding', [batched(x), int64s([0]), cos, sin], {
+    const operands = [batched(float(x)), int64s([0]), float(cos), float(sin)]
+    const rotated = node('RotaryEmbedding', operands, {
       domain: microsoft,
       attributes: { interleaved: 1, num_heads: heads },
     })
-    return unbatched(rotated)
+    return narrow(unbatched(rotated))
   }
 
   function attention(q: Value, k: Value, v: Value, options: AttentionOptions): Value {
@@ -104,17 +164,17 @@ export function portableOps(graph: Graph): Ops {
   return {
     graph,
     linear,
+    blockLinear,
     embedding,
     weight,
     modulatedNorm: (x, scale, shift) => layerNorm(x, scale, shift, fluxEpsilon),
     layerNorm: (x, layer, epsilon) =>
       layerNorm(x, weight(layer.weight), layer.bias ? weight(layer.bias) : absent, epsilon),
     rmsNorm,
-    headNorm,
-    rope,
+    rotatedQkv,
     attention,
-    gatedAdd: (x, gate, change) => add(x, mul(change, gate)),
-    geluTanh: (x) => node('FastGelu', [x], { domain: microsoft }),
+    gelu: (x) => node('Gelu', [x], { domain: microsoft }),
+    geluTanh,
     quickGelu: (x) => quickGelu(x, 1.702),
     // x·σ(x) is QuickGelu with alpha 1.
     silu: (x) => quickGelu(x, 1),
@@ -122,7 +182,7 @@ export function portableOps(graph: Graph): Ops {
     mul,
     reshape,
     transpose: (x, order) => node('Transpose', [x], { attributes: { perm: order } }),
-    concat: (parts, axis) => node('Concat', parts, { attributes: { axis } }),
+    concat,
     split: (x, count, axis) =>
       nodes('Split', [x], count, { attributes: { axis, num_outputs: count } }),
     splitAfter,
@@ -136,5 +196,19 @@ export function portableOps(graph: Graph): Ops {
           nearest_mode: 'floor',
         },
       }),
+  }
+}
+
+function floatNumbers(graph: Graph): Numbers {
+  const weight = (source: TensorSource) => widen(graph, source)
+  return {
+    weight,
+    product: (x, matrix, { bias }) =>
+      graph.node('Gemm', [x, matrix, ...(bias ? [weight(bias)] : [])], {
+        attributes: { transB: 1 },
+      }),
+    round: (x) => roundRowsToE4m3(graph, x),
+    float: (x) => x,
+    narrow: (x) => x,
   }
 }

@@ -19,6 +19,8 @@ export type TensorSlice = {
   /** Bytes from the start of the file. */
   readonly offset: number
   readonly byteLength: number
+  /** What fp8 values are to be multiplied by, where their file says so. */
+  readonly scale?: number
 }
 
 export type SafetensorsFile = {

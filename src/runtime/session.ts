@@ -2,17 +2,25 @@
  * The one file that meets onnxruntime-node. Sessions run synchronously on the calling thread, so
  * only an engine process may create them.
  */
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
 import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node'
+import { FluxdError } from '../errors.js'
+import { modelConfig } from './onnx.js'
 import type { Tensor } from './tensor.js'
 
 export type SessionOptions = {
+  /** The CPU by default; on CUDA no operator may fall back to the CPU. */
+  readonly device?: 'cpu' | 'cuda'
   /** Threads of an operator; 0 lets ONNX Runtime decide. */
   readonly threads: number
   /**
-   * Where half-precision weights become float32: `load` does it once and keeps the copy, `run` does
-   * it in every run and keeps the weights mapped from their file.
+   * Where weights of other dtypes become float32, and in fp8 are rounded: `load` does it once and
+   * keeps the copy, `run` does it in every run and keeps the weights mapped from their file.
    */
   readonly widenWeights: 'load' | 'run'
+  /** Whether the memory of a run is kept for the next one; yes by default. */
+  readonly arena?: boolean
 }
 
 export type Session = {
@@ -24,15 +32,20 @@ export type Session = {
   readonly release: () => Promise<void>
 }
 
-/** A session over model bytes whose external initializers are absolute paths. */
+/** The path of the ONNX Runtime that sessions use. */
+export function ortLibrary(): string {
+  const folder = dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'))
+  return join(folder, 'bin/napi-v6', process.platform, process.arch, 'libonnxruntime.so.1')
+}
+
+/**
+ * A session over model bytes whose external initializers are absolute paths.
+ * On the GPU it and its runs throw `engine_failed` with ONNX Runtime's own words; a run throws
+ * `engine_died` when this process has lost the GPU.
+ */
 export async function createSession(model: Uint8Array, options: SessionOptions): Promise<Session> {
-  const session = await InferenceSession.create(model, {
-    executionProviders: ['cpu'],
-    graphOptimizationLevel: 'all',
-    intraOpNumThreads: options.threads,
-    logSeverityLevel: 3,
-    extra: sessionConfig(options),
-  })
+  const isOnCuda = options.device === 'cuda'
+  const session = await (isOnCuda ? openOnCuda(model, options) : openOnCpu(model, options))
   let busyMs = 0
   return {
     async run(inputs) {
@@ -40,7 +53,7 @@ export async function createSession(model: Uint8Array, options: SessionOptions):
         Object.entries(inputs).map(([name, value]) => [name, toOrt(value)]),
       )
       const startedAt = performance.now()
-      const results = await session.run(feeds)
+      const results = await (isOnCuda ? runOnCuda(session, feeds) : session.run(feeds))
       busyMs += performance.now() - startedAt
       return Object.fromEntries(
         Object.entries(results).map(([name, value]) => [name, fromOrt(name, value)]),
@@ -51,13 +64,66 @@ export async function createSession(model: Uint8Array, options: SessionOptions):
   }
 }
 
-const sessionConfig = ({ widenWeights }: SessionOptions): Record<string, string> => ({
-  'session.model_external_initializers_file_folder_path': '/',
-  ...(widenWeights === 'run' && {
-    'session.disable_prepacking': '1',
-    'optimization.disable_specified_optimizers': 'ConstantFolding',
-  }),
-})
+const withoutFolding = { 'optimization.disable_specified_optimizers': 'ConstantFolding' }
+
+const openOnCpu = (model: Uint8Array, { threads, arena = true, widenWeights }: SessionOptions) =>
+  InferenceSession.create(model, {
+    executionProviders: ['cpu'],
+    graphOptimizationLevel: 'all',
+    intraOpNumThreads: threads,
+    logSeverityLevel: 3,
+    enableCpuMemArena: arena,
+    extra: {
+      ...modelConfig,
+      ...(widenWeights === 'run' && { 'session.disable_prepacking': '1', ...withoutFolding }),
+    },
+  })
+
+async function openOnCuda(model: Uint8Array, { threads }: SessionOptions) {
+  try {
+    return await InferenceSession.create(model, {
+      executionProviders: ['cuda'],
+      graphOptimizationLevel: 'basic',
+      intraOpNumThreads: threads,
+      logSeverityLevel: 3,
+      extra: {
+        ...modelConfig,
+        // Folding happens on the CPU, in copies of the weights.
+        ...withoutFolding,
+        'session.disable_cpu_ep_fallback': '1',
+        // Weights get the memory they need; the arena would round each of its steps up.
+        'session.use_device_allocator_for_initializers': '1',
+      },
+    })
+  } catch (cause) {
+    throw new FluxdError(
+      'engine_failed',
+      `Expected ONNX Runtime to open the graph on the GPU but it failed (${wordsOf(cause)}); \`fluxd doctor\` tells what is missing`,
+      { cause },
+    )
+  }
+}
+
+type Feeds = Parameters<InferenceSession['run']>[0]
+
+async function runOnCuda(session: InferenceSession, feeds: Feeds) {
+  try {
+    return await session.run(feeds)
+  } catch (cause) {
+    const words = wordsOf(cause)
+    throw new FluxdError(
+      isLasting.test(words) ? 'engine_died' : 'engine_failed',
+      `Expected ONNX Runtime to run the graph on the GPU but it failed (${words})`,
+      { cause },
+    )
+  }
+}
+
+// After one of CUDA's errors nothing runs in this process any more, unless memory was all it lacked.
+const isLasting = /\b(CUDA failure (?!2:)|CUBLAS failure (?!3:)|CUDNN failure )/
+
+// What follows in CUDA's errors names this machine and places in sources.
+const wordsOf = (cause: unknown) => String(cause).split(' ; ')[0]!
 
 const toOrt = (value: Tensor) => new OrtTensor(value.dtype, value.data, value.dims)
 

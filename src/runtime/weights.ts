@@ -4,14 +4,15 @@
  */
 import { invalidCheckpoint } from '../errors.js'
 import type { TensorSlice } from './safetensors.js'
-import { elementCount, type FloatTensor, type StoredDType } from './tensor.js'
+import type { StoredDType } from './tensor.js'
 
 /** A tensor's values in memory, in place of what a file holds under the same name. */
 export type TensorInMemory = {
   readonly name: string
-  readonly dtype: 'F32'
+  readonly dtype: 'F32' | 'BF16'
   readonly shape: readonly number[]
-  readonly values: Float32Array
+  /** Bits where the dtype is BF16. */
+  readonly values: Float32Array | Uint16Array
 }
 
 /** Where a graph finds a weight. */
@@ -32,7 +33,7 @@ export type Weights = {
   readonly unused: () => string[]
 }
 
-const usable: readonly StoredDType[] = ['F32', 'F16', 'BF16']
+const usable: readonly StoredDType[] = ['F32', 'F16', 'BF16', 'F8_E4M3']
 
 /** The weights of one network; `source` is the file or folder that messages name. */
 export function createWeights(source: string, tensors: ReadonlyMap<string, TensorSlice>): Weights {
@@ -44,7 +45,7 @@ export function createWeights(source: string, tensors: ReadonlyMap<string, Tenso
       throw invalidCheckpoint(
         `${source}: expected tensor ${name} of shape [${shape}] but it is missing`,
       )
-    if (slice.shape.length !== shape.length || slice.shape.some((dim, i) => dim !== shape[i]))
+    if (!hasShape(slice, shape))
       throw invalidCheckpoint(
         `${source}: expected tensor ${name} of shape [${shape}] but it is [${slice.shape}]`,
       )
@@ -65,27 +66,25 @@ export function createWeights(source: string, tensors: ReadonlyMap<string, Tenso
   }
 }
 
-/**
- * The same weights with the tensors of `merged` in place of the checkpoint's.
- * They are held in memory until the graphs are encoded; the others stay in their files.
- */
-export function withMerged(weights: Weights, merged: ReadonlyMap<string, FloatTensor>): Weights {
+/** The same weights with the tensors of `merged` in place of the checkpoint's. */
+export function withMerged(weights: Weights, merged: ReadonlyMap<string, TensorSource>): Weights {
   for (const name of merged.keys())
     if (!weights.pristine.has(name))
       throw new RangeError(`Expected the name of a tensor to replace but got ${name}`)
 
   function tensor(name: string, shape: readonly number[]): TensorSource {
-    const source = weights.tensor(name, shape)
-    const values = merged.get(name)?.data
-    if (!values) return source
-    if (values.length !== elementCount(shape))
-      throw new RangeError(
-        `Expected ${elementCount(shape)} values for ${name} but got ${values.length}`,
-      )
-    return { name: source.name, dtype: 'F32', shape, values }
+    const pristine = weights.tensor(name, shape)
+    const source = merged.get(name)
+    if (!source) return pristine
+    if (!hasShape(source, shape))
+      throw new RangeError(`Expected ${name} merged as [${shape}] but got [${source.shape}]`)
+    return source
   }
   return { ...weights, tensor, layer: layersOf(tensor) }
 }
+
+const hasShape = (source: TensorSource, shape: readonly number[]) =>
+  source.shape.length === shape.length && source.shape.every((dim, i) => dim === shape[i])
 
 const layersOf =
   (tensor: Weights['tensor']): Weights['layer'] =>

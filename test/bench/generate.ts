@@ -3,41 +3,27 @@
  * It measures what a user gets: an engine process driven from an API process.
  */
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus } from 'node:os'
 import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
+import { type BenchCase, listCases, nameCase, planOf } from '../../src/bench/cases.js'
+import { peakResidentBytes } from '../../src/bench/memory.js'
+import { measurePictures } from '../../src/bench/pictures.js'
+import { measureLoraSwitches } from '../../src/bench/switches.js'
+import { chooseEngineDevice } from '../../src/cli/doctor.js'
 import { readConfig } from '../../src/config.js'
 import { startEngine } from '../../src/engine/engine.js'
-import type { GenerationTimings } from '../../src/engine/protocol.js'
-import type { GenerationPlan, Variant } from '../../src/plan/plan.js'
+import { type GenerationPlan, variants } from '../../src/plan/plan.js'
+import { styleOf } from '../embedded/styles.js'
+import { flat } from '../media/pictures.js'
 
-const steps = { dev: 28, schnell: 4 } as const
 const rounds = 3
+const square = (side: number) => ({ width: side, height: side })
+const dev512: BenchCase = { variant: 'dev', precision: 'bf16', size: square(512), steps: 28 }
 
-const planOf = (variant: Variant, side: number): GenerationPlan => ({
-  variant,
-  prompt: 'a red circle on a blue background',
-  size: { width: side, height: side },
-  start: { kind: 'noise' },
-  loras: [],
-  steps: steps[variant],
-  firstStep: 0,
-  guidance: 3,
-  seed: 7,
-  count: 1,
-  noise: 'torch-cuda',
-  output: { format: 'webp', quality: 80 },
-  notes: [],
-})
-
-/** Peak resident memory of a process so far, in MB. */
-function peakMegabytes(pid: number): number {
-  const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-  return Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) / 1024
-}
+const peakMegabytes = (pid: number) => (peakResidentBytes(pid) ?? Number.NaN) / 2 ** 20
 
 /** Peak memory of the built server after it has answered a prediction of 1024². */
 async function serverMegabytes(): Promise<number> {
@@ -63,23 +49,7 @@ async function serverMegabytes(): Promise<number> {
   }
 }
 
-const median = (values: readonly number[]) =>
-  [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!
-
 const round = (value: number, digits = 3) => Number(value.toFixed(digits))
-
-function summary(variant: Variant, side: number, timings: readonly GenerationTimings[]) {
-  const middle = (stage: keyof GenerationTimings) => median(timings.map((each) => each[stage]))
-  const outside = timings.map(({ total, ort }) => 1 - ort / total)
-  return {
-    case: `${variant}-${steps[variant]} ${side}x${side}`,
-    secondsPerPicture: round(middle('total')),
-    secondsPerStep: round(middle('denoise') / steps[variant]),
-    decodeSeconds: round(middle('decode')),
-    encodeSeconds: round(middle('encode')),
-    shareOutsideOrt: round(median(outside)),
-  }
-}
 
 // The histogram adds its own resolution to every sample.
 const describeDelay = (delay: IntervalHistogram) => ({
@@ -88,12 +58,45 @@ const describeDelay = (delay: IntervalHistogram) => ({
   longest: round(delay.max / 1e6 - 1, 1),
 })
 
-const { checkpoints, threads } = readConfig(process.env)
-const engine = startEngine({ checkpoints, threads }, pino({ level: 'silent' }))
+/** `change` makes of the plan of a case what is measured. */
+const measure = async (
+  name: string,
+  change: (plan: GenerationPlan) => GenerationPlan,
+  of: BenchCase = dev512,
+) => ({
+  case: name,
+  ...(await measurePictures((i) => change(planOf(of, i)), rounds, { engine })),
+})
+
+/** dev at 512² in fp8, from an image and under a mask, at the default strength of 0.8. */
+async function measureModes() {
+  const bytes = await flat(512, 512, 'navy').png().toBuffer()
+  const mask = await flat(512, 512, 'white').png().toBuffer()
+  const image = { bytes, size: dev512.size }
+  const fp8 = { ...dev512, precision: 'fp8' } as const
+  return [
+    await measure(nameCase(fp8), (plan) => plan, fp8),
+    await measure(`${nameCase(dev512)}, img2img 0.8`, (plan) => ({
+      ...plan,
+      start: { kind: 'image', image },
+      firstStep: 5,
+    })),
+    await measure(`${nameCase(dev512)}, inpaint 0.8`, (plan) => ({
+      ...plan,
+      start: { kind: 'inpaint', image, mask },
+      firstStep: 5,
+    })),
+  ]
+}
+
+const config = readConfig(process.env)
+const { checkpoints, threads } = config
+const device = await chooseEngineDevice(config)
+const engine = startEngine({ checkpoints, device, threads }, pino({ level: 'silent' }))
 const loadSeconds: Record<string, number> = {}
 const loopDelays: Record<string, IntervalHistogram> = {}
 const results = []
-for (const variant of ['dev', 'schnell'] as const) {
+for (const variant of variants) {
   const startedAt = performance.now()
   await engine.load(variant)
   loadSeconds[variant] = round((performance.now() - startedAt) / 1000)
@@ -101,21 +104,23 @@ for (const variant of ['dev', 'schnell'] as const) {
   const loopDelay = monitorEventLoopDelay({ resolution: 1 })
   loopDelays[variant] = loopDelay
   loopDelay.enable()
-  for (const side of [512, 1024]) {
-    const timings: GenerationTimings[] = []
-    for (let i = 0; i < rounds; i++)
-      timings.push((await engine.generate(planOf(variant, side))).timings)
-    results.push(summary(variant, side, timings))
-  }
+  const sizes = [square(512), square(1024)]
+  for (const each of listCases({ variants: [variant], precisions: ['bf16'], sizes }))
+    results.push(await measure(nameCase(each), (plan) => plan, each))
   loopDelay.disable()
 }
+results.push(...(await measureModes()))
+const lora = styleOf('fofr/shxdo').path
+const loraSwitches = await measureLoraSwitches(planOf(dev512), lora, 5, { engine })
 const report = {
   date: new Date().toISOString(),
+  device,
   cpu: cpus()[0]?.model,
   threads: threads || availableParallelism(),
   node: process.version,
   loadSeconds,
   results,
+  loraSwitches,
   peakRssMegabytes: {
     api: round(await serverMegabytes(), 0),
     engine: round(peakMegabytes(engine.pid()!), 0),

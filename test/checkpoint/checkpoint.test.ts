@@ -6,7 +6,7 @@ import type { BflOverrides } from '../../src/checkpoint/bfl.js'
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.js'
 import { buildAutoencoderGraphs } from '../../src/pipeline/decoder.js'
 import { loadModels } from '../../src/pipeline/models.js'
-import { buildTextGraphs } from '../../src/pipeline/prompt.js'
+import { buildClipGraph, buildT5Graph } from '../../src/pipeline/prompt.js'
 import { buildTransformerGraphs } from '../../src/pipeline/transformer.js'
 import { fixturePath } from '../goldens.js'
 import { type Shapes, temporaryFolder, writeTensors } from '../weightFiles.js'
@@ -23,7 +23,8 @@ function check(path: string, overrides: BflOverrides = {}) {
   const checkpoint = openCheckpoint(path, overrides)
   buildTransformerGraphs(checkpoint.transformer)
   buildAutoencoderGraphs(checkpoint.autoencoder)
-  buildTextGraphs(checkpoint.text)
+  buildClipGraph(checkpoint.text.clip)
+  buildT5Graph(checkpoint.text.t5)
   return checkpoint
 }
 

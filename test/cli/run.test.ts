@@ -27,7 +27,7 @@ function prepare(options: FakeEngineOptions = {}) {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
   const run = (flags: RunFlags) =>
     runPrompt('a yellow star', flags, {
-      config: readConfig({}),
+      config: readConfig({ FLUXD_DEVICE: 'cpu' }),
       signal: canceling.signal,
       stdout,
       stderr: stderr as unknown as NodeJS.WriteStream,
@@ -50,6 +50,23 @@ describe('fluxd run', () => {
     expect((await sharp(output).metadata()).format).toBe(format)
     expect(stdout()).toBe(`${output}: 1024×1024, seed 7, 0.3 s\n`)
     expect(engine.stops()).toBe(1)
+  })
+
+  test('keeps the numbers of the pictures that the safety checker leaves', async () => {
+    const folder = await makeFolder()
+    const { run, engine, start, stdout, stderr } = prepare()
+    start.mockReturnValue({
+      ...engine,
+      async generate(plan, options) {
+        const { images, timings } = await engine.generate(plan, options)
+        options?.onEvent?.({ kind: 'flagged', id: 'fake', image: 0 })
+        return { images: images.slice(1), timings }
+      },
+    })
+    await run({ output: join(folder, 'star.webp'), numOutputs: '2', steps: '1' })
+    expect(await readdir(folder)).toEqual(['star-2.webp'])
+    expect(stdout()).toMatch(/star-2\.webp: /)
+    expect(stderr()).toContain('NSFW content detected in image 0\n')
   })
 
   test('numbers the files of several pictures', async () => {

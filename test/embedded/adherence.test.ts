@@ -28,6 +28,7 @@ describe.each(cases)('$variant at $side × $side', ({ variant, side }) => {
     for (const [i, scene] of scenes.entries()) {
       const plan = {
         variant,
+        precision: 'bf16',
         prompt: scene.prompt,
         size: { width: side, height: side },
         start: { kind: 'noise' },
@@ -39,6 +40,7 @@ describe.each(cases)('$variant at $side × $side', ({ variant, side }) => {
         count: 1,
         noise: 'torch-cuda',
         output: { format: 'png', quality: 80 },
+        checkSafety: false,
         notes: [],
       } as const
       let bytes = new Uint8Array()

@@ -38,6 +38,7 @@ describe.each(cases)('$name', ({ name, width, height, ...wish }) => {
     const pictures: Uint8Array[] = []
     const plan = {
       ...wish,
+      precision: 'bf16',
       size: { width, height },
       start: { kind: 'noise' },
       loras: [],
@@ -45,6 +46,7 @@ describe.each(cases)('$name', ({ name, width, height, ...wish }) => {
       count: 1,
       noise: 'torch-cpu',
       output: { format: 'png', quality: 80 },
+      checkSafety: false,
       notes: [],
     } as const
     await generate(plan, models, {

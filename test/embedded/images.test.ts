@@ -19,6 +19,7 @@ afterAll(() => models.release())
 
 const plan: GenerationPlan = {
   variant: 'dev',
+  precision: 'bf16',
   prompt: 'a yellow circle on a green background',
   size,
   start: { kind: 'noise' },
@@ -30,6 +31,7 @@ const plan: GenerationPlan = {
   count: 1,
   noise: 'torch-cuda',
   output: { format: 'png', quality: 80 },
+  checkSafety: false,
   notes: [],
 }
 

@@ -111,7 +111,7 @@ test('a killed engine is restarted, and the prediction it ran fails with what ha
     { onEvent: (event) => void (isProgress(event) && process.kill(killed, 'SIGKILL')) },
   )
   await expect(run).rejects.toMatchObject({
-    code: 'engine_failed',
+    code: 'engine_died',
     message: expect.stringMatching(
       /was killed by SIGKILL while it worked on this; it is being restarted/,
     ),
@@ -127,7 +127,7 @@ test('a prediction that waited behind a killed one runs on the next process', as
     void (isProgress(event) && process.kill(engine.pid()!, 'SIGKILL'))
   const first = engine.generate({ ...plan, steps: 50 }, { onEvent })
   const second = engine.generate(plan)
-  await expect(first).rejects.toMatchObject({ code: 'engine_failed' })
+  await expect(first).rejects.toMatchObject({ code: 'engine_died' })
   expect((await second).images).toHaveLength(1)
 })
 

@@ -22,6 +22,7 @@ import { createSession } from '../../src/runtime/session.js'
 import { floatTensor, intTensor } from '../../src/runtime/tensor.js'
 import { createWeights, withMerged } from '../../src/runtime/weights.js'
 import { expectClose } from '../goldens.js'
+import { sourcesOf } from '../lora/tinyDev.js'
 import {
   hashed,
   hashedWeights,
@@ -159,7 +160,7 @@ describe('F1, the transformer', () => {
       threads: 1,
     })
     const dev = await loadTransformer(
-      { source: file, params, weights: withMerged(weights, merged) },
+      { source: file, params, weights: withMerged(weights, sourcesOf(merged)) },
       options,
     )
     const got = await dev.predict(img, await dev.condition(conditions([0.75])), 0, rope)

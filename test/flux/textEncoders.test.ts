@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { openTextSide } from '../../src/checkpoint/checkpoint.js'
 import { positionBuckets } from '../../src/flux/t5.js'
-import { buildTextGraphs } from '../../src/pipeline/prompt.js'
+import { buildClipGraph, buildT5Graph } from '../../src/pipeline/prompt.js'
 import { createSession } from '../../src/runtime/session.js'
 import { intTensor } from '../../src/runtime/tensor.js'
 import { expectClose, fixturePath, goldenCase } from '../goldens.js'
@@ -17,7 +17,7 @@ test.each(models)('CLIP of %s agrees with transformers', async (model) => {
   const text = openTextSide(fixturePath(model))
   const { hidden, positions } = text.clip.params
   const session = await createSession(
-    buildTextGraphs(text).clip.encode(['last_hidden_state']),
+    buildClipGraph(text.clip).encode(['last_hidden_state']),
     options,
   )
   const golden = goldenCase(`clip_${model}`)
@@ -37,7 +37,7 @@ test.each(models.flatMap((model) => [128, 512].map((length) => ({ model, length 
   'T5 of $model agrees with transformers at $length tokens',
   async ({ model, length }) => {
     const text = openTextSide(fixturePath(model))
-    const session = await createSession(buildTextGraphs(text).t5.encode(), options)
+    const session = await createSession(buildT5Graph(text.t5).encode(), options)
     const buckets = intTensor(positionBuckets(text.t5.params, length), [length, length])
     const golden = goldenCase(`t5_${model}_${length}`)
     const ids = golden.inputs['input_ids']!

@@ -15,7 +15,7 @@ describe('a prediction that succeeds', () => {
     expect(body).toEqual({
       input,
       output: [expect.stringMatching(/^data:image\/webp;base64,[A-Za-z0-9+/]+=*$/)],
-      id: null,
+      id: expect.stringMatching(/^[0-9a-z]{26}$/),
       version: null,
       created_at: null,
       started_at: expect.stringMatching(utcTime),
@@ -23,7 +23,12 @@ describe('a prediction that succeeds', () => {
       logs: expect.any(String),
       error: null,
       status: 'succeeded',
-      metrics: { predict_time: expect.any(Number) },
+      metrics: {
+        predict_time: expect.any(Number),
+        total_time: expect.any(Number),
+        image_count: 1,
+        lora_switch_ms: 0,
+      },
     })
     const picture = await sharp(Buffer.from(body.output[0].split(',')[1], 'base64')).metadata()
     expect(picture).toMatchObject({ format: 'webp', width: 32 })
@@ -120,47 +125,69 @@ describe('a prediction that fails', () => {
   })
 })
 
-describe('a request for what is not there yet', () => {
+test('a LoRA is loaded before the seed is told, and its time is measured', async () => {
+  const { predict, engine } = buildTestApp()
+  const input = { prompt: 'p', seed: 7, replicate_weights: 'fofr/shxdo-v2', lora_scale: 0.5 }
+  const { body } = await predict({ input: { ...input, disable_safety_checker: true } })
+  expect(engine.plans[0]!.loras).toMatchObject([
+    { path: expect.stringMatching(/fofr--shxdo-v2\.safetensors$/), scale: 0.5 },
+  ])
+  expect(body.logs.split('\n').slice(0, 3)).toEqual([
+    'Loaded LoRAs in 0.25s',
+    'Using seed: 7',
+    'Prompt: p',
+  ])
+  // What the fake engine says it took; the file is on this disk.
+  expect(body.metrics.lora_switch_ms).toBeGreaterThanOrEqual(250)
+  expect(body.metrics.lora_switch_ms).toBeLessThan(400)
+})
+
+test('a LoRA reference that is none fails the prediction with the words of the reference', async () => {
+  const { predict, engine } = buildTestApp()
+  const { status, body } = await predict({ input: { prompt: '', extra_lora: 'what is this' } })
+  expect(status).toBe(200)
+  expect(body).toMatchObject({
+    status: 'failed',
+    error: expect.stringMatching(/^Failed to parse URL\. Expected either:/),
+  })
+  expect(engine.plans).toEqual([])
+})
+
+test('the model that is served is a setting, and its defaults and LoRAs count', async () => {
+  const { predict, engine } = buildTestApp({}, undefined, { FLUXD_COG_MODEL: 'fofr/shxdo-v2' })
+  const { body } = await predict({ input: { prompt: '' } })
+  expect(body.status).toBe('succeeded')
+  expect(engine.plans[0]!.loras).toMatchObject([
+    { path: expect.stringMatching(/fofr--shxdo-v2\.safetensors$/) },
+  ])
+})
+
+describe('a webhook', () => {
   test.each([
-    ['extra_lora', 'fofr/flux-pixar-cars'],
-    ['replicate_weights', 'fofr/shxdo-v2'],
-    ['go_fast', true],
-  ])('is a 422 that names %s', async (field, value) => {
-    const { predict, engine } = buildTestApp()
-    const { status, body } = await predict({ input: { prompt: '', [field]: value } })
-    expect(status).toBe(422)
-    expect(body).toEqual({
-      detail: [
-        {
-          loc: ['body', 'input', field],
-          msg: `${field} is not supported yet`,
-          type: 'not_supported',
-        },
-      ],
-    })
-    expect(engine.plans).toEqual([])
-  })
-
-  test.each(['webhook', 'output_file_prefix'])('is a 422 that names %s', async (field) => {
+    ['webhook', 'ftp://a.example', 'Expected an http or https URL'],
+    ['output_file_prefix', '/tmp/', 'Expected an http or https URL'],
+  ])('or prefix that is no URL is a 422: %s', async (field, value, msg) => {
     const { predict } = buildTestApp()
-    const { status, body } = await predict({ input: { prompt: '' }, [field]: 'http://a.example' })
+    const { status, body } = await predict({ input: { prompt: '' }, [field]: value })
     expect(status).toBe(422)
-    expect(body.detail).toEqual([
-      { loc: ['body', field], msg: `${field} is not supported yet`, type: 'value_error' },
-    ])
+    expect(body.detail).toEqual([{ loc: ['body', field], msg, type: 'value_error' }])
   })
 
-  test('is a 422 for an asynchronous prediction', async () => {
-    const { app, engine } = buildTestApp()
-    const reply = await app.inject({
-      method: 'POST',
-      url: '/predictions',
-      headers: { prefer: 'respond-async' },
-      payload: { input: { prompt: '' } },
+  test('is kept with its events, all four by default', async () => {
+    const { predict, app } = buildTestApp()
+    const webhook = 'http://a.example/hook'
+    const one = await predict({ input: { prompt: '' }, webhook })
+    const two = await predict({
+      input: { prompt: '' },
+      webhook,
+      webhook_events_filter: ['completed'],
     })
-    expect(reply.statusCode).toBe(422)
-    expect(reply.json()).toEqual({ detail: 'Prefer: respond-async is not supported yet' })
-    expect(engine.plans).toEqual([])
+    const eventsOf = (id: string) => app.predictions.get(id)!.webhook
+    expect(eventsOf(one.body.id)).toEqual({
+      url: webhook,
+      events: ['start', 'output', 'logs', 'completed'],
+    })
+    expect(eventsOf(two.body.id)).toEqual({ url: webhook, events: ['completed'] })
   })
 })
 
@@ -229,9 +256,13 @@ test('GET / lists the routes that are there', async () => {
   const index = (await app.inject('/')).json<Record<string, string>>()
   expect(Object.keys(index)).toEqual([
     'cog_version',
+    'docs_url',
     'openapi_url',
+    'shutdown_url',
     'healthcheck_url',
     'predictions_url',
+    'predictions_idempotent_url',
+    'predictions_cancel_url',
   ])
   for (const url of [index['openapi_url'], index['healthcheck_url']])
     expect((await app.inject(url!)).statusCode).toBe(200)
@@ -242,4 +273,12 @@ test('GET /openapi.json describes the input', async () => {
   const document = (await app.inject('/openapi.json')).json()
   expect(document.openapi).toBe('3.0.2')
   expect(document.components.schemas.Input.required).toEqual(['prompt'])
+  expect(Object.keys(document.paths)).toEqual([
+    '/',
+    '/health-check',
+    '/predictions',
+    '/predictions/{prediction_id}',
+    '/predictions/{prediction_id}/cancel',
+    '/shutdown',
+  ])
 })

@@ -1,8 +1,14 @@
+import { pino } from 'pino'
 import { expect, test } from 'vitest'
+import { buildApp } from '../../src/app.js'
+import { readConfig } from '../../src/config.js'
+import { HealthCheck } from '../../src/contract/health.js'
 import type { EngineStatus } from '../../src/engine/engine.js'
 import { FluxdError } from '../../src/errors.js'
-import type { FakeEngineOptions } from '../fakeEngine.js'
+import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
 import { buildTestApp } from './testApp.js'
+
+const noChecker = 'No safety checker is installed: no output is checked\n'
 
 async function checkHealth(options: FakeEngineOptions) {
   const { app, predict } = buildTestApp(options)
@@ -24,8 +30,9 @@ test.each([
       started_at: expect.any(String),
       completed_at: expect.any(String),
       status: 'succeeded',
-      logs: '',
+      logs: noChecker,
     },
+    safety_checker: 'none',
   })
 })
 
@@ -35,7 +42,7 @@ test('a server whose model cannot be loaded says why and still takes predictions
   expect(reply.statusCode).toBe(200)
   expect(reply.json()).toMatchObject({
     status: 'SETUP_FAILED',
-    setup: { status: 'failed', logs: 'Expected a folder at /nowhere\n' },
+    setup: { status: 'failed', logs: `${noChecker}Expected a folder at /nowhere\n` },
   })
   const { body } = await predict({ input: { prompt: '', model: 'schnell' } })
   expect(body.status).toBe('succeeded')
@@ -45,6 +52,31 @@ test('a server whose model is loading is STARTING', async () => {
   const { reply } = await checkHealth({ loading: new Promise(() => {}) })
   expect(reply.json()).toEqual({
     status: 'STARTING',
-    setup: { started_at: expect.any(String), status: 'starting', logs: '' },
+    setup: { started_at: expect.any(String), status: 'starting', logs: noChecker },
+    safety_checker: 'none',
   })
+})
+
+test('a server with a safety checker says so', async () => {
+  const { app } = buildTestApp({}, undefined, { FLUXD_SAFETY_MODEL: '/models/safety' })
+  const reply = await app.inject('/health-check')
+  expect(reply.json()).toMatchObject({ setup: { logs: '' }, safety_checker: 'installed' })
+  expect(HealthCheck.safeParse(reply.json()).success).toBe(true)
+})
+
+test.each([
+  ['without a safety checker logs it once', {}, 1],
+  ['with one does not', { FLUXD_SAFETY_MODEL: '/models/safety' }, 0],
+])('a server %s at its start', async (_, environment, count) => {
+  const lines: string[] = []
+  const { services } = buildTestApp()
+  const app = buildApp({
+    config: readConfig(environment),
+    engine: createFakeEngine(),
+    services,
+    logger: pino({}, { write: (line) => void lines.push(line) }),
+  })
+  await app.ready()
+  await app.close()
+  expect(lines.filter((line) => line.includes(noChecker.trim()))).toHaveLength(count)
 })

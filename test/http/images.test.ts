@@ -54,13 +54,10 @@ describe('a prediction with an image', () => {
     expect(engine.plans).toMatchObject([{ size: { width: 32, height: 32 } }])
   })
 
-  test('in fast mode runs in bf16 and says so', async () => {
-    const { predict } = buildTestApp()
-    const { body } = await predict({ input: { prompt: '', image: await picture(), go_fast: true } })
-    expect(body.status).toBe('succeeded')
-    expect(body.logs).toContain(
-      'Img2img and inpainting not supported with fast fp8 inference; will run in bf16\n',
-    )
+  test('in fast mode stays fast', async () => {
+    const { predict, engine } = buildTestApp()
+    await predict({ input: { prompt: '', image: await picture(), go_fast: true } })
+    expect(engine.plans).toMatchObject([{ precision: 'fp8', start: { kind: 'image' } }])
   })
 })
 

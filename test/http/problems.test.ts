@@ -1,6 +1,4 @@
-import { describe, expect, test } from 'vitest'
-import { buildApp } from '../../src/app.js'
-import { createFakeEngine } from '../fakeEngine.js'
+import { describe, expect, test, vi } from 'vitest'
 import { buildTestApp } from './testApp.js'
 
 describe('a body that is wrong', () => {
@@ -88,16 +86,13 @@ describe('a request that is not JSON', () => {
     },
   )
 
-  test.each(['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x'])(
-    'is a 415 as %s',
-    async (type) => {
-      const reply = await post('{"input":{"prompt":""}}', { 'content-type': type })
-      expect(reply.statusCode).toBe(415)
-      expect(reply.json()).toEqual({
-        detail: `Expected content-type application/json but received ${type}`,
-      })
-    },
-  )
+  test.each(['text/plain', 'application/x-www-form-urlencoded'])('is a 415 as %s', async (type) => {
+    const reply = await post('{"input":{"prompt":""}}', { 'content-type': type })
+    expect(reply.statusCode).toBe(415)
+    expect(reply.json()).toEqual({
+      detail: `Expected content-type application/json but received ${type}`,
+    })
+  })
 
   test('is a 413 above 105 MiB, told before the body is read', async () => {
     const reply = await post('{}', { ...json, 'content-length': String(105 * 1024 * 1024 + 1) })
@@ -107,11 +102,18 @@ describe('a request that is not JSON', () => {
 })
 
 test.each([
-  ['GET', '/predictions/abc'],
-  ['GET', '/nowhere'],
-  ['DELETE', '/predictions'],
-] as const)('%s %s is a 404', async (method, url) => {
+  ['GET', '/predictions/abc', 'PUT'],
+  ['DELETE', '/predictions?a=b', 'POST'],
+  ['POST', '/docs/static/index.css', 'GET, HEAD'],
+] as const)('%s %s is a 405 that names what is allowed', async (method, url, allowed) => {
   const reply = await buildTestApp().app.inject({ method, url })
+  expect(reply.statusCode).toBe(405)
+  expect(reply.headers.allow).toBe(allowed)
+  expect(reply.json()).toEqual({ detail: 'Method Not Allowed' })
+})
+
+test.each(['/nowhere', '/predictions/a/b'])('GET %s is a 404', async (url) => {
+  const reply = await buildTestApp().app.inject(url)
   expect(reply.statusCode).toBe(404)
   expect(reply.json()).toEqual({ detail: 'Not Found' })
 })
@@ -123,15 +125,11 @@ test('a malformed URL is a 400 with a sentence', async () => {
 })
 
 test('a fault of our own is a 500 that gives nothing away', async () => {
-  const engine = {
-    ...createFakeEngine(),
-    status: () => {
-      throw new Error('/secret/path is gone')
-    },
-  }
-  const app = buildApp({ config: { noise: 'torch-cpu' }, engine })
+  const { app, engine } = buildTestApp()
+  vi.spyOn(engine, 'status').mockImplementation(() => {
+    throw new Error('/secret/path is gone')
+  })
   const reply = await app.inject('/health-check')
   expect(reply.statusCode).toBe(500)
   expect(reply.json()).toEqual({ detail: 'Internal Server Error' })
-  await app.close()
 })

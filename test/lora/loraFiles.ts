@@ -1,13 +1,7 @@
 /** Writes LoRA files for tests: every tensor float32 with hashed values unless it says otherwise. */
 import { join } from 'node:path'
 import { elementCount } from '../../src/runtime/tensor.js'
-import { hashed, temporaryFolder, writeRaw } from '../weightFiles.js'
-
-type Stored = {
-  readonly dtype: string
-  readonly shape: readonly number[]
-  readonly bytes: Uint8Array
-}
+import { hashed, type Stored, temporaryFolder, writeStored } from '../weightFiles.js'
 
 /** A float32 number, as `.alpha` usually is. */
 export const number = (value: number): Stored => ({
@@ -29,20 +23,11 @@ export function writeLora(
   tensors: Readonly<Record<string, readonly number[] | Stored>>,
   metadata: Readonly<Record<string, string>> = {},
 ): string {
-  const entries = Object.entries(tensors).map(
+  const stored = Object.entries(tensors).map(
     ([name, tensor], i) => [name, store(tensor, i)] as const,
   )
-  let end = 0
-  const header = Object.fromEntries(
-    entries.map(([name, { dtype, shape, bytes }]) => {
-      const begin = end
-      end += bytes.length
-      return [name, { dtype, shape, data_offsets: [begin, end] }]
-    }),
-  )
   const path = join(folder, `lora${written++}.safetensors`)
-  const data = Buffer.concat(entries.map(([, { bytes }]) => bytes))
-  return writeRaw(path, { __metadata__: metadata, ...header }, data)
+  return writeStored(path, Object.fromEntries(stored), metadata)
 }
 
 const store = (tensor: readonly number[] | Stored, i: number): Stored =>

@@ -1,7 +1,10 @@
 /** Every LoRA case of the fixtures, from the adapter's file to the velocity. */
 import { describe, expect, test } from 'vitest'
-import { createMerger, mergeLoras, type Rounding } from '../../src/lora/merge.js'
+import { createMerger, mergeLoras } from '../../src/lora/merge.js'
+import type { Rounding } from '../../src/lora/mergeGraph.js'
 import { createGraph } from '../../src/runtime/graph.js'
+import { floatTensor } from '../../src/runtime/tensor.js'
+import { inMemory } from '../../src/runtime/tensorStore.js'
 import { withMerged } from '../../src/runtime/weights.js'
 import { expectClose, expectOutputs, goldenCase, readManifest } from '../goldens.js'
 import { fixtureLora, loadMerged, pristine, tinyDev, tinyDevBfl, velocity } from './tinyDev.js'
@@ -130,7 +133,7 @@ describe('a merge', () => {
 describe('weights with merged tensors', () => {
   const name = 'proj_out.weight'
   const merged = (data: Float32Array, dims: readonly number[]) =>
-    withMerged(tinyDev.weights, new Map([[name, { dtype: 'float32', dims, data }]]))
+    withMerged(tinyDev.weights, new Map([[name, inMemory(name, floatTensor(data, dims))]]))
 
   test('keep the name and shape of what they replace', () => {
     const data = new Float32Array(64 * 32)
@@ -141,12 +144,12 @@ describe('weights with merged tensors', () => {
   })
 
   test('are refused under a name or in a shape that the model does not have', () => {
-    const tensor = { dtype: 'float32', dims: [1], data: new Float32Array(1) } as const
+    const tensor = inMemory('proj.weight', floatTensor(new Float32Array(1), [1]))
     expect(() => withMerged(tinyDev.weights, new Map([['proj.weight', tensor]]))).toThrow(
       /Expected the name of a tensor to replace but got proj\.weight/,
     )
     expect(() => merged(new Float32Array(1), [1]).tensor(name, [64, 32])).toThrow(
-      /Expected 2048 values for proj_out\.weight but got 1/,
+      /Expected proj_out\.weight merged as \[64,32\] but got \[1\]/,
     )
   })
 

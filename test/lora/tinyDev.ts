@@ -10,8 +10,11 @@ import {
   timestepEmbedding,
 } from '../../src/pipeline/schedule.js'
 import { loadTransformer, type Transformer } from '../../src/pipeline/transformer.js'
+import { type Backend, portableBackend } from '../../src/runtime/backend.js'
+import type { Precision } from '../../src/runtime/ops.js'
 import { openSafetensors } from '../../src/runtime/safetensors.js'
 import { floatTensor } from '../../src/runtime/tensor.js'
+import { inMemory } from '../../src/runtime/tensorStore.js'
 import { withMerged } from '../../src/runtime/weights.js'
 import { fixturePath, type GoldenCase } from '../goldens.js'
 
@@ -27,9 +30,23 @@ export const pristine = tinyDev.weights.pristine
 export const fixtureLora = (path: string): LoraAdapter =>
   readLora(openSafetensors(fixturePath(path)), { transformer: tinyDev.params })
 
+/** Merged tensors as a graph's weights. */
+export const sourcesOf = (merged: MergedTensors) =>
+  new Map([...merged].map(([name, tensor]) => [name, inMemory(name, tensor)]))
+
 /** Sessions over the checkpoint with these tensors replaced. */
-export const loadMerged = (merged: MergedTensors, component = tinyDev): Promise<Transformer> =>
-  loadTransformer({ ...component, weights: withMerged(component.weights, merged) }, options)
+export const loadMerged = (
+  merged: MergedTensors,
+  component = tinyDev,
+  precision: Precision = 'bf16',
+  backend: Backend = portableBackend,
+): Promise<Transformer> =>
+  loadTransformer(
+    { ...component, weights: withMerged(component.weights, sourcesOf(merged)) },
+    options,
+    precision,
+    backend,
+  )
 
 /** The velocity for a golden case's inputs. */
 export async function velocity(transformer: Transformer, golden: GoldenCase) {

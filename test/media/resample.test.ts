@@ -1,6 +1,6 @@
 /** Resampling against Pillow 12.3: `Image.fromarray(source).resize(size, Image.LANCZOS)`. */
 import { expect, test } from 'vitest'
-import { resizeLanczos } from '../../src/media/resample.js'
+import { resize } from '../../src/media/resample.js'
 import { noisePicture } from './pictures.js'
 
 const pillow = [
@@ -28,10 +28,10 @@ const pillow = [
 
 test.each(pillow)('a $name picture is that of Pillow, byte for byte', ({ size, want }) => {
   const { rgb, size: from } = noisePicture
-  expect(Buffer.from(resizeLanczos(rgb, from, size)).toString('base64')).toBe(want)
+  expect(Buffer.from(resize(rgb, from, size, 'lanczos')).toString('base64')).toBe(want)
 })
 
 test('a picture of the same size is unchanged', () => {
   const { rgb, size } = noisePicture
-  expect(resizeLanczos(rgb, size, size)).toEqual(rgb)
+  expect(resize(rgb, size, size, 'lanczos')).toEqual(rgb)
 })

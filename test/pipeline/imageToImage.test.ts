@@ -7,7 +7,7 @@ import { loadEncoder } from '../../src/pipeline/encoder.js'
 import { prepare } from '../../src/pipeline/generate.js'
 import { packLatents, tokenGrid, unpackLatents } from '../../src/pipeline/latents.js'
 import { startNoise } from '../../src/pipeline/noise.js'
-import { loadPromptEncoder } from '../../src/pipeline/prompt.js'
+import { createPromptEncoder, loadClip, loadT5 } from '../../src/pipeline/prompt.js'
 import { prepareStart } from '../../src/pipeline/start.js'
 import { loadTransformer } from '../../src/pipeline/transformer.js'
 import { planGeneration } from '../../src/plan/generation.js'
@@ -37,7 +37,14 @@ async function planCase({ model, params, inputs }: GoldenCase) {
     .png()
     .toBuffer()
   const mask = inputs['mask_u8'] && (await greyPng(inputs['mask_u8'].data as Uint8Array, size))
-  return planGeneration(wish, { drawnSeed: 0, noise: 'torch-cpu', image: { bytes, size }, mask })
+  return planGeneration(wish, {
+    drawnSeed: 0,
+    noise: 'torch-cpu',
+    goFastLoraMultiplier: 1.5,
+    safetyChecker: false,
+    image: { bytes, size },
+    mask,
+  })
 }
 
 const greyPng = (grey: Uint8Array, size: { width: number; height: number }) =>
@@ -59,7 +66,10 @@ describe.each(cases)('$id from $layout', ({ id, layout }) => {
 
   beforeAll(async () => {
     const { text, transformer: component, autoencoder, scheduler } = checkpoints[layout]()
-    const encoder = await loadPromptEncoder(text, golden.params['msl'], options)
+    const encoder = createPromptEncoder(
+      await loadClip(text, options),
+      await loadT5(text, golden.params['msl'], options),
+    )
     const transformer = await loadTransformer(component, options)
     const decoder = await loadDecoder(autoencoder, options)
     const imageEncoder = await loadEncoder(autoencoder, options)

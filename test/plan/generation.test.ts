@@ -6,12 +6,15 @@ const plan = (fields: object, files: Partial<Circumstances> = {}) =>
   planGeneration(FluxInput.parse({ prompt: 'a red circle', ...fields }), {
     drawnSeed: 4711,
     noise: 'torch-cpu',
+    goFastLoraMultiplier: 1.5,
+    safetyChecker: false,
     ...files,
   })
 
 test('a prompt alone is one 1024×1024 webp from dev in 28 steps', () => {
   expect(plan({})).toEqual({
     variant: 'dev',
+    precision: 'bf16',
     prompt: 'a red circle',
     size: { width: 1024, height: 1024 },
     start: { kind: 'noise' },
@@ -23,6 +26,7 @@ test('a prompt alone is one 1024×1024 webp from dev in 28 steps', () => {
     count: 1,
     noise: 'torch-cpu',
     output: { format: 'webp', quality: 80 },
+    checkSafety: false,
     notes: ['No safety checker is installed: the output is not checked'],
   })
 })
@@ -46,9 +50,25 @@ test('every wish of a text-to-picture prediction is in its plan', () => {
     seed: 99,
     count: 3,
     output: { format: 'jpg', quality: 0 },
+    checkSafety: false,
     notes: [],
   })
 })
+
+test.each([
+  ['installed', true, false, true, []],
+  ['installed and disabled by the wish', true, true, false, []],
+  ['missing', false, false, false, ['No safety checker is installed: the output is not checked']],
+  ['missing and disabled by the wish', false, true, false, []],
+])(
+  'a safety checker that is %s',
+  (_, safetyChecker, disable_safety_checker, checkSafety, notes) => {
+    expect(plan({ disable_safety_checker }, { safetyChecker })).toMatchObject({
+      checkSafety,
+      notes,
+    })
+  },
+)
 
 test.each([
   [undefined, 4711],
@@ -70,20 +90,6 @@ test('schnell runs the steps it is told, 28 by default, and has no guidance', ()
   expect(plan({ model: 'schnell', num_inference_steps: 4 }).steps).toBe(4)
 })
 
-test.each([
-  ['extra_lora', 'fofr/flux-pixar-cars'],
-  ['replicate_weights', 'fofr/shxdo-v2'],
-  ['go_fast', true],
-])('%s is refused as not supported yet, by name', (field, value) => {
-  expect(() => plan({ [field]: value })).toThrow(
-    expect.objectContaining({
-      code: 'not_supported',
-      field,
-      message: `${field} is not supported yet`,
-    }),
-  )
-})
-
 test('fields that change nothing alone are accepted: LoRA scales, strength, empty LoRA references', () => {
   const harmless = {
     lora_scale: 2,
@@ -98,6 +104,7 @@ test('fields that change nothing alone are accepted: LoRA scales, strength, empt
 test('a custom size overrides go_fast and says so', () => {
   const custom = { aspect_ratio: 'custom', width: 300, height: 256, disable_safety_checker: true }
   expect(plan({ ...custom, go_fast: true })).toMatchObject({
+    precision: 'bf16',
     size: { width: 304, height: 256 },
     notes: ['Custom aspect ratios not supported with fast fp8 inference; will run in bf16'],
   })
@@ -166,15 +173,19 @@ describe('with an image', () => {
     expect(() => checkWish(wish)).toThrow(message)
   })
 
-  test('it overrides go_fast and says so, once', () => {
+  test('it keeps go_fast, but with a custom size', () => {
     const fast = { go_fast: true, image: uri, ...quiet }
-    expect(plan(fast, { image }).notes).toEqual([
-      'Img2img and inpainting not supported with fast fp8 inference; will run in bf16',
-    ])
+    expect(plan(fast, { image })).toMatchObject({ precision: 'fp8', notes: [] })
+    expect(plan({ ...fast, mask: uri }, { image, mask })).toMatchObject({
+      precision: 'fp8',
+      start: { kind: 'inpaint' },
+      notes: [],
+    })
     const custom = { ...fast, aspect_ratio: 'custom', width: 256, height: 256 }
-    expect(plan(custom, { image }).notes).toEqual([
-      'Custom aspect ratios not supported with fast fp8 inference; will run in bf16',
-    ])
+    expect(plan(custom, { image })).toMatchObject({
+      precision: 'bf16',
+      notes: ['Custom aspect ratios not supported with fast fp8 inference; will run in bf16'],
+    })
   })
 
   test('a custom size must be complete all the same', () => {

@@ -1,0 +1,38 @@
+// new Device() is host memory and the CPU; new Device({ ordinal, library }) a GPU.
+#pragma once
+#include <napi.h>
+
+#include <memory>
+
+#include "fluxd/kernels.h"
+#include "ort/ort.h"
+#include "runner.h"
+
+namespace fluxd {
+
+// What sessions, weights and tensors of a device have in common.
+struct DeviceState {
+  DeviceState(Napi::Env env, const fluxd_device &table, int ordinal, bool cuda);
+
+  const fluxd_device &table;
+  const int ordinal;
+  const bool cuda;
+  Owned<OrtMemoryInfo> memory;
+  Runner runner;
+};
+
+class Device : public Napi::ObjectWrap<Device> {
+ public:
+  static constexpr const char *name = "Device";
+  static constexpr napi_type_tag tag = {0x5f6b8c1d2e3a4f70, 1};
+  static Napi::Function define(Napi::Env env);
+  explicit Device(const Napi::CallbackInfo &info);
+
+  std::shared_ptr<DeviceState> state;
+
+ private:
+  // → { free, total } in bytes
+  Napi::Value memory(const Napi::CallbackInfo &info);
+};
+
+}  // namespace fluxd

@@ -1,0 +1,88 @@
+#include "runner.h"
+
+namespace fluxd {
+
+struct Runner::Pending {
+  Job job;
+  Napi::Promise::Deferred deferred;
+  // Empty where the work succeeded.
+  std::unique_ptr<std::string> error = nullptr;
+};
+
+Runner::Runner(Napi::Env env)
+    : env_(env), settled_(Settled::New(env, "fluxd", 0, 1, this)), thread_([this] { loop(); }) {
+  settled_.Unref(env);
+  // The thread must not outlive JavaScript: its results would have nowhere to go.
+  napi_add_env_cleanup_hook(env, atExit, this);
+}
+
+Runner::~Runner() {
+  napi_remove_env_cleanup_hook(env_, atExit, this);
+  stop();
+}
+
+void Runner::atExit(void *runner) { static_cast<Runner *>(runner)->stop(); }
+
+Napi::Promise Runner::enqueue(Napi::Env env, Job job) {
+  auto deferred = Napi::Promise::Deferred::New(env);
+  auto pending = std::make_unique<Pending>(Pending{std::move(job), deferred});
+  if (open_++ == 0) settled_.Ref(env);
+  {
+    std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(pending));
+  }
+  changed_.notify_one();
+  return deferred.Promise();
+}
+
+void Runner::loop() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stopped_ || !waiting_.empty(); });
+    if (stopped_) return;
+    auto pending = std::move(waiting_.front());
+    waiting_.pop_front();
+    running_ = pending.get();
+    lock.unlock();
+    try {
+      pending->job.work();
+    } catch (const std::exception &error) {
+      pending->error = std::make_unique<std::string>(error.what());
+    }
+    lock.lock();
+    running_ = nullptr;
+    // A closing JavaScript takes no more results; their references die with it.
+    if (settled_.NonBlockingCall(pending.get()) == napi_ok) pending.release();
+  }
+}
+
+void Runner::settle(Napi::Env env, Napi::Function, Runner *runner, Pending *raw) {
+  // JavaScript is closing and its references cannot be freed any more.
+  if (!env) return;
+  std::unique_ptr<Pending> pending(raw);
+  if (--runner->open_ == 0) runner->settled_.Unref(env);
+  Napi::HandleScope scope(env);
+  pending->job.ended();
+  if (pending->error)
+    return pending->deferred.Reject(Napi::Error::New(env, *pending->error).Value());
+  try {
+    pending->deferred.Resolve(pending->job.result(env));
+  } catch (const std::exception &error) {
+    pending->deferred.Reject(Napi::Error::New(env, error.what()).Value());
+  }
+}
+
+void Runner::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    if (stopped_) return;
+    stopped_ = true;
+    if (running_) running_->job.cancel();
+  }
+  changed_.notify_one();
+  thread_.join();
+  waiting_.clear();
+  settled_.Release();
+}
+
+}  // namespace fluxd

@@ -1,0 +1,104 @@
+#include "linear.h"
+#include "epilogue.h"
+#include "operators.h"
+#include "scratch.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace fluxd::cuda {
+
+namespace {
+
+struct Way {
+  MatmulShape shape;
+  std::shared_ptr<MatmulPlan> plan;
+};
+
+/**
+ * The first way the device has: all in one; gelu left over; scales, bias and gelu left over.
+ * cuBLASLt scales by rows on Hopper only (13.1), so other devices take the last one for fp8.
+ */
+Way findWay(const LinearOperands &op) {
+  const MatmulOperands &m = op.matmul;
+  MatmulShape shape = {op.rows, op.in,  op.out, op.fp8,
+                       op.fp8,  m.bias != nullptr, op.gelu,
+                       commonAlignment({m.x, m.weight, m.y})};
+  Way way = {shape, planOf(shape, m)};
+  if (!way.plan && shape.gelu) {
+    shape.gelu = false;
+    way = {shape, planOf(shape, m)};
+  }
+  if (!way.plan && shape.outerScales) {
+    shape.outerScales = shape.bias = false;
+    way = {shape, planOf(shape, m)};
+  }
+  if (way.plan) return way;
+  throw Failure(format("Expected cuBLASLt to have an algorithm for %s products of %lld × %lld × "
+                       "%lld but this device has none",
+                       op.fp8 ? "e4m3" : "bf16", static_cast<long long>(op.rows),
+                       static_cast<long long>(op.in), static_cast<long long>(op.out)));
+}
+
+void runWay(const Way &way, const LinearOperands &op, bf16 *product, cudaStream_t stream) {
+  MatmulOperands matmul = op.matmul;
+  matmul.y = product;
+  Epilogue rest = {};
+  rest.rows = op.rows;
+  rest.columns = op.out;
+  rest.product = product;
+  rest.gelu = op.gelu && !way.shape.gelu;
+  rest.gate = op.gate;
+  rest.residual = op.residual;
+  rest.y = op.matmul.y;
+  if (!way.shape.bias) std::swap(rest.bias, matmul.bias);
+  if (!way.shape.outerScales) {
+    std::swap(rest.rowScale, matmul.xScale);
+    std::swap(rest.columnScale, matmul.weightScale);
+  }
+  runMatmul(*way.plan, matmul, stream);
+  if (rest.gelu || rest.gate || rest.bias || rest.rowScale) finish(rest, stream);
+}
+
+/** Rows [first, first + count) of `op`. */
+LinearOperands rowsOf(LinearOperands op, int64_t first, int64_t count) {
+  op.rows = count;
+  op.matmul.x = static_cast<const char *>(op.matmul.x) + first * op.in * (op.fp8 ? 1 : 2);
+  if (op.matmul.xScale) op.matmul.xScale += first;
+  op.matmul.y += first * op.out;
+  if (op.residual) op.residual += first * op.out;
+  return op;
+}
+
+}  // namespace
+
+void runLinear(const LinearOperands &op, cudaStream_t stream) {
+  if (op.rows == 0) return;
+  if (op.residual != op.matmul.y) return runWay(findWay(op), op, op.matmul.y, stream);
+  // The product must not overwrite the residual, so it takes a detour, as many rows as fit.
+  bf16 *product = static_cast<bf16 *>(scratchOf(stream).product);
+  // Parts begin at a multiple of 128 rows, so their scales are aligned as those of the whole.
+  constexpr int64_t granularity = 128;
+  const int64_t fitting =
+      static_cast<int64_t>(kProductBytes / sizeof(bf16)) / op.out / granularity * granularity;
+  expect(fitting > 0, "Expected a linear layer of at most 131072 outputs to be gated in place");
+  for (int64_t first = 0; first < op.rows; first += fitting) {
+    const auto part = rowsOf(op, first, std::min(fitting, op.rows - first));
+    runWay(findWay(part), part, product, stream);
+  }
+}
+
+void linear(const fluxd_linear &op, cudaStream_t stream) {
+  expectBf16(op.dtype, "Linear");
+  expect(op.in > 0 && op.out > 0 && op.in % 8 == 0 && op.out % 8 == 0,
+         "Expected in and out of Linear as multiples of 8 on CUDA");
+  const bool gated = op.epilogue == FLUXD_EPILOGUE_GATED;
+  runLinear({op.rows, op.in, op.out, false, op.epilogue == FLUXD_EPILOGUE_GELU,
+             {op.x, op.weight, static_cast<const bf16 *>(op.bias), nullptr, nullptr,
+              static_cast<bf16 *>(op.y)},
+             gated ? op.gate : nullptr,
+             gated ? static_cast<const bf16 *>(op.residual) : nullptr},
+            stream);
+}
+
+}  // namespace fluxd::cuda

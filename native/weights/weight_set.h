@@ -1,0 +1,116 @@
+// The weights of a network on a device. Each is as the checkpoint has it (its base) or with
+// low-rank changes; changes are always computed from the base, so they never add up errors.
+#pragma once
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "convert.h"
+#include "file.h"
+#include "memory.h"
+#include "upload.h"
+
+namespace fluxd {
+
+// Values of a weight that lie together: in a file, or, where `file` is empty, in memory that the
+// caller keeps.
+struct WeightPart {
+  std::string file;
+  size_t offset = 0;
+  const void *memory = nullptr;
+  int64_t rows = 0;
+  StoredDtype stored = StoredDtype::f32;
+  float scale = 1;
+};
+
+// The rows of its parts, one after the other.
+struct WeightSource {
+  std::string name;
+  std::vector<int64_t> dims;
+  // F32, BF16 or, for matrices, E4M3 with a scale per row.
+  fluxd_dtype dtype;
+  std::vector<WeightPart> parts;
+
+  int64_t rows() const { return dims.empty() ? 1 : dims[0]; }
+  int64_t width() const;
+  // What it is merged in and quantised from: BF16 only where that loses nothing.
+  fluxd_dtype baseDtype() const;
+};
+
+struct Weight {
+  std::vector<int64_t> dims;
+  fluxd_dtype dtype;
+  void *values;
+  size_t bytes;
+  // [dims[0]]; E4M3 only.
+  float *scale;
+};
+
+// rows [begin, begin + rows) = base + up·down; up [rows, rank], down [rank, width].
+struct LowRankChange {
+  std::string name;
+  int64_t begin, rows, rank;
+  const float *up, *down;
+};
+
+// Where the base is read from when changes are merged.
+enum class BasePlace {
+  // From nowhere: nothing can be merged, and nothing but the weights is kept.
+  none,
+  // From the files again: no device memory, bound by the bus.
+  files,
+  // From a copy on the device: at once, for twice the memory.
+  device,
+};
+
+class WeightSet {
+ public:
+  // Uploads all weights. Throws, and frees, where a file or the device's memory does not suffice.
+  WeightSet(const fluxd_device &device, std::vector<WeightSource> sources, BasePlace base,
+            const UploadOptions &options);
+
+  const Weight &at(const std::string &name) const;
+  const std::map<std::string, Weight> &weights() const { return weights_; }
+  size_t bytes() const { return memory_.bytes() + base_.bytes(); }
+
+  // Makes every weight its base with these changes, and with no others. The working copy is written
+  // in place, so sessions over it see the new weights in their next run; none may be running.
+  void merge(const std::vector<LowRankChange> &changes);
+
+ private:
+  struct Rows {
+    int64_t begin, count;
+  };
+
+  void add(WeightSource source);
+  void allocate();
+  std::vector<Transfer> transfersOf(const WeightSource &source, fluxd_dtype dtype, Rows rows,
+                                    void *to) const;
+  void forEachPiece(const WeightSource &source, Rows rows,
+                    const std::function<void(const WeightPart &, const std::byte *, Rows)> &) const;
+  Transfer quantizing(const StoredValues &stored, const std::string &name, Rows rows) const;
+  void addCodes(std::vector<Transfer> &transfers, const StoredValues &stored,
+                const std::string &name, Rows rows) const;
+  void checkChanges(const std::vector<LowRankChange> &changes) const;
+  const void *baseRows(const LowRankChange &change, DeviceMemory &fetched) const;
+  void restore(const std::string &name);
+  void apply(const LowRankChange &change);
+
+  const fluxd_device &device_;
+  const BasePlace basePlace_;
+  const UploadOptions options_;
+  std::map<std::string, MappedFile> files_;
+  std::map<std::string, WeightSource> sources_;
+  std::map<std::string, Weight> weights_;
+  // Of weights whose e4m3 codes come from a file.
+  std::map<std::string, std::vector<float>> storedScales_;
+  std::set<std::string> changed_;
+  DeviceMemory memory_;
+  // In each weight's baseDtype; empty unless the base is kept on the device.
+  DeviceMemory base_;
+  std::map<std::string, void *> baseOf_;
+};
+
+}  // namespace fluxd

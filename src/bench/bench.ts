@@ -1,0 +1,173 @@
+/** Measures an engine on this machine: one kind of thing after the other, nothing beside it. */
+import { statSync } from 'node:fs'
+import type { Engine } from '../engine/engine.js'
+import { hiddenSize, mlpHidden } from '../flux/params.js'
+import type { Variant } from '../plan/plan.js'
+import { type Device, openBackend } from '../runtime/device.js'
+import { type BenchCase, nameCase, planOf } from './cases.js'
+import { type Ceilings, measureCeilings, type ProductShape } from './ceilings.js'
+import type { Surroundings } from './machine.js'
+import { peakResidentBytes, watchDeviceMemory } from './memory.js'
+import type { BenchModel } from './model.js'
+import { type Measuring, measurePictures, type PictureSeconds } from './pictures.js'
+import { ratioOf, valueBytes } from './ratio.js'
+import { BenchReport } from './report.js'
+import { measureStart } from './starts.js'
+import { round } from './statistics.js'
+import { measureLoraSwitches, measureVariantSwitches } from './switches.js'
+import { imageTokens, stepWork } from './work.js'
+
+export type BenchSettings = {
+  readonly cases: readonly BenchCase[]
+  /** One for each variant of the cases. */
+  readonly models: readonly BenchModel[]
+  readonly repeats: number
+  /** Whether the start is also measured with nothing in the page cache. */
+  readonly fromDisk: boolean
+  /** The LoRA to switch to and from. */
+  readonly lora: { readonly variant: Variant; readonly path: string } | undefined
+  readonly device: Device
+  readonly threads: number
+}
+
+export type BenchContext = {
+  readonly start: () => Engine
+  readonly surroundings: Surroundings
+  readonly signal?: AbortSignal
+  /** Told what is measured next. */
+  readonly note: (line: string) => void
+}
+
+type Measured = {
+  readonly timings: readonly PictureSeconds[]
+  readonly switches: Pick<BenchReport, 'loraSwitches' | 'variantSwitches'>
+  readonly memory: BenchReport['memory']
+}
+
+/** Measures everything and returns the report. Throws what the engine throws. */
+export async function bench(settings: BenchSettings, context: BenchContext): Promise<BenchReport> {
+  const { cases, models, device, threads } = settings
+  const starts = await measureStarts(settings, context)
+  const measured = await measureEngine(settings, context)
+  context.note('matrix products and copies')
+  const ceilings = await measureCeilings(
+    largestShape(settings),
+    cases.map(({ precision }) => precision),
+    { backend: openBackend(device), threads },
+  )
+  return BenchReport.parse({
+    date: new Date().toISOString(),
+    device,
+    threads,
+    ...context.surroundings,
+    models: models.map(describeModel),
+    starts,
+    pictures: cases.map((each, i) =>
+      describePicture(each, measured.timings[i]!, settings, ceilings),
+    ),
+    ...measured.switches,
+    ceilings: describeCeilings(ceilings),
+    memory: measured.memory,
+  })
+}
+
+async function measureStarts(
+  { cases, models, fromDisk }: BenchSettings,
+  { start, signal, note }: BenchContext,
+): Promise<BenchReport['starts'][number][]> {
+  const starts: BenchReport['starts'][number][] = []
+  for (const { variant, files } of models)
+    for (const isDropped of fromDisk ? [true, false] : [false]) {
+      note(`start of ${variant}${isDropped ? ', weights dropped from the page cache' : ''}`)
+      const plan = planOf(firstCase(cases, variant))
+      const seconds = await measureStart(plan, { start, files, fromDisk: isDropped, signal })
+      starts.push({ variant, ...seconds })
+    }
+  return starts
+}
+
+async function measureEngine(settings: BenchSettings, context: BenchContext): Promise<Measured> {
+  const { cases, repeats, device } = settings
+  const watch = device === 'cpu' ? undefined : await watchDeviceMemory()
+  const engine = context.start()
+  const measuring = { engine, signal: context.signal }
+  try {
+    const timings: PictureSeconds[] = []
+    for (const each of cases) {
+      context.note(`${nameCase(each)}, ${repeats} times`)
+      timings.push(await measurePictures((i) => planOf(each, i), repeats, measuring))
+    }
+    const switches = await measureSwitches(settings, measuring, context.note)
+    const pid = engine.pid()
+    const resident = pid === undefined ? undefined : peakResidentBytes(pid)
+    return { timings, switches, memory: { engine: resident, device: await watch?.stop() } }
+  } finally {
+    await watch?.stop()
+    await engine.stop()
+  }
+}
+
+async function measureSwitches(
+  { cases, models, lora, repeats }: BenchSettings,
+  measuring: Measuring,
+  note: BenchContext['note'],
+): Promise<Measured['switches']> {
+  const plans = models.map(({ variant }) => planOf(firstCase(cases, variant)))
+  if (plans.length > 1) note('switches between variants')
+  const variantSwitches =
+    plans.length > 1 ? await measureVariantSwitches(plans, repeats, measuring) : []
+  if (!lora) return { variantSwitches }
+  note('switches between LoRAs')
+  const { variant, path } = lora
+  const plan = planOf(firstCase(cases, variant))
+  const seconds = await measureLoraSwitches(plan, path, repeats, measuring)
+  const loraSwitches = { variant, bytes: statSync(path).size, ...seconds }
+  return { variantSwitches, loraSwitches }
+}
+
+const firstCase = (cases: readonly BenchCase[], variant: Variant) =>
+  cases.find((each) => each.variant === variant)!
+
+const modelOf = ({ models }: BenchSettings, variant: Variant) =>
+  models.find((each) => each.variant === variant)!
+
+/** A feed-forward layer of the largest picture: two thirds of a block's products with weights are such. */
+function largestShape(settings: BenchSettings): ProductShape {
+  const shapes = settings.cases.map(({ variant, size }) => {
+    const { params, textTokens } = modelOf(settings, variant)
+    const rows = textTokens + imageTokens(size)
+    return { rows, inner: hiddenSize(params), outer: mlpHidden(params) }
+  })
+  const elements = ({ rows, inner, outer }: ProductShape) => rows * inner * outer
+  return shapes.reduce((largest, each) => (elements(each) > elements(largest) ? each : largest))
+}
+
+const describeModel = ({ variant, params, textTokens, bytes }: BenchModel) => ({
+  ...{ variant, textTokens, bytes },
+  width: hiddenSize(params),
+  doubleBlocks: params.doubleBlocks,
+  singleBlocks: params.singleBlocks,
+})
+
+function describePicture(
+  { variant, precision, size, steps }: BenchCase,
+  seconds: PictureSeconds,
+  settings: BenchSettings,
+  ceilings: Ceilings,
+) {
+  const { params, textTokens } = modelOf(settings, variant)
+  const work = stepWork(params, textTokens, size)
+  const bytes = valueBytes[settings.device === 'cpu' ? 'cpu' : 'gpu']
+  const ratio = ratioOf(work, precision, seconds.step.median, ceilings, bytes)
+  const { repeats } = settings
+  return { ...{ variant, precision, ...size, steps, repeats }, ...seconds, ratio }
+}
+
+const describeCeilings = ({ shape, products, copies }: Ceilings) => ({
+  shape,
+  products: {
+    bf16: round(products.bf16),
+    ...(products.fp8 !== undefined && { fp8: round(products.fp8) }),
+  },
+  copies: round(copies),
+})

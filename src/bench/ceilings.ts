@@ -1,0 +1,153 @@
+/**
+ * What the device can do at best, measured through the runtime and the dialect that the networks
+ * use: matrix products, and passing over memory. Runs in the calling process and holds its thread.
+ */
+import type { Precision } from '../plan/plan.js'
+import type { Backend } from '../runtime/backend.js'
+import { createGraph, type Graph } from '../runtime/graph.js'
+import { portableOps } from '../runtime/portable.js'
+import type { Session } from '../runtime/session.js'
+import { floatTensor } from '../runtime/tensor.js'
+import type { TensorInMemory } from '../runtime/weights.js'
+
+/** [rows, inner]·[inner, outer], and back. */
+export type ProductShape = {
+  readonly rows: number
+  readonly inner: number
+  readonly outer: number
+}
+
+export type Ceilings = {
+  readonly shape: ProductShape
+  /** Floating-point operations per second; fp8 where it was asked for. */
+  readonly products: { readonly bf16: number; readonly fp8?: number | undefined }
+  /** Bytes per second, read and written together. */
+  readonly copies: number
+}
+
+type Runner = { readonly backend: Backend; readonly threads: number }
+
+/** A graph of `count` equal parts, and what they do together. */
+type Load = {
+  readonly graph: (count: number) => Graph
+  readonly work: (count: number) => number
+  readonly rows: number
+}
+
+// Long enough for what a run costs by itself not to count.
+const runSeconds = 0.2
+const rounds = 3
+const maxCount = 256
+
+/**
+ * Measures both ceilings; the shape should be the one in which a step does most of its arithmetic.
+ * A dialect that only imitates fp8 computes it in its usual dtype, whose rate is then fp8's too.
+ */
+export async function measureCeilings(
+  shape: ProductShape,
+  precisions: readonly Precision[],
+  runner: Runner,
+): Promise<Ceilings> {
+  const weights = randomWeights(shape)
+  const products = (precision: Precision) =>
+    measureRate(
+      {
+        graph: (count) => productGraph(runner.backend, precision, weights, count),
+        work: (count) => 4 * count * shape.rows * shape.inner * shape.outer,
+        rows: shape.rows,
+      },
+      runner,
+    )
+  const bf16 = await products('bf16')
+  const fp8 = precisions.includes('fp8') ? Math.max(bf16, await products('fp8')) : undefined
+  return { shape, products: { bf16, fp8 }, copies: await measureRate(copies, runner) }
+}
+
+type PairOfWeights = { readonly up: TensorInMemory; readonly down: TensorInMemory }
+
+/** Of a size that keeps the variance of what goes through them; zeros would take less power. */
+function randomWeights({ inner, outer }: ProductShape): PairOfWeights {
+  const make = (name: string, from: number, to: number): TensorInMemory => {
+    const values = Float32Array.from({ length: from * to }, () => randomValue(Math.sqrt(3 / from)))
+    const bits = Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16)
+    return { name, dtype: 'BF16', shape: [to, from], values: bits }
+  }
+  return { up: make('up', inner, outer), down: make('down', outer, inner) }
+}
+
+const randomValue = (limit: number) => (2 * Math.random() - 1) * limit
+
+/** x [N, 1] spread over [N, inner], then up and down `count` times; its output is the first row. */
+export function productGraph(
+  backend: Backend,
+  precision: Precision,
+  { up, down }: PairOfWeights,
+  count: number,
+): Graph {
+  const outer = createGraph('products')
+  const ops = backend.ops(outer, precision)
+  const { graph } = ops
+  const inner = up.shape[1]!
+  const row = graph.floats(
+    Float32Array.from({ length: inner }, (_, i) => (i % 7) / 7),
+    [1, inner],
+  )
+  let x = ops.add(graph.input('x', 'F32', ['N', 1]), row)
+  for (let i = 0; i < count; i++)
+    x = ops.blockLinear(ops.blockLinear(x, { weight: up }), { weight: down })
+  const [first] = ops.splitAfter(x, graph.floats([0]))
+  graph.output('first', first, 'F32', [1, inner])
+  return outer
+}
+
+// 256 MiB of float32: more than caches hold.
+const copyRows = 2 ** 13
+const copyColumns = 2 ** 13
+
+const copies: Load = {
+  graph(count) {
+    const graph = createGraph('copies')
+    const ops = portableOps(graph)
+    let x = ops.add(
+      graph.input('x', 'F32', ['N', 1]),
+      graph.floats(new Float32Array(copyColumns), [1, copyColumns]),
+    )
+    for (let i = 0; i < count; i++) x = ops.add(x, graph.floats([1]))
+    const [first] = ops.splitAfter(x, graph.floats([0]))
+    graph.output('first', first, 'F32', [1, copyColumns])
+    return graph
+  },
+  // Each addition reads and writes; what comes before them only writes.
+  work: (count) => (2 * count + 1) * 4 * copyRows * copyColumns,
+  rows: copyRows,
+}
+
+async function measureRate(load: Load, runner: Runner): Promise<number> {
+  const seconds = await bestSeconds(load, 2, runner)
+  const count = Math.min(maxCount, Math.max(2, Math.round((2 * runSeconds) / seconds)))
+  return load.work(count) / (count === 2 ? seconds : await bestSeconds(load, count, runner))
+}
+
+/** Of a few runs after one that does not count. */
+async function bestSeconds(load: Load, count: number, runner: Runner): Promise<number> {
+  const { session } = await open(load.graph(count), runner)
+  const x = floatTensor(
+    Float32Array.from({ length: load.rows }, () => randomValue(1)),
+    [load.rows, 1],
+  )
+  try {
+    await session.run({ x })
+    let best = Number.POSITIVE_INFINITY
+    for (let i = 0; i < rounds; i++) {
+      const startedAt = performance.now()
+      await session.run({ x })
+      best = Math.min(best, (performance.now() - startedAt) / 1000)
+    }
+    return best
+  } finally {
+    await session.release()
+  }
+}
+
+const open = (graph: Graph, { backend, threads }: Runner): Promise<{ readonly session: Session }> =>
+  backend.createSessions({ session: { graph } }, { threads, widenWeights: 'load' })

@@ -1,0 +1,32 @@
+/** What has to be known of a checkpoint to measure with it. */
+import { statSync } from 'node:fs'
+import { openCheckpoint } from '../checkpoint/checkpoint.js'
+import type { FluxParams } from '../flux/params.js'
+import { maxTextTokens } from '../pipeline/models.js'
+import type { Variant } from '../plan/plan.js'
+import { loadT5Tokenizer } from '../tokenizers/t5.js'
+
+export type BenchModel = {
+  readonly variant: Variant
+  readonly params: FluxParams
+  readonly textTokens: number
+  /** Of all weights. */
+  readonly files: readonly string[]
+  readonly bytes: number
+}
+
+/** Reads headers and configs only; throws `checkpoint_invalid`. */
+export function inspectModel(variant: Variant, path: string): BenchModel {
+  const { transformer, autoencoder, text } = openCheckpoint(path)
+  const weights = [transformer, autoencoder, text.clip, text.t5].flatMap((part) =>
+    part.weights.all(),
+  )
+  const files = [...new Set(weights.map(({ file }) => file))]
+  return {
+    variant,
+    params: transformer.params,
+    textTokens: Math.min(maxTextTokens[variant], loadT5Tokenizer(text.t5Tokenizer).modelMaxLength),
+    files,
+    bytes: files.reduce((sum, file) => sum + statSync(file).size, 0),
+  }
+}

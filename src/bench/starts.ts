@@ -1,0 +1,52 @@
+/** How long it takes from nothing to the first picture. */
+import type { Engine } from '../engine/engine.js'
+import type { GenerationPlan } from '../plan/plan.js'
+import { cachedShare, dropFromCache } from './pageCache.js'
+import { round } from './statistics.js'
+
+/** Seconds, each from the end of the one before. */
+export type StartSeconds = {
+  /** The share of the weights' files that the page cache held; undefined where nobody knows. */
+  readonly cached: number | undefined
+  /** The engine's process runs and listens. */
+  readonly process: number
+  /** The model is loaded. */
+  readonly load: number
+  /** A picture is there. */
+  readonly firstPicture: number
+}
+
+export type StartOptions = {
+  readonly start: () => Engine
+  readonly files: readonly string[]
+  /** Whether the files are dropped from the page cache first, as far as that can be done. */
+  readonly fromDisk: boolean
+  readonly signal?: AbortSignal | undefined
+}
+
+/** Starts an engine, loads the plan's variant, makes its picture, and stops the engine. */
+export async function measureStart(
+  plan: GenerationPlan,
+  { start, files, fromDisk, signal }: StartOptions,
+): Promise<StartSeconds> {
+  if (fromDisk) await dropFromCache(files)
+  const cached = await cachedShare(files)
+  let endedAt = performance.now()
+  const lap = () => {
+    const startedAt = endedAt
+    endedAt = performance.now()
+    return round((endedAt - startedAt) / 1000)
+  }
+  const engine = start()
+  try {
+    // There is nothing to release: it answers as soon as it listens.
+    await engine.release(plan.variant)
+    const process = lap()
+    await engine.load(plan.variant)
+    const load = lap()
+    await engine.generate(plan, { ...(signal && { signal }) })
+    return { cached, process, load, firstPicture: lap() }
+  } finally {
+    await engine.stop()
+  }
+}

@@ -1,0 +1,101 @@
+/** Seconds from one set of LoRAs to another, and from one variant to another. */
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { GenerationPlan, LoraFile, Variant } from '../plan/plan.js'
+import { cachedShare, dropFromCache } from './pageCache.js'
+import { type Measuring, rounded } from './pictures.js'
+import { type Spread, spreadOf } from './statistics.js'
+
+export type LoraSwitches = {
+  /** To a file that had been dropped from the page cache. */
+  readonly cold: Spread
+  /** The share of it that the cache held nevertheless, at worst. */
+  readonly coldCached: number | undefined
+  /** To a file that the page cache holds. */
+  readonly warm: Spread
+  /** To another scale of the same file. */
+  readonly scaleOnly: Spread
+  /** Back to the model without LoRAs. */
+  readonly none: Spread
+}
+
+export type VariantSwitch = {
+  readonly to: Variant
+  /** A picture of one step, the other variant having made the one before. */
+  readonly after: Spread
+  /** The same once more. */
+  readonly again: Spread
+}
+
+type Seconds<Name extends string> = Record<Name, number[]>
+
+/** Switches `rounds` times through two copies of the LoRA at `path`: a copy is another file to the engine. */
+export async function measureLoraSwitches(
+  plan: GenerationPlan,
+  path: string,
+  rounds: number,
+  { engine, signal }: Measuring,
+): Promise<LoraSwitches> {
+  const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-'))
+  const copy = (name: string) => {
+    const target = join(folder, `${name}.safetensors`)
+    copyFileSync(path, target)
+    return target
+  }
+  const options = { ...(signal && { signal }) }
+  const switchTo = async (...loras: LoraFile[]) =>
+    (await engine.generate({ ...plan, steps: plan.firstStep + 1, loras }, options)).timings.lora
+  const seconds: Seconds<'cold' | 'warm' | 'scaleOnly' | 'none'> = {
+    ...{ cold: [], warm: [], scaleOnly: [], none: [] },
+  }
+  const cached: (number | undefined)[] = []
+  try {
+    const [cold, warm] = [copy('cold'), copy('warm')]
+    await switchTo()
+    for (let i = 0; i < rounds; i++) {
+      await dropFromCache([cold])
+      cached.push(await cachedShare([cold]))
+      seconds.cold.push(await switchTo({ path: cold, scale: 1 }))
+      seconds.warm.push(await switchTo({ path: warm, scale: 1 }))
+      seconds.scaleOnly.push(await switchTo({ path: warm, scale: 0.5 }))
+      seconds.none.push(await switchTo())
+    }
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+  const known = cached.filter((share) => share !== undefined)
+  return {
+    cold: rounded(spreadOf(seconds.cold)),
+    coldCached: known.length === 0 ? undefined : Math.max(...known),
+    warm: rounded(spreadOf(seconds.warm)),
+    scaleOnly: rounded(spreadOf(seconds.scaleOnly)),
+    none: rounded(spreadOf(seconds.none)),
+  }
+}
+
+/** Goes round the plans' variants; seconds are those that whoever asks for the picture waits. */
+export async function measureVariantSwitches(
+  plans: readonly GenerationPlan[],
+  rounds: number,
+  { engine, signal }: Measuring,
+): Promise<VariantSwitch[]> {
+  const wait = async (plan: GenerationPlan) => {
+    const startedAt = performance.now()
+    await engine.generate({ ...plan, steps: plan.firstStep + 1 }, { ...(signal && { signal }) })
+    return (performance.now() - startedAt) / 1000
+  }
+  const seconds = plans.map((): Seconds<'after' | 'again'> => ({ after: [], again: [] }))
+  // The round before the first only sees to it that each is loaded.
+  for (const plan of plans) await wait(plan)
+  for (let i = 0; i < rounds; i++)
+    for (const [index, plan] of plans.entries()) {
+      seconds[index]!.after.push(await wait(plan))
+      seconds[index]!.again.push(await wait(plan))
+    }
+  return plans.map(({ variant }, index) => ({
+    to: variant,
+    after: rounded(spreadOf(seconds[index]!.after)),
+    again: rounded(spreadOf(seconds[index]!.again)),
+  }))
+}

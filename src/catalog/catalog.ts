@@ -1,0 +1,176 @@
+/**
+ * The named models: the folder that comes with fluxd, which is only read, and the user's own. No
+ * model of the one hides a model of the other.
+ */
+import { randomUUID } from 'node:crypto'
+import { existsSync } from 'node:fs'
+import { link, mkdir, readdir, rm, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
+import type { Variant } from '../plan/plan.js'
+import { checkEntry, type EntryFields, isModelName, type ModelName, nameRule } from './entry.js'
+import { fingerprintCheckpoint } from './fingerprint.js'
+import { type Model, openModel } from './model.js'
+import { type ModelChanges, updateEntry } from './update.js'
+
+export type Catalog = {
+  readonly find: (owner: string, name: string) => Model | undefined
+  /** Where several models come to the same, the first by name. */
+  readonly findVersion: (id: string) => Model | undefined
+  /** Sorted by owner and name. */
+  readonly list: () => readonly Model[]
+  /** Writes a new model into the user's folder. Throws `invalid_input`, or `conflict` for a taken name. */
+  readonly add: (name: ModelName, fields: EntryFields) => Promise<Model>
+  /** Changes a model of the user's. Throws `not_found`, and `invalid_input` for one that comes with fluxd. */
+  readonly update: (name: ModelName, changes: ModelChanges) => Promise<Model>
+  /** As `removeModel`. */
+  readonly remove: (name: ModelName) => Promise<void>
+  /** Reads the folders again; a catalog that has become invalid throws and leaves all as it was. */
+  readonly reload: () => Promise<void>
+}
+
+export type CatalogFolders = {
+  readonly bundled: string
+  /** Need not exist. */
+  readonly own: string
+}
+
+export type CatalogOptions = {
+  readonly folders: CatalogFolders
+  readonly checkpoints: Readonly<Record<Variant, string>>
+}
+
+/**
+ * The models of both folders. Throws `config_invalid` naming the file that is wrong or the two that
+ * clash, and `checkpoint_invalid` for a base that cannot be read.
+ */
+export async function openCatalog({ folders, checkpoints }: CatalogOptions): Promise<Catalog> {
+  const fingerprint = rememberFingerprints(checkpoints)
+  let models = await readFolders(folders, fingerprint)
+
+  async function reload() {
+    models = await readFolders(folders, fingerprint)
+  }
+
+  async function add(name: ModelName, fields: EntryFields): Promise<Model> {
+    await reload()
+    if (models.has(nameText(name))) throw nameTaken(name)
+    await writeEntry(ownFile(folders, name), name, fields)
+    await reload()
+    return models.get(nameText(name))!
+  }
+
+  async function update(name: ModelName, changes: ModelChanges): Promise<Model> {
+    await updateEntry(existingFile(folders, name), changes)
+    await reload()
+    return models.get(nameText(name))!
+  }
+
+  async function remove(name: ModelName): Promise<void> {
+    await removeModel(folders, name)
+    await reload()
+  }
+
+  return {
+    find: (owner, name) => models.get(nameText({ owner, name })),
+    findVersion: (id) => [...models.values()].find(({ version }) => version === id),
+    list: () => [...models.values()],
+    add,
+    update,
+    remove,
+    reload,
+  }
+}
+
+/**
+ * Deletes a model of the user's, be its file valid or not. Throws `not_found`, or `invalid_input` for
+ * one that comes with fluxd.
+ */
+export async function removeModel(folders: CatalogFolders, name: ModelName): Promise<void> {
+  const file = existingFile(folders, name)
+  await rm(file)
+  await rm(file.replace(/\.json$/, '.md'), { force: true })
+}
+
+async function readFolders(
+  { bundled, own }: CatalogFolders,
+  fingerprint: (base: Variant) => string,
+): Promise<ReadonlyMap<string, Model>> {
+  const files = [...(await listFiles(bundled)), ...(await listFiles(own))]
+  const models = await Promise.all(files.map((file) => openModel(file, fingerprint)))
+  const byName = new Map<string, Model>()
+  for (const model of models.sort((a, b) => (nameText(a) < nameText(b) ? -1 : 1))) {
+    const taken = byName.get(nameText(model))
+    if (taken)
+      throw invalidConfig(
+        `Expected one model ${nameText(model)} but there are ${taken.file} and ${model.file}`,
+      )
+    byName.set(nameText(model), model)
+  }
+  return byName
+}
+
+/** The entries of a catalog's folder; what begins with a dot is not one. */
+async function listFiles(folder: string): Promise<string[]> {
+  if (!existsSync(folder)) return []
+  const owners = (await readdir(folder, { withFileTypes: true })).filter(
+    (owner) => owner.isDirectory() && !owner.name.startsWith('.'),
+  )
+  const files = await Promise.all(
+    owners.map(async ({ name: owner }) =>
+      (await readdir(join(folder, owner)))
+        .filter((name) => name.endsWith('.json') && !name.startsWith('.'))
+        .map((name) => join(folder, owner, name)),
+    ),
+  )
+  return files.flat()
+}
+
+/** Appears whole or not at all, and never in place of another. */
+async function writeEntry(file: string, name: ModelName, fields: EntryFields): Promise<void> {
+  checkEntry(fields)
+  const text = JSON.stringify({ ...fields, createdAt: new Date().toISOString() }, null, 2)
+  const draft = join(dirname(file), `.${randomUUID()}`)
+  await mkdir(dirname(file), { recursive: true })
+  try {
+    await writeFile(draft, `${text}\n`)
+    await link(draft, file)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EEXIST') throw nameTaken(name)
+    throw error
+  } finally {
+    await rm(draft, { force: true })
+  }
+}
+
+const nameTaken = (name: ModelName) =>
+  new FluxdError('conflict', `Expected a new name but there is a model ${nameText(name)}`)
+
+/** Throws `invalid_input` for a name that must not become a path. */
+function ownFile({ own }: CatalogFolders, name: ModelName): string {
+  if (isModelName(name)) return fileIn(own, name)
+  throw invalidInput(`Expected OWNER/NAME of ${nameRule} but received ${nameText(name)}`)
+}
+
+/** The file of a model of the user's. Throws as `removeModel`. */
+function existingFile(folders: CatalogFolders, name: ModelName): string {
+  const file = ownFile(folders, name)
+  if (existsSync(fileIn(folders.bundled, name)))
+    throw invalidInput(`Expected a model of your own but ${nameText(name)} comes with fluxd`)
+  if (!existsSync(file)) throw new FluxdError('not_found', `There is no model ${nameText(name)}`)
+  return file
+}
+
+const fileIn = (folder: string, { owner, name }: ModelName) => join(folder, owner, `${name}.json`)
+
+const nameText = ({ owner, name }: ModelName) => `${owner}/${name}`
+
+/** The checkpoints are what the engine was started with, so once is enough. */
+function rememberFingerprints(checkpoints: CatalogOptions['checkpoints']) {
+  const known = new Map<Variant, string>()
+  return (base: Variant): string => {
+    const fingerprint = known.get(base) ?? fingerprintCheckpoint(checkpoints[base])
+    known.set(base, fingerprint)
+    return fingerprint
+  }
+}

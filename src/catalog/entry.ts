@@ -1,0 +1,106 @@
+/**
+ * A named model as a file of the catalog describes it: `<owner>/<name>.json` holds the base, the
+ * LoRAs, the trigger word and other defaults; `<name>.md` beside it, if there is one, is its readme.
+ */
+import { basename, dirname } from 'node:path'
+import { z } from 'zod'
+import { FluxInput, publishedInput } from '../contract/input.js'
+import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
+import { checkWish } from '../plan/generation.js'
+import { variants } from '../plan/plan.js'
+
+/** Owners and names: safe in paths and URLs, and the same on a disk that does not tell cases apart. */
+const slug = /^[a-z0-9][a-z0-9._-]{0,63}$/
+
+export type ModelName = { readonly owner: string; readonly name: string }
+
+const { shape } = publishedInput
+const own = <T extends z.ZodType>(field: z.ZodDefault<T>) => field.unwrap().optional()
+
+/** What a model may decide for those who do not say; `model` follows from the base. */
+export const InputDefaults = z.strictObject({
+  aspect_ratio: own(shape.aspect_ratio),
+  height: shape.height,
+  width: shape.width,
+  prompt_strength: own(shape.prompt_strength),
+  num_outputs: own(shape.num_outputs),
+  num_inference_steps: own(shape.num_inference_steps),
+  guidance_scale: own(shape.guidance_scale),
+  output_format: own(shape.output_format),
+  output_quality: own(shape.output_quality),
+  disable_safety_checker: own(shape.disable_safety_checker),
+  go_fast: own(shape.go_fast),
+  megapixels: own(shape.megapixels),
+  lora_scale: own(shape.lora_scale),
+  extra_lora_scale: own(shape.extra_lora_scale),
+})
+export type InputDefaults = z.output<typeof InputDefaults>
+
+const LoraEntry = z
+  .strictObject({
+    /** A path, seen from the catalog's file. What does not come from the operator must not set it. */
+    file: z.string().min(1).max(4000).optional(),
+    /** A reference, as in `replicate_weights`. */
+    source: z.string().min(1).max(2000).optional(),
+    scale: shape.lora_scale,
+    sha256: z
+      .string()
+      .regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits')
+      .optional(),
+  })
+  .refine(({ file, source }) => (file === undefined) !== (source === undefined), {
+    error: 'expected either file or source',
+  })
+
+export const CatalogEntry = z.strictObject({
+  description: z.string().max(1000).default(''),
+  triggerWord: z.string().min(1).max(100).optional(),
+  base: z.enum(variants).default('dev'),
+  loras: z.array(LoraEntry).max(8).default([]),
+  defaults: InputDefaults.default({}),
+  createdAt: z.iso.datetime().optional(),
+})
+export type CatalogEntry = z.output<typeof CatalogEntry>
+export type EntryFields = z.input<typeof CatalogEntry>
+
+/** The entry in `text`, the content of `file`. Throws `config_invalid` naming file and key. */
+export function readEntry(file: string, text: string): CatalogEntry {
+  try {
+    return checkEntry(JSON.parse(text))
+  } catch (error) {
+    if (error instanceof FluxdError) throw invalidConfig(`${file}: ${error.message}`)
+    throw invalidConfig(`${file}: expected JSON (${String(error)})`)
+  }
+}
+
+/** `fields` as an entry. Throws `invalid_input` naming the key. */
+export function checkEntry(fields: unknown): CatalogEntry {
+  const parsed = CatalogEntry.safeParse(fields)
+  if (!parsed.success) {
+    const { path, message } = parsed.error.issues[0]!
+    throw invalidInput(path.length > 0 ? `${path.join('.')}: ${message}` : message)
+  }
+  checkDefaults(parsed.data.defaults)
+  return parsed.data
+}
+
+/** A prompt alone must do: `custom` without a size, for one, would fail every request. */
+function checkDefaults(defaults: InputDefaults): void {
+  try {
+    checkWish(FluxInput.parse({ ...defaults, prompt: '' }))
+  } catch (error) {
+    if (error instanceof FluxdError) throw invalidInput(`defaults: ${error.message}`)
+    throw error
+  }
+}
+
+/** The model's name by the place of its file. Throws `config_invalid` where that is none. */
+export function nameOfFile(file: string): ModelName {
+  const model = { owner: basename(dirname(file)), name: basename(file, '.json') }
+  if (isModelName(model)) return model
+  throw invalidConfig(`${file}: expected <owner>/<name>.json of ${nameRule}`)
+}
+
+export const isModelName = ({ owner, name }: ModelName) => slug.test(owner) && slug.test(name)
+
+export const nameRule = 'a-z, 0-9, ".", "_" and "-", each beginning with a letter or digit'

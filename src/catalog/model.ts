@@ -1,0 +1,91 @@
+/** A named model, resolved: what its file says, and what that comes to on this machine. */
+import { existsSync } from 'node:fs'
+import { readFile, stat } from 'node:fs/promises'
+import { dirname, resolve } from 'node:path'
+import { invalidConfig } from '../errors.js'
+import type { Variant } from '../plan/plan.js'
+import {
+  type CatalogEntry,
+  type InputDefaults,
+  type ModelName,
+  nameOfFile,
+  readEntry,
+} from './entry.js'
+import { digestFile } from './fingerprint.js'
+import { versionOf } from './version.js'
+
+export type ModelLora = {
+  /** As the catalog or a request names it. */
+  readonly source: string
+  /** Where it lies, absolute, if it is a file on this machine; others are to be fetched. */
+  readonly path?: string
+  readonly scale: number
+  /** Unknown for a file that has never been here. */
+  readonly sha256?: string
+}
+
+export type Model = ModelName & {
+  readonly description: string
+  readonly triggerWord?: string
+  readonly base: Variant
+  /** Merged in this order. */
+  readonly loras: readonly ModelLora[]
+  readonly defaults: InputDefaults
+  /** 64 hexadecimal digits: the digest of base, LoRAs and defaults. */
+  readonly version: string
+  readonly createdAt: Date
+  /** Markdown. */
+  readonly readme?: string
+  /** Where it is written. */
+  readonly file: string
+}
+
+/** It goes whole into every reply that carries it. */
+export const maxReadmeBytes = 256 * 1024
+
+/**
+ * The model that the catalog's file `file` describes; `fingerprint` tells that of its base.
+ * Throws `config_invalid` naming the file and what is wrong with it.
+ */
+export async function openModel(
+  file: string,
+  fingerprint: (base: Variant) => string,
+): Promise<Model> {
+  const entry = readEntry(file, await readFile(file, 'utf8'))
+  const { base, defaults, description, triggerWord } = entry
+  const loras = await Promise.all(entry.loras.map((lora) => resolveLora(lora, file)))
+  const pins = loras.map(({ source, sha256, scale }) => ({ pin: sha256 ?? source, scale }))
+  const readme = await readReadme(file.replace(/\.json$/, '.md'))
+  return {
+    ...nameOfFile(file),
+    description,
+    ...(triggerWord !== undefined && { triggerWord }),
+    base,
+    loras,
+    defaults,
+    version: versionOf({ fingerprint: fingerprint(base), base, loras: pins, defaults }),
+    createdAt: entry.createdAt ? new Date(entry.createdAt) : (await stat(file)).mtime,
+    ...(readme !== undefined && { readme }),
+    file,
+  }
+}
+
+/** A file that has gone is found out when it is used: it must not take the other models with it. */
+async function resolveLora(
+  { file, source = '', scale, sha256 }: CatalogEntry['loras'][number],
+  catalogFile: string,
+): Promise<ModelLora> {
+  if (file === undefined) return { source, scale, ...(sha256 !== undefined && { sha256 }) }
+  const path = resolve(dirname(catalogFile), file)
+  const digest = sha256 ?? (existsSync(path) ? await digestFile(path) : undefined)
+  return { source: file, path, scale, ...(digest !== undefined && { sha256: digest }) }
+}
+
+async function readReadme(path: string): Promise<string | undefined> {
+  if (!existsSync(path)) return undefined
+  const text = await readFile(path, 'utf8')
+  if (text.length <= maxReadmeBytes) return text
+  throw invalidConfig(
+    `${path}: expected at most ${maxReadmeBytes} characters but it has ${text.length}`,
+  )
+}

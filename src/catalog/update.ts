@@ -1,0 +1,39 @@
+/** Changes of a model that is there already: its entry, and the readme beside it. */
+import { randomUUID } from 'node:crypto'
+import { readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { invalidInput } from '../errors.js'
+import { checkEntry, type EntryFields, readEntry } from './entry.js'
+import { maxReadmeBytes } from './model.js'
+
+export type ModelChanges = {
+  readonly description?: string
+  readonly loras?: EntryFields['loras']
+  /** Markdown. */
+  readonly readme?: string
+}
+
+/**
+ * Writes what `changes` names into `file`, an entry of the catalog, and into its readme; each is the old
+ * one or the new one at any time. Throws `invalid_input` naming the key.
+ */
+export async function updateEntry(
+  file: string,
+  { readme, ...changes }: ModelChanges,
+): Promise<void> {
+  const entry = checkEntry({ ...readEntry(file, await readFile(file, 'utf8')), ...changes })
+  if (readme !== undefined && readme.length > maxReadmeBytes)
+    throw invalidInput(`readme: expected at most ${maxReadmeBytes} characters`)
+  await replaceFile(file, `${JSON.stringify(entry, null, 2)}\n`)
+  if (readme !== undefined) await replaceFile(file.replace(/\.json$/, '.md'), readme)
+}
+
+async function replaceFile(file: string, text: string): Promise<void> {
+  const draft = join(dirname(file), `.${randomUUID()}`)
+  try {
+    await writeFile(draft, text)
+    await rename(draft, file)
+  } finally {
+    await rm(draft, { force: true })
+  }
+}

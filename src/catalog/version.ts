@@ -1,0 +1,28 @@
+/** The version id of a named model: what it resolves to, as 64 hexadecimal digits. */
+import { createHash } from 'node:crypto'
+import type { Variant } from '../plan/plan.js'
+import type { InputDefaults } from './entry.js'
+
+export type Resolution = {
+  /** Of the base checkpoint; see fingerprint.ts. */
+  readonly fingerprint: string
+  readonly base: Variant
+  /** In order of merging; `pin` is the file's sha256, or the reference of a file nobody has fetched yet. */
+  readonly loras: readonly { readonly pin: string; readonly scale: number }[]
+  readonly defaults: InputDefaults
+}
+
+/** sha256 over the canonical JSON of `resolution`; the same on every machine. */
+export function versionOf({ fingerprint, base, loras, defaults }: Resolution): string {
+  const pins = loras.map(({ pin, scale }) => ({ pin, scale }))
+  const text = canonicalJson({ fingerprint, base, loras: pins, defaults })
+  return createHash('sha256').update(text).digest('hex')
+}
+
+/** JSON whose keys are sorted. */
+const canonicalJson = (value: unknown): string =>
+  JSON.stringify(value, (_key, part: unknown) =>
+    typeof part === 'object' && part !== null && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  )

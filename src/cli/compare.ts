@@ -1,0 +1,85 @@
+/** `fluxd compare`: what fp8 costs in quality, as the likeness of its pictures to those of bf16. */
+import type { Engine } from '../engine/engine.js'
+import { comparePictures, type Similarity } from '../media/similarity.js'
+import { checkWish } from '../plan/generation.js'
+import type { LoraFile, Precision } from '../plan/plan.js'
+import { decide } from '../predictions/inputs.js'
+import { drawSeed } from '../predictions/seed.js'
+import { type RunContext, type RunFlags, readSettings, startEngineFor } from './run.js'
+import { readLoraFlag, readWish } from './wish.js'
+
+/** A custom size would run in bf16, and there is no file to write. */
+export type CompareFlags = Omit<
+  RunFlags,
+  'output' | 'width' | 'height' | 'image' | 'mask' | 'strength' | 'quality' | 'goFast'
+> & { readonly json?: boolean }
+
+type Compared = Similarity & { readonly prompt: string; readonly seed: number }
+
+/** Draws every prompt in both precisions from the same seeds, and prints PSNR and SSIM. */
+export async function compare(
+  prompts: readonly string[],
+  { json = false, ...flags }: CompareFlags,
+  context: RunContext,
+): Promise<void> {
+  // Quality is compared, so the pictures must not lose any in their files.
+  const own = { seed: String(drawSeed()), ...flags, output: 'compared.png' }
+  for (const prompt of prompts) checkWish(readWish(prompt, own))
+  const loras = (flags.lora ?? []).map(readLoraFlag)
+  const engine = await startEngineFor(readWish('', own).model, flags.checkpoint, context)
+  try {
+    const compared: Compared[] = []
+    for (const prompt of prompts) {
+      const pictures = await comparePrompt(prompt, loras, own, engine, context)
+      if (!json) for (const each of pictures) context.stdout.write(`${describe(each)}\n`)
+      compared.push(...pictures)
+    }
+    const mean = meanOf(compared)
+    context.stdout.write(
+      json
+        ? `${JSON.stringify({ pictures: compared, mean })}\n`
+        : `mean of ${compared.length}: ${inWords(mean)}\n`,
+    )
+  } finally {
+    await engine.stop()
+  }
+}
+
+async function comparePrompt(
+  prompt: string,
+  loras: readonly LoraFile[],
+  flags: RunFlags,
+  engine: Engine,
+  context: RunContext,
+): Promise<Compared[]> {
+  // LoRAs are equally strong on both sides.
+  const settings = { ...readSettings(flags, context), goFastLoraMultiplier: 1 }
+  const draw = async (precision: Precision) => {
+    const own = readWish(prompt, { ...flags, goFast: precision === 'fp8' })
+    const wish = { ...own, disable_safety_checker: true }
+    const plan = await decide(wish, {}, settings, engine, { more: loras })
+    const { images } = await engine.generate(plan, { signal: context.signal })
+    return { seed: plan.seed, images }
+  }
+  const [bf16, fp8] = [await draw('bf16'), await draw('fp8')]
+  return Promise.all(
+    bf16.images.map(async ({ bytes }, i) => ({
+      prompt,
+      seed: bf16.seed + i,
+      ...(await comparePictures(bytes, fp8.images[i]!.bytes)),
+    })),
+  )
+}
+
+/** The mean of the decibels, not of the errors behind them. */
+function meanOf(compared: readonly Similarity[]): Similarity {
+  const mean = (measure: keyof Similarity) =>
+    compared.reduce((sum, each) => sum + each[measure], 0) / compared.length
+  return { psnr: mean('psnr'), ssim: mean('ssim') }
+}
+
+const describe = ({ prompt, seed, ...likeness }: Compared) =>
+  `${inWords(likeness)}  ${prompt} (seed ${seed})`
+
+const inWords = ({ psnr, ssim }: Similarity) =>
+  `PSNR ${psnr.toFixed(1)} dB, SSIM ${ssim.toFixed(4)}`

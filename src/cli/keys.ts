@@ -1,0 +1,69 @@
+/** `fluxd keys`: who may use this server. */
+import { join } from 'node:path'
+import { createKeys } from '../access/keys.js'
+import type { Config } from '../config.js'
+import { invalidInput } from '../errors.js'
+import { openDatabase } from '../store/database.js'
+import { createKeyStore, type Scope, scopes } from '../store/keys.js'
+
+export type NewKeyFlags = {
+  readonly scope: readonly string[]
+  /** As commander gives them: still text. */
+  readonly priority: string
+  readonly rate: string
+}
+
+type Place = { readonly config: Pick<Config, 'dataDir'>; readonly stdout: NodeJS.WritableStream }
+
+/** Makes a key and prints it, once. Throws what is wrong with the flags. */
+export function addKey(name: string, flags: NewKeyFlags, { config, stdout }: Place): void {
+  const key = {
+    name,
+    scopes: flags.scope.map(readScope),
+    priority: readInteger('--priority', flags.priority, -100, 100),
+    ratePerMinute: readInteger('--rate', flags.rate, 0, 1_000_000),
+  }
+  withKeys(config, (keys) => stdout.write(`${keys.issue(key)}\n`))
+}
+
+/** Prints a line for each key; what is stored of a key cannot be turned back into it. */
+export function listKeys({ config, stdout }: Place): void {
+  withKeys(config, (keys) => {
+    for (const { id, name, scopes, priority, ratePerMinute, createdAt } of keys.list())
+      stdout.write(
+        `${name}  ${id}  ${scopes.join(',')}  priority ${priority}  ` +
+          `${ratePerMinute === 0 ? 'no limit' : `${ratePerMinute}/min`}  ${createdAt.toISOString()}\n`,
+      )
+  })
+}
+
+/** Ends a key; a running server refuses it from its next request on. */
+export function removeKey(name: string, { config }: Pick<Place, 'config'>): void {
+  withKeys(config, (keys) => keys.revoke(name))
+}
+
+function withKeys(
+  { dataDir }: Pick<Config, 'dataDir'>,
+  work: (keys: ReturnType<typeof createKeys>) => void,
+) {
+  const database = openDatabase(join(dataDir, 'fluxd.sqlite'))
+  try {
+    work(createKeys(createKeyStore(database), undefined))
+  } finally {
+    database.close()
+  }
+}
+
+function readScope(text: string): Scope {
+  const scope = scopes.find((each) => each === text)
+  if (scope) return scope
+  throw invalidInput(`Expected --scope to be one of ${scopes.join(', ')} but received ${text}`)
+}
+
+function readInteger(flag: string, text: string, minimum: number, maximum: number): number {
+  const value = Number(text)
+  if (/^-?\d+$/.test(text) && value >= minimum && value <= maximum) return value
+  throw invalidInput(
+    `Expected ${flag} to be an integer from ${minimum} to ${maximum} but received ${text}`,
+  )
+}

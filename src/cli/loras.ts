@@ -1,0 +1,94 @@
+/** `fluxd loras`: the LoRAs of this server, by name. */
+import { statSync } from 'node:fs'
+import { resolve } from 'node:path'
+import type { Config } from '../config.js'
+import { findBuiltinIn } from '../library/builtin.js'
+import { createLibrary, type Library, type ListedLora } from '../library/library.js'
+import { showBytes } from './downloads.js'
+import { showTransfer } from './transfer.js'
+
+export type LorasContext = {
+  readonly config: Pick<Config, 'dataDir' | 'hosts' | 'allowedHosts' | 'loras'>
+  readonly signal: AbortSignal
+  readonly stdout: NodeJS.WritableStream
+  readonly stderr: NodeJS.WriteStream
+}
+
+/** Prints a line for each LoRA on disk, or all of them as JSON: first those with a name. */
+export function listLoras(flags: { readonly json?: boolean }, context: LorasContext) {
+  return withLibrary(context, async (library) => {
+    const loras = await library.list()
+    const text = flags.json ? `${JSON.stringify(loras.map(toRecord), null, 2)}\n` : toLines(loras)
+    context.stdout.write(text)
+  })
+}
+
+/** Keeps the file `source`, or what the reference `source` leads to, under `name`. */
+export function addLora(name: string, source: string, context: LorasContext) {
+  return withLibrary(context, async (library) => {
+    if (isFile(source)) await library.addFile(name, resolve(source))
+    else await fetchLora(library, name, source, context)
+    context.stdout.write(`${name} is ${await library.find(name)}\n`)
+  })
+}
+
+/** Forgets `name`, and removes its file if nothing else needs it. Throws `not_found`. */
+export function removeLora(name: string, context: LorasContext) {
+  return withLibrary(context, (library) => library.remove(name))
+}
+
+/** The file that `place` is: a path, or the name of a LoRA. */
+export function locateLora(place: string, context: LorasContext): Promise<string> {
+  return withLibrary(context, async (library) =>
+    isFile(place) ? resolve(place) : ((await library.find(place)) ?? resolve(place)),
+  )
+}
+
+async function fetchLora(
+  library: Library,
+  name: string,
+  source: string,
+  { signal, stderr }: LorasContext,
+) {
+  const transfer = showTransfer(name, stderr)
+  const writeLine = (line: string) => transfer.note(line)
+  try {
+    await library.add(name, source, { signal, writeLine, onProgress: transfer.update })
+  } finally {
+    transfer.stop()
+  }
+}
+
+/** Whoever runs the command may reach every server that their machine reaches. */
+async function withLibrary<T>(
+  { config }: LorasContext,
+  work: (library: Library) => Promise<T>,
+): Promise<T> {
+  const builtin = findBuiltinIn(config.loras.builtin)
+  const library = createLibrary(config, { builtin, allowAddress: () => true })
+  try {
+    return await work(library)
+  } finally {
+    await library.close()
+  }
+}
+
+const isFile = (path: string) => statSync(path, { throwIfNoEntry: false })?.isFile() ?? false
+
+const toRecord = ({ name, source, digest, bytes, usedAt }: ListedLora) => ({
+  ...(name !== undefined && { name }),
+  ...{ source, digest, bytes },
+  usedAt: usedAt.toISOString(),
+})
+
+function toLines(loras: readonly ListedLora[]): string {
+  if (loras.length === 0) return 'There are no LoRAs yet; `fluxd loras add NAME SOURCE` adds one\n'
+  const width = Math.max(...loras.map(({ name = '-' }) => name.length))
+  return loras
+    .map(
+      ({ name = '-', source, digest, bytes, usedAt }) =>
+        `${name.padEnd(width)}  ${digest.slice(0, 12)}  ${showBytes(bytes).padStart(8)}  ` +
+        `${usedAt.toISOString().slice(0, 16)}  ${source}\n`,
+    )
+    .join('')
+}

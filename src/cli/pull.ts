@@ -1,0 +1,133 @@
+/** `fluxd pull`: a Flux.1 checkpoint from Hugging Face into a folder, ready to be served. */
+import { existsSync } from 'node:fs'
+import { rename, rm } from 'node:fs/promises'
+import { join, resolve } from 'node:path'
+import { openCheckpoint } from '../checkpoint/checkpoint.js'
+import type { Config } from '../config.js'
+import { FluxdError, invalidInput } from '../errors.js'
+import type { Patience } from '../library/download.js'
+import { pullPatience, pullRepository } from '../library/pull.js'
+import { type Repository, readRepository } from '../library/repository.js'
+import { createGuardedClient } from '../media/guarded.js'
+import { takeLock } from '../store/lock.js'
+import { type DownloadView, showBytes, showDownloads } from './downloads.js'
+
+export type PullFlags = { readonly to?: string }
+
+export type PullContext = {
+  readonly config: Pick<Config, 'dataDir' | 'hosts'>
+  readonly signal: AbortSignal
+  readonly stdout: NodeJS.WritableStream
+  readonly stderr: NodeJS.WriteStream
+  readonly patience?: Patience
+}
+
+const lockName = '.lock'
+
+const aliases: Readonly<Record<string, string>> = {
+  dev: 'black-forest-labs/FLUX.1-dev',
+  schnell: 'black-forest-labs/FLUX.1-schnell',
+}
+
+/**
+ * Downloads the checkpoint that `text` names, checks it and prints the setting that serves it. Until
+ * it is complete it is in a folder of another name, from which the next pull goes on.
+ * Throws one sentence; `canceled` when the signal aborted.
+ */
+export async function pullModel(text: string, flags: PullFlags, context: PullContext) {
+  const { name, revision } = readReference(text)
+  const { dataDir } = context.config
+  const folder = resolve(flags.to ?? join(dataDir, 'models', name.replace('/', '--')))
+  if (existsSync(folder))
+    context.stdout.write(`${folder} is there already; remove it to pull ${name} again\n`)
+  else await orCanceled(context.signal, () => pullInto(folder, name, revision, context))
+  const isDefault = flags.to === undefined && Object.values(aliases).includes(name)
+  context.stdout.write(describe(folder, isDefault))
+}
+
+function readReference(text: string) {
+  const [, place = '', revision = 'main'] = /^([^@]+)(?:@([\w./-]+))?$/.exec(text) ?? []
+  const name = aliases[place] ?? place.replace(/^https:\/\/huggingface\.co\//, '')
+  if (/^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(name)) return { name, revision }
+  throw invalidInput(
+    `Expected dev, schnell or OWNER/NAME, with or without @REVISION, but received ${text}`,
+  )
+}
+
+async function pullInto(folder: string, name: string, revision: string, context: PullContext) {
+  const { config, signal, patience = pullPatience } = context
+  // Whoever runs the command may reach every server that their machine reaches.
+  const client = createGuardedClient({ allowAddress: () => true, stallTimeoutMs: patience.stallMs })
+  const source = { client, host: config.hosts.huggingFace, signal }
+  const partial = `${folder}.partial`
+  try {
+    const repository = await readRepository(name, revision, source)
+    await withLock(partial, async () => {
+      await withView(repository, context, (view) =>
+        pullRepository(repository, partial, source, view, patience),
+      )
+      openCheckpoint(partial)
+      await rename(partial, folder)
+      await rm(join(folder, lockName))
+    })
+  } finally {
+    await client.close()
+  }
+}
+
+/** Makes the folder; two pulls that wrote the same files would spoil them. */
+async function withLock(partial: string, work: () => Promise<void>) {
+  const unlock = lock(partial)
+  try {
+    await work()
+  } finally {
+    unlock()
+  }
+}
+
+function lock(partial: string): () => void {
+  try {
+    return takeLock(join(partial, lockName))
+  } catch (cause) {
+    if (!(cause instanceof FluxdError)) throw cause
+    const message = `Expected to be the only pull into ${partial} but there is another one`
+    throw new FluxdError('busy', message, { cause })
+  }
+}
+
+async function withView(
+  { name, commit, files }: Repository,
+  { stderr }: PullContext,
+  work: (view: DownloadView) => Promise<void>,
+) {
+  const size = showBytes(files.reduce((sum, { bytes }) => sum + bytes, 0))
+  stderr.write(`${name} at ${commit.slice(0, 12)}: ${files.length} files, ${size}\n`)
+  const view = showDownloads(files, stderr)
+  try {
+    await work(view)
+  } finally {
+    view.stop()
+  }
+}
+
+async function orCanceled(signal: AbortSignal, work: () => Promise<void>) {
+  try {
+    await work()
+  } catch (cause) {
+    if (!signal.aborted) throw cause
+    const message = 'The pull was canceled; the same command goes on with it'
+    throw new FluxdError('canceled', message, { cause })
+  }
+}
+
+/** What was pulled, and how to have it served. */
+function describe(folder: string, isDefault: boolean): string {
+  const { guidance } = openCheckpoint(folder).transformer.params
+  const [model, variable] = guidance
+    ? ['dev', 'FLUXD_CHECKPOINT_DEV']
+    : ['schnell', 'FLUXD_CHECKPOINT_SCHNELL']
+  const use = isDefault
+    ? `fluxd serves it as model ${model} from its next start, unless ${variable} names another:`
+    : `to have it served as model ${model}, set`
+  return `${use}\n${variable}=${folder}\n`
+}

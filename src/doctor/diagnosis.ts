@@ -1,0 +1,208 @@
+/**
+ * What stands between this machine and its pictures, each with the fix. Pure: what was found out
+ * about the machine goes in, findings come out.
+ */
+import { type CudaLibrary, cudaLibraries, type Machine } from './machine.js'
+
+export type Device = 'cpu' | 'cuda'
+/** `auto` is the GPU where there is one; it never means the CPU because a library is missing. */
+export const deviceChoices = ['auto', 'cpu', 'cuda'] as const
+export type DeviceChoice = (typeof deviceChoices)[number]
+
+export type Finding = {
+  readonly subject: string
+  readonly verdict: 'ok' | 'warning' | 'problem'
+  /** What was found, in a few words. */
+  readonly detail: string
+  /** What to do about it. */
+  readonly fix?: string
+}
+
+export type Patient = {
+  readonly machine: Machine
+  readonly device: DeviceChoice
+  /** Bytes of weights of each model that is configured. */
+  readonly modelBytes: Readonly<Record<string, number>>
+  readonly dataDir: string
+  readonly freeDiskBytes: number | undefined
+  readonly hasHubToken: boolean
+}
+
+// CUDA 13 needs a driver of this branch; kernels are compiled for these architectures and newer.
+const oldestDriver = 580
+const oldestCapability = 8
+// Room beside the weights for activations, cuBLAS and the picture decoder at 1440×1440.
+const workBytes = 4 * 2 ** 30
+const scarceDiskBytes = 20 * 2 ** 30
+
+/** The CUDA provider of each runtime it may stand beside: the two are bound by C++ interfaces. */
+const providersOf: Readonly<Record<string, string>> = {
+  '1.29.0': '56cf3254b118ad837ccc4ed8f6d1b23504bbf7ef91b34cbc0b289cb7f10b3037',
+}
+
+/** The device that a choice means on this machine. */
+export const chooseDevice = (choice: DeviceChoice, { gpus, driverVersion }: Machine): Device =>
+  choice === 'auto' ? (gpus.length > 0 || driverVersion ? 'cuda' : 'cpu') : choice
+
+/** All findings; with any of verdict `problem` the server cannot make pictures as configured. */
+export function diagnose(patient: Patient): Finding[] {
+  const device = chooseDevice(patient.device, patient.machine)
+  return [
+    checkNode(patient.machine),
+    { subject: 'device', verdict: 'ok', detail: describeDevice(patient, device) },
+    ...(device === 'cuda' ? checkCuda(patient) : []),
+    checkDisk(patient),
+    checkHubToken(patient),
+  ]
+}
+
+/** What keeps the server from making pictures. */
+export const listProblems = (findings: readonly Finding[]): Finding[] =>
+  findings.filter(({ verdict }) => verdict === 'problem')
+
+const marks = { ok: '✓', warning: '!', problem: '✗' } as const
+
+/** A finding as text: a line, and one with the fix. */
+export const describeFinding = ({ subject, verdict, detail, fix }: Finding) =>
+  `${marks[verdict]} ${subject}: ${detail}\n${fix ? `    ${fix}\n` : ''}`
+
+const describeDevice = ({ device }: Patient, chosen: Device) =>
+  device === 'auto' ? `${chosen}, chosen by what is here` : `${chosen}, by FLUXD_DEVICE`
+
+function checkCuda({ machine, modelBytes }: Patient): Finding[] {
+  return [
+    checkDriver(machine),
+    checkGpu(machine),
+    ...cudaLibraries.map((library) => checkLibrary(machine, library)),
+    checkProvider(machine),
+    ...Object.entries(modelBytes).map(([model, bytes]) => checkMemory(machine, model, bytes)),
+  ]
+}
+
+function checkNode({ nodeVersion }: Machine): Finding {
+  const [major = 0, minor = 0] = nodeVersion.split('.').map(Number)
+  const ok = major > 20 || (major === 20 && minor >= 19)
+  return {
+    subject: 'node',
+    verdict: ok ? 'ok' : 'problem',
+    detail: nodeVersion,
+    ...(!ok && { fix: 'Install Node 20.19 or newer' }),
+  }
+}
+
+function checkDriver({ driverVersion }: Machine): Finding {
+  const subject = 'driver'
+  if (!driverVersion)
+    return {
+      subject,
+      verdict: 'problem',
+      detail: 'none is loaded',
+      fix: 'Install NVIDIA driver 580 or newer; in a container, start it with --gpus all',
+    }
+  if (Number.parseInt(driverVersion, 10) < oldestDriver)
+    return {
+      subject,
+      verdict: 'problem',
+      detail: `${driverVersion}, CUDA 13 needs ${oldestDriver}`,
+      fix: `Install NVIDIA driver ${oldestDriver} or newer`,
+    }
+  return { subject, verdict: 'ok', detail: driverVersion }
+}
+
+function checkGpu({ gpus }: Machine): Finding {
+  const [gpu] = gpus
+  if (!gpu)
+    return {
+      subject: 'gpu',
+      verdict: 'problem',
+      detail: 'nvidia-smi names none',
+      fix: 'Check that nvidia-smi lists the card; in a container, set NVIDIA_DRIVER_CAPABILITIES=compute,utility',
+    }
+  const detail = `${gpu.name}, compute capability ${gpu.computeCapability}, ${gib(gpu.totalBytes)}`
+  if (gpu.computeCapability >= oldestCapability) return { subject: 'gpu', verdict: 'ok', detail }
+  return {
+    subject: 'gpu',
+    verdict: 'problem',
+    detail: `${detail}; bfloat16 needs ${oldestCapability}.0`,
+    fix: 'Use an Ampere card (A100, RTX 30) or newer',
+  }
+}
+
+/** The packages of NVIDIA's apt repository that bring each library. */
+const packageOf: Readonly<Record<CudaLibrary, string>> = {
+  'libcuda.so.1': 'the NVIDIA driver',
+  'libcudart.so.13': 'cuda-cudart-13-0',
+  'libcublas.so.13': 'libcublas-13-0',
+  'libcublasLt.so.13': 'libcublas-13-0',
+  'libcurand.so.10': 'libcurand-13-0',
+  'libcudnn.so.9': 'libcudnn9-cuda-13',
+}
+
+function checkLibrary({ libraries }: Machine, library: CudaLibrary): Finding {
+  const path = libraries.get(library)
+  if (path) return { subject: library, verdict: 'ok', detail: path }
+  return {
+    subject: library,
+    verdict: 'problem',
+    detail: 'not found',
+    fix: `Install ${packageOf[library]}, or add its folder to LD_LIBRARY_PATH`,
+  }
+}
+
+function checkProvider({ provider, runtime: { version } }: Machine): Finding {
+  const subject = 'CUDA provider'
+  if (!provider)
+    return {
+      subject,
+      verdict: 'problem',
+      detail: `none beside ONNX Runtime ${version}`,
+      fix: '(cd node_modules/onnxruntime-node && node script/install --onnxruntime-node-install=cuda12)',
+    }
+  if (provider === providersOf[version]) return { subject, verdict: 'ok', detail: version }
+  return {
+    subject,
+    verdict: 'warning',
+    detail: `not the file known to belong to ONNX Runtime ${version}`,
+    fix: 'Remove it and install the one of this version; a mixed pair may crash',
+  }
+}
+
+function checkMemory({ gpus: [gpu] }: Machine, model: string, bytes: number): Finding {
+  const subject = `memory for ${model}`
+  const needed = bytes + workBytes
+  const free = gpu?.freeBytes ?? 0
+  const detail = `${gib(needed)} of ${gib(free)} free`
+  if (needed <= free) return { subject, verdict: 'ok', detail }
+  return {
+    subject,
+    verdict: 'warning',
+    detail,
+    fix: 'Free memory on the card, or expect weights to be moved in and out of it',
+  }
+}
+
+function checkDisk({ freeDiskBytes, dataDir }: Patient): Finding {
+  if (freeDiskBytes === undefined)
+    return { subject: 'disk', verdict: 'warning', detail: `no room can be told for ${dataDir}` }
+  const detail = `${gib(freeDiskBytes)} free for ${dataDir}`
+  if (freeDiskBytes >= scarceDiskBytes) return { subject: 'disk', verdict: 'ok', detail }
+  return {
+    subject: 'disk',
+    verdict: 'warning',
+    detail,
+    fix: 'Free some, or set FLUXD_DATA_DIR to a larger disk: a model takes 34 GB',
+  }
+}
+
+function checkHubToken({ hasHubToken }: Patient): Finding {
+  const subject = 'Hugging Face token'
+  if (hasHubToken) return { subject, verdict: 'ok', detail: 'set' }
+  return {
+    subject,
+    verdict: 'warning',
+    detail: 'none',
+    fix: 'Accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev and set FLUXD_HF_TOKEN, to pull dev',
+  }
+}
+
+const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`

@@ -1,0 +1,220 @@
+/**
+ * The bytes of uploads and outputs: one file each, in a folder of its own, under an id that nobody
+ * guesses. A file is there with all its bytes or not at all. The quota holds for what users upload
+ * and for what may be begun; an output that was promised is written as long as the disk takes it.
+ */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { mkdir, open, readdir, readFile, rename, rm, statfs } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import type { Readable } from 'node:stream'
+import { FluxdError } from '../errors.js'
+import type { FileKind, FilePage, FileStore, ListedFile, StoredFile } from '../store/files.js'
+import { randomId } from '../store/randomId.js'
+
+export type NewFile = {
+  readonly kind: FileKind
+  readonly name: string
+  readonly contentType: string
+  readonly bytes: Uint8Array | AsyncIterable<Uint8Array>
+  readonly metadata?: StoredFile['metadata'] | undefined
+  readonly predictionId?: string | undefined
+  readonly keyId?: string | undefined
+}
+
+export type Files = {
+  /** Resolves when its bytes are on disk. Throws `storage_full`; what `bytes` throws is passed on. */
+  readonly add: (file: NewFile) => Promise<StoredFile>
+  /** Undefined for one that has expired. */
+  readonly find: (id: string) => StoredFile | undefined
+  readonly list: (kind: FileKind, page: FilePage) => ListedFile[]
+  /** All bytes of a file; throws `not_found`. */
+  readonly read: (id: string) => Promise<Uint8Array>
+  /** Its bytes, for a reply; throws `not_found`. */
+  readonly stream: (id: string) => Readable
+  /** True when it was there. */
+  readonly remove: (id: string) => Promise<boolean>
+  readonly removeOfPrediction: (predictionId: string) => Promise<void>
+  /** Throws `storage_full` unless `bytes` more fit into the quota and onto the disk. */
+  readonly expectRoom: (bytes: number) => Promise<void>
+  /** Removes what has expired. */
+  readonly removeExpired: () => Promise<void>
+  /** Removes what an interrupted server left: files without a row, and half-written ones. */
+  readonly removeStrays: () => Promise<void>
+}
+
+export type FilesOptions = {
+  readonly folder: string
+  readonly store: FileStore
+  /** Bytes of all files together. */
+  readonly quota: number
+  /** Of uploads; outputs live as long as their prediction's data. */
+  readonly uploadTtlMs?: number
+}
+
+const dayMs = 24 * 60 * 60 * 1000
+/** Left free on the disk for the store itself and for outputs that were promised. */
+const minFreeBytes = 64 * 1024 * 1024
+const freeBytesAgeMs = 1000
+
+export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: FilesOptions): Files {
+  const pathOf = (id: string) => join(folder, id.slice(0, 2), id)
+  let total = store.totalSize()
+  let free = { measuredAtMs: -Infinity, bytes: Promise.resolve(0) }
+
+  async function add({ bytes, ...file }: NewFile): Promise<StoredFile> {
+    const id = randomId()
+    const [path, part] = [pathOf(id), `${pathOf(id)}.part`]
+    const isBounded = file.kind === 'upload'
+    let size = 0
+    const grow = (length: number) => {
+      if (isBounded && total + length > quota) throw quotaReached(quota)
+      size += length
+      total += length
+    }
+    try {
+      await mkdir(dirname(path), { recursive: true })
+      const digests = await write(part, bytes, grow)
+      await rename(part, path)
+      await syncFolder(dirname(path))
+      const createdAt = new Date()
+      const stored: StoredFile = {
+        ...file,
+        ...digests,
+        id,
+        size,
+        metadata: file.metadata ?? {},
+        createdAt,
+        expiresAt: isBounded ? new Date(createdAt.getTime() + uploadTtlMs) : undefined,
+      }
+      store.insert(stored)
+      return stored
+    } catch (error) {
+      total -= size
+      await rm(part, { force: true })
+      await rm(path, { force: true })
+      throw explain(error, folder)
+    }
+  }
+
+  function find(id: string): StoredFile | undefined {
+    const file = store.find(id)
+    return file?.expiresAt && file.expiresAt.getTime() <= Date.now() ? undefined : file
+  }
+
+  function expect(id: string): StoredFile {
+    const file = find(id)
+    if (!file) throw notFound()
+    return file
+  }
+
+  async function remove(id: string): Promise<boolean> {
+    const file = store.find(id)
+    if (!file || !store.remove(id)) return false
+    total -= file.size
+    await rm(pathOf(id), { force: true })
+    return true
+  }
+
+  async function removeAll(files: readonly StoredFile[]): Promise<void> {
+    for (const { id } of files) await remove(id)
+  }
+
+  async function expectRoom(bytes: number): Promise<void> {
+    if (total + bytes > quota) throw quotaReached(quota)
+    // One measurement for all who ask meanwhile: they go on in the order in which they came.
+    if (performance.now() - free.measuredAtMs > freeBytesAgeMs)
+      free = { measuredAtMs: performance.now(), bytes: measureFree(folder) }
+    if ((await free.bytes) < bytes + minFreeBytes) throw diskFull(folder)
+  }
+
+  return {
+    add,
+    find,
+    list: (kind, page) => store.list(kind, page),
+    read: async (id) => {
+      expect(id)
+      return readFile(pathOf(id))
+    },
+    stream: (id) => {
+      expect(id)
+      return createReadStream(pathOf(id))
+    },
+    remove,
+    removeOfPrediction: (predictionId) => removeAll(store.listOfPrediction(predictionId)),
+    expectRoom,
+    removeExpired: () => removeAll(store.listExpired(new Date(), 1000)),
+    async removeStrays() {
+      for (const { name, parentPath } of await listFiles(folder))
+        if (!store.find(name)) await rm(join(parentPath, name), { force: true })
+    },
+  }
+}
+
+/** Writes and syncs; `onChunk` may throw. */
+async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: number) => void) {
+  const [md5, sha256] = [createHash('md5'), createHash('sha256')]
+  const handle = await open(path, 'wx')
+  try {
+    for await (const chunk of bytes instanceof Uint8Array ? [bytes] : bytes) {
+      onChunk(chunk.length)
+      md5.update(chunk)
+      sha256.update(chunk)
+      await handle.writeFile(chunk)
+    }
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+  return { md5: md5.digest('hex'), sha256: sha256.digest('hex') }
+}
+
+/** Without it a power failure can take the name of a file whose bytes are safe. */
+async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+async function measureFree(folder: string): Promise<number> {
+  try {
+    await mkdir(folder, { recursive: true })
+    const { bavail, bsize } = await statfs(folder)
+    return bavail * bsize
+  } catch (error) {
+    throw explain(error, folder)
+  }
+}
+
+async function listFiles(folder: string) {
+  await mkdir(folder, { recursive: true })
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true })
+  return entries.filter((entry) => entry.isFile())
+}
+
+const full: readonly unknown[] = ['ENOSPC', 'EDQUOT', 'EFBIG']
+
+const explain = (error: unknown, folder: string) =>
+  error instanceof Error && 'code' in error && full.includes(error.code)
+    ? diskFull(folder, error)
+    : error
+
+const diskFull = (folder: string, cause?: unknown) =>
+  new FluxdError('storage_full', `Expected room in ${folder} but the disk is full`, {
+    cause,
+    retryAfterSeconds: 60,
+  })
+
+const quotaReached = (quota: number) =>
+  new FluxdError(
+    'storage_full',
+    `Expected room for more files but the quota of ${quota} bytes is reached`,
+    {
+      retryAfterSeconds: 60,
+    },
+  )
+
+const notFound = () => new FluxdError('not_found', 'File not found')

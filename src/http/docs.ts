@@ -1,0 +1,15 @@
+import swagger, { type StaticDocumentSpec } from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import type { FastifyInstance } from 'fastify'
+
+/** `GET /docs` shows `document`, an OpenAPI document, as pages to read and try. */
+export async function docsRoutes(app: FastifyInstance, document: object): Promise<void> {
+  await app.register(swagger, {
+    mode: 'static',
+    specification: { document: document as StaticDocumentSpec['document'] },
+  })
+  app.addHook('onRoute', (route) => {
+    route.config = { ...route.config, access: 'public' }
+  })
+  await app.register(swaggerUi, { routePrefix: '/docs' })
+}

@@ -1,0 +1,89 @@
+/** One download for all who wait for the same thing; it ends when nobody waits any more. */
+import { FluxdError } from '../errors.js'
+
+/** Someone who waits. */
+export type Waiter = {
+  readonly signal: AbortSignal
+  readonly report: (line: string) => void
+  readonly onProgress: (done: number, total: number | undefined) => void
+}
+
+export type Flights<T extends { readonly release: () => void }> = {
+  /**
+   * What `start` returns for the first who asks for `key`, shared with those who ask meanwhile:
+   * each gets a share of their own. A late one is told the earlier lines.
+   */
+  readonly join: (key: string, waiter: Waiter, start: (all: Waiter) => Promise<T>) => Promise<T>
+}
+
+type Flight<T> = {
+  readonly waiters: Set<Waiter>
+  readonly lines: string[]
+  readonly abort: () => void
+  readonly result: Promise<T>
+}
+
+/** `share` makes another hold of the same thing. */
+export function createFlights<T extends { readonly release: () => void }>(
+  share: (thing: T) => T,
+): Flights<T> {
+  const flights = new Map<string, Flight<T>>()
+
+  function launch(key: string, start: (all: Waiter) => Promise<T>): Flight<T> {
+    const waiters = new Set<Waiter>()
+    const lines: string[] = []
+    const aborting = new AbortController()
+    const all: Waiter = {
+      signal: aborting.signal,
+      report(line) {
+        lines.push(line)
+        for (const waiter of waiters) waiter.report(line)
+      },
+      onProgress(done, total) {
+        for (const waiter of waiters) waiter.onProgress(done, total)
+      },
+    }
+    // One that nobody waits for any more may still be putting its things away.
+    const before = flights.get(key)?.result.catch(() => undefined)
+    const result = before ? before.then(() => start(all)) : start(all)
+    const flight: Flight<T> = { waiters, lines, abort: () => aborting.abort(), result }
+    flights.set(key, flight)
+    const land = () => {
+      if (flights.get(key) === flight) flights.delete(key)
+    }
+    result.then(land, land)
+    return flight
+  }
+
+  async function join(key: string, waiter: Waiter, start: (all: Waiter) => Promise<T>): Promise<T> {
+    if (waiter.signal.aborted) throw canceled()
+    const current = flights.get(key)
+    const flight = current && current.waiters.size > 0 ? current : launch(key, start)
+    flight.waiters.add(waiter)
+    for (const line of flight.lines) waiter.report(line)
+    try {
+      return share(await orAborted(flight.result, waiter.signal))
+    } finally {
+      flight.waiters.delete(waiter)
+      if (flight.waiters.size === 0) {
+        flight.abort()
+        flight.result.then(
+          (thing) => thing.release(),
+          () => undefined,
+        )
+      }
+    }
+  }
+
+  return { join }
+}
+
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(canceled())
+    signal.addEventListener('abort', stop, { once: true })
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', stop))
+  })
+}
+
+const canceled = () => new FluxdError('canceled', 'The download was canceled')

@@ -1,0 +1,64 @@
+/**
+ * Which weights are in use. Within a process that is counted; to the other processes of the machine
+ * an empty file named after the digest and the process says so, for as long as that process lives.
+ */
+import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+export type Holds = {
+  /** Returns what ends the hold; calling that again does nothing. */
+  readonly take: (digest: string) => () => void
+  readonly isHeld: (digest: string) => boolean
+}
+
+/** The holds in `folder`, which is made. All of it is synchronous, so that nothing comes in between. */
+export function createHolds(folder: string): Holds {
+  mkdirSync(folder, { recursive: true })
+  removeDead(folder)
+  const counts = new Map<string, number>()
+  const markOf = (digest: string) => join(folder, `${digest}.${process.pid}`)
+
+  function drop(digest: string) {
+    const left = counts.get(digest)! - 1
+    if (left > 0) counts.set(digest, left)
+    else {
+      counts.delete(digest)
+      rmSync(markOf(digest), { force: true })
+    }
+  }
+
+  return {
+    take(digest) {
+      if (!counts.has(digest)) writeFileSync(markOf(digest), '')
+      counts.set(digest, (counts.get(digest) ?? 0) + 1)
+      let isHeld = true
+      return () => {
+        if (isHeld) drop(digest)
+        isHeld = false
+      }
+    },
+    isHeld: (digest) =>
+      counts.has(digest) ||
+      readdirSync(folder).some((mark) => mark.startsWith(`${digest}.`) && isOther(pidOf(mark))),
+  }
+}
+
+function removeDead(folder: string): void {
+  for (const mark of readdirSync(folder)) {
+    const pid = pidOf(mark)
+    if (pid !== process.pid && !isOther(pid)) rmSync(join(folder, mark), { force: true })
+  }
+}
+
+const pidOf = (mark: string) => Number(mark.slice(mark.lastIndexOf('.') + 1))
+
+/** Whether `pid` is another process that lives; a number that is ours is of an earlier start. */
+export function isOther(pid: number): boolean {
+  if (!(pid > 0) || pid === process.pid) return false
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'EPERM'
+  }
+}

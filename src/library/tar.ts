@@ -1,0 +1,144 @@
+/**
+ * The one .safetensors of a tar, as Replicate's trainers pack it. Entries are never extracted to
+ * the place that their name asks for: the wanted one goes to a path of ours, the others nowhere.
+ */
+import { createHash } from 'node:crypto'
+import { createWriteStream } from 'node:fs'
+import { Readable, Transform } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { createGunzip } from 'node:zlib'
+import { type ExtractEvents, extract } from 'tar-stream'
+import { FluxdError, invalidLora } from '../errors.js'
+
+type Entry = ExtractEvents['entry'][1]
+
+export type Unpacked = { readonly bytes: number; readonly sha256: string }
+
+// What a tar may hold besides the weights: a config, captions, samples.
+const otherBytes = 2 ** 28
+const maxEntries = 10_000
+
+/**
+ * Writes the only .safetensors among the entries of `tar` to `path`, the first time it is seen; a
+ * gzip-compressed tar is told by its first bytes. `place` is where messages say that the tar is:
+ * `tarball` or `data URI`. Throws `lora_invalid` when there is none or more than one, when the tar
+ * is damaged, and when what it unpacks to is larger than `maxBytes` allows.
+ */
+export async function unpackSafetensors(
+  tar: Readable,
+  path: string,
+  place: 'tarball' | 'data URI',
+  maxBytes: number,
+  signal: AbortSignal,
+): Promise<Unpacked> {
+  try {
+    const found = await unpackOnly(tar, path, place, maxBytes, signal)
+    if (found) return found
+  } catch (error) {
+    throw toLoraError(error, place, signal)
+  } finally {
+    tar.destroy()
+  }
+  throw invalidLora(`No .safetensors file found in ${place}`)
+}
+
+async function unpackOnly(
+  tar: Readable,
+  path: string,
+  place: string,
+  maxBytes: number,
+  signal: AbortSignal,
+): Promise<Unpacked | undefined> {
+  const { head, whole } = await peek(tar)
+  const entries = extract()
+  const stages = [...decoders(head, place), limit(maxBytes + otherBytes, place), entries]
+  const packed = pipeline([whole, ...stages], { signal })
+  // It is awaited at the end; an earlier failure of the loop must not leave it unheard.
+  packed.catch(() => {})
+  let found: Unpacked | undefined
+  let count = 0
+  for await (const entry of entries) {
+    if (++count > maxEntries) throw damaged(place, `it has more than ${maxEntries} entries`)
+    if (!isSafetensors(entry)) {
+      entry.resume()
+      continue
+    }
+    if (found) throw invalidLora(`Multiple .safetensors files found in ${place}`)
+    found = await write(entry, path, maxBytes, place, signal)
+  }
+  await packed
+  return found
+}
+
+const isSafetensors = ({ header }: Entry) =>
+  header.type === 'file' && header.name.endsWith('.safetensors')
+
+async function write(
+  entry: Entry,
+  path: string,
+  maxBytes: number,
+  place: string,
+  signal: AbortSignal,
+): Promise<Unpacked> {
+  const hash = createHash('sha256')
+  const bytes = entry.header.size ?? 0
+  if (bytes > maxBytes)
+    throw damaged(place, `its .safetensors has ${bytes} bytes and at most ${maxBytes} are taken`)
+  const hashing = new Transform({
+    transform(chunk: Buffer, _, done) {
+      hash.update(chunk)
+      done(null, chunk)
+    },
+  })
+  await pipeline(entry, hashing, createWriteStream(path, { flush: true }), { signal })
+  return { bytes, sha256: hash.digest('hex') }
+}
+
+const magics: readonly (readonly [string, string])[] = [
+  ['BZh', 'bzip2'],
+  ['\xfd7zXZ\0', 'xz'],
+  ['\x28\xb5\x2f\xfd', 'Zstandard'],
+]
+
+function decoders(head: Buffer, place: string): Transform[] {
+  const start = head.toString('latin1')
+  if (start.startsWith('\x1f\x8b')) return [createGunzip()]
+  const other = magics.find(([magic]) => start.startsWith(magic))?.[1]
+  if (other)
+    throw damaged(place, `it is compressed with ${other} and only plain and gzip ones are read`)
+  return []
+}
+
+/** A few kilobytes may unpack to terabytes. */
+function limit(maxBytes: number, place: string): Transform {
+  let passed = 0
+  return new Transform({
+    transform(chunk: Buffer, _, done) {
+      passed += chunk.length
+      if (passed > maxBytes) done(damaged(place, `it unpacks to more than ${maxBytes} bytes`))
+      else done(null, chunk)
+    },
+  })
+}
+
+/** The first bytes of a stream, and a stream that has them still. */
+async function peek(stream: Readable): Promise<{ head: Buffer; whole: Readable }> {
+  const iterator = stream[Symbol.asyncIterator]()
+  const first = await iterator.next()
+  const head: Buffer = first.done ? Buffer.alloc(0) : first.value
+  async function* whole() {
+    yield head
+    yield* { [Symbol.asyncIterator]: () => iterator }
+  }
+  return { head, whole: Readable.from(whole()) }
+}
+
+const damaged = (place: string, fault: string) =>
+  invalidLora(`Expected a tar in the ${place} but ${fault}`)
+
+function toLoraError(error: unknown, place: string, signal: AbortSignal): unknown {
+  if (error instanceof FluxdError) return error
+  if (signal.aborted) return new FluxdError('canceled', 'Unpacking was canceled', { cause: error })
+  const fault = error instanceof Error ? error.message : String(error)
+  return damaged(place, `it cannot be read: ${fault}`)
+}

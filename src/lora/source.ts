@@ -1,0 +1,116 @@
+/**
+ * What a LoRA reference of the contract means. The accepted forms, their order and the words of the
+ * errors are the reference's (cog-flux weights.py), which clients show to people.
+ * `owner/name` is a Replicate model, never a Hugging Face repository.
+ */
+import { invalidLora } from '../errors.js'
+
+export type LoraSource =
+  /** A tar inside its own URL. */
+  | { readonly kind: 'data'; readonly uri: string }
+  /** Without `file`, the repository holds exactly one .safetensors. */
+  | {
+      readonly kind: 'huggingface'
+      readonly owner: string
+      readonly repo: string
+      readonly file: string | undefined
+    }
+  /** `id` is the page's; which version it means, CivitAI has to be asked. */
+  | { readonly kind: 'civitaiPage'; readonly id: string }
+  | { readonly kind: 'civitaiFile'; readonly url: string }
+  | { readonly kind: 'file'; readonly url: string }
+  /** The tar of a trained model. */
+  | {
+      readonly kind: 'replicate'
+      readonly owner: string
+      readonly model: string
+      readonly version: string | undefined
+    }
+  | { readonly kind: 'tar'; readonly url: string }
+
+// A name that is part of the URL it is put into and cannot change that URL's meaning.
+const name = String.raw`((?!\.\.?(?:/|$))[\w.-]+)`
+const scheme = '(?:https?://)?'
+// What is left of a URL of these hosts is no Replicate model of an owner "civitai.com".
+const replicate = String.raw`(?!(?:huggingface\.co|civitai\.com)/)(?:https?://replicate\.com/)?`
+const form = (text: string) => new RegExp(`^${text}$`)
+
+type Form = readonly [RegExp, (...groups: (string | undefined)[]) => LoraSource]
+
+// The first that fits counts.
+const forms: readonly Form[] = [
+  [
+    form(String.raw`${scheme}huggingface\.co/${name}/${name}(?:/([^/?#]+\.safetensors))?/?`),
+    (owner, repo, file) => ({ kind: 'huggingface', owner: owner!, repo: repo!, file }),
+  ],
+  [
+    form(String.raw`${scheme}civitai\.com/models/(\d+)(?:/[^/?]+)?/?`),
+    (id) => ({ kind: 'civitaiPage', id: id! }),
+  ],
+  [
+    form(String.raw`(https?://civitai\.com/api/download/models/.*)`),
+    (url) => ({ kind: 'civitaiFile', url: url! }),
+  ],
+  [form(String.raw`(https?://.*\.safetensors(?:\?.*)?)`), (url) => ({ kind: 'file', url: url! })],
+  [
+    form(`${replicate}${name}/${name}/?`),
+    (owner, model) => ({ kind: 'replicate', owner: owner!, model: model!, version: undefined }),
+  ],
+  [
+    form(`${replicate}${name}/${name}/(?:versions/)?${name}/?`),
+    (owner, model, version) => ({ kind: 'replicate', owner: owner!, model: model!, version }),
+  ],
+  [form(String.raw`(https?://replicate\.delivery/.*\.tar)`), (url) => ({ kind: 'tar', url: url! })],
+]
+
+/** What `reference` names. Throws `lora_invalid` in the reference's words when it is no known form. */
+export function parseLoraSource(reference: string): LoraSource {
+  if (reference.startsWith('data:')) return { kind: 'data', uri: reference }
+  for (const [pattern, read] of forms) {
+    const groups = pattern.exec(reference)
+    if (groups) return read(...groups.slice(1))
+  }
+  throw invalidLora(explain(reference))
+}
+
+function explain(reference: string): string {
+  if (/^civitai\.com\/api\/download\/models\//.test(reference))
+    return 'URL must end with either .tar or .safetensors'
+  if (reference.includes('huggingface.co'))
+    return 'Failed to parse HuggingFace URL. Expected huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]'
+  if (reference.includes('civitai.com'))
+    return 'Failed to parse CivitAI URL. Expected civitai.com/models/<id>[/<model-name>]'
+  return [
+    'Failed to parse URL. Expected either:',
+    '* Replicate model in the format <owner>/<username> or <owner>/<username>/<version>',
+    '* HuggingFace URL in the format huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]',
+    '* CivitAI URL in the format civitai.com/models/<id>[/<model-name>]',
+    '* Arbitrary .safetensors URLs from the Internet',
+  ].join('\n')
+}
+
+// Values that say which file is meant; every other one may be a token or a signature.
+const harmless = ['type', 'format', 'size', 'fp', 'download', 'modelVersionId']
+
+/**
+ * `reference` for logs and listings: no data, no password, and of a query's values only those that
+ * are known to be harmless, so `…?type=Model&token=***`.
+ */
+export function showLora(reference: string): string {
+  if (/^data:/i.test(reference)) return `${/^data:[\w/+.-]{0,64}/i.exec(reference)![0]}…`
+  const [place, query] = splitOnce(reference.split('#', 1)[0]!, '?')
+  const shown = place.replace(/^(\w+:\/\/)[^/]*@/, '$1***@').slice(0, 200)
+  if (query === undefined) return shown
+  return `${shown}?${query.split('&').map(showPair).join('&')}`.slice(0, 300)
+}
+
+function showPair(pair: string): string {
+  const [name, value] = splitOnce(pair, '=')
+  if (value === undefined) return '***'
+  return `${name.slice(0, 40)}=${harmless.includes(name) ? value.slice(0, 40) : '***'}`
+}
+
+function splitOnce(text: string, separator: string): [string, string | undefined] {
+  const at = text.indexOf(separator)
+  return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + 1)]
+}

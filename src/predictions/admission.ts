@@ -1,0 +1,103 @@
+/** The way in: what is refused, what is known already, and what is on disk before it is acknowledged. */
+import type { Prediction } from '../contract/prediction.js'
+import { FluxdError } from '../errors.js'
+import type { Files } from '../files/files.js'
+import type { Database } from '../store/database.js'
+import type { IdempotencyStore } from '../store/idempotency.js'
+import type { PredictionStore, StoredPrediction, Wish } from '../store/predictions.js'
+import { randomId } from '../store/randomId.js'
+import { createPrediction } from './prediction.js'
+import { drawSeed } from './seed.js'
+import type { NewPrediction } from './service.js'
+
+export type Outcome =
+  | { readonly kind: 'admitted'; readonly stored: StoredPrediction; readonly wish: Wish }
+  /** The same request was admitted before. */
+  | { readonly kind: 'repeated'; readonly id: string }
+
+export type AdmissionOptions = {
+  readonly database: Database
+  readonly store: PredictionStore
+  readonly idempotency: IdempotencyStore
+  readonly files: Pick<Files, 'expectRoom'>
+  readonly maxQueue: number
+  /** How many wait, and how many wait or run. */
+  readonly waiting: () => number
+  readonly live: () => number
+  /** Seconds until there will be room, as far as it is known. */
+  readonly untilRoom: () => number | undefined
+}
+
+/** Room that must be left: four outputs of 1440×1440 are 1 MB as webp and 16 MB as png. */
+const outputRoomBytes = 16 * 1024 * 1024
+
+/** Admits one request; throws as `Predictions.create`. */
+export function createAdmission(options: AdmissionOptions) {
+  const { database, store, idempotency, files } = options
+  let admitting = 0
+
+  return async function admit(request: NewPrediction): Promise<Outcome> {
+    const repeated = findRepeated(request)
+    if (repeated) return repeated
+    refuse(request)
+    admitting++
+    try {
+      await files.expectRoom(outputRoomBytes)
+      return await database.commitSoon(() => findRepeated(request) ?? insert(request))
+    } finally {
+      admitting--
+    }
+  }
+
+  function refuse({ unlessBusy }: NewPrediction): void {
+    if (unlessBusy && options.live() + admitting > 0)
+      throw new FluxdError('busy', 'Already running a prediction')
+    if (options.waiting() + admitting < options.maxQueue) return
+    throw new FluxdError('queue_full', `All ${options.maxQueue} places of the queue are taken`, {
+      retryAfterSeconds: Math.max(1, Math.ceil(options.untilRoom() ?? 5)),
+    })
+  }
+
+  function findRepeated({ id, keyId = '', idempotency: sent }: NewPrediction): Outcome | undefined {
+    if (id !== undefined && store.find(id))
+      throw new FluxdError('conflict', `There is a prediction ${id} already`)
+    const known = sent && idempotency.find(keyId, sent.key)
+    if (!known) return undefined
+    if (known.bodyDigest === sent.bodyDigest) return { kind: 'repeated', id: known.predictionId }
+    throw new FluxdError(
+      'conflict',
+      `Expected the request that Idempotency-Key ${sent.key} was used for but received another one`,
+    )
+  }
+
+  function insert(request: NewPrediction): Outcome {
+    const prediction = describe(request)
+    const { keyId = '', idempotency: sent, loras = { main: [], extra: [] } } = request
+    const wish = { input: withSeed(request.wish), loras }
+    const stored = store.insert({ prediction, wish, priority: request.priority ?? 0 })
+    if (sent) idempotency.add({ owner: keyId, ...sent }, prediction.id, prediction.createdAt)
+    return { kind: 'admitted', stored, wish }
+  }
+}
+
+const describe = (request: NewPrediction): Prediction =>
+  createPrediction({
+    id: request.id ?? randomId(),
+    surface: request.surface,
+    model: request.model,
+    version: request.version,
+    deployment: request.deployment,
+    keyId: request.keyId,
+    input: request.sent,
+    createdAt: new Date(),
+    deadline: request.deadline,
+    sentCreatedAt: request.sentCreatedAt,
+    webhook: request.webhook,
+    streamToken: randomId(),
+  })
+
+/** Drawn here, so that a second run makes the same pictures. */
+const withSeed = (input: Wish['input']): Wish['input'] => ({
+  ...input,
+  seed: input.seed === undefined || input.seed < 0 ? drawSeed() : input.seed,
+})

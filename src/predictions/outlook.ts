@@ -1,0 +1,80 @@
+/**
+ * How long a prediction will take, from how long others took: an exponentially weighted mean of the
+ * seconds for one step of one token, for each model and precision.
+ */
+import type { FluxInput } from '../contract/input.js'
+import { planGeneration } from '../plan/generation.js'
+import { type GenerationPlan, type Precision, stepsToRun, type Variant } from '../plan/plan.js'
+
+/** Steps times tokens over all pictures, of one kind. */
+export type Work = { readonly kind: `${Variant} ${Precision}`; readonly amount: number }
+
+export type Pace = {
+  readonly record: (work: Work, seconds: number) => void
+  /** Undefined until work of this kind has been recorded. */
+  readonly estimate: (work: Work) => number | undefined
+}
+
+/** How much the newest measurement counts. */
+const weight = 0.3
+
+export function createPace(): Pace {
+  const secondsPerUnit = new Map<Work['kind'], number>()
+  return {
+    record({ kind, amount }, seconds) {
+      const latest = seconds / amount
+      const mean = secondsPerUnit.get(kind) ?? latest
+      secondsPerUnit.set(kind, mean + weight * (latest - mean))
+    },
+    estimate({ kind, amount }) {
+      const rate = secondsPerUnit.get(kind)
+      return rate === undefined ? undefined : rate * amount
+    },
+  }
+}
+
+export const workOf = (plan: GenerationPlan): Work => ({
+  kind: `${plan.variant} ${plan.precision}`,
+  amount: stepsToRun(plan) * ((plan.size.width * plan.size.height) / 256) * plan.count,
+})
+
+/** The work of a wish as far as it is known before its image is: none where it will fail. */
+export function foreseeWork(input: FluxInput): Work {
+  const withoutFiles = { ...input, image: undefined, mask: undefined }
+  try {
+    return workOf(
+      planGeneration(withoutFiles, {
+        drawnSeed: 0,
+        noise: 'torch-cuda',
+        goFastLoraMultiplier: 1,
+        safetyChecker: false,
+      }),
+    )
+  } catch {
+    return { kind: `${input.model} bf16`, amount: 0 }
+  }
+}
+
+export type Outlook = {
+  /** How many come before it; 0 when it runs. */
+  readonly position: number
+  /** Until it is done; absent until a prediction of each kind before it has been measured. */
+  readonly etaSeconds?: number | undefined
+}
+
+/** The outlook after the work `before` it, of which the first has been running for `elapsed` seconds. */
+export function lookAhead(
+  pace: Pace,
+  before: readonly Work[],
+  own: Work,
+  elapsed: number,
+): Outlook {
+  const estimates = [...before, own].map((work) => pace.estimate(work))
+  const [first, ...rest] = estimates
+  const remaining = first === undefined ? undefined : Math.max(0, first - elapsed)
+  const etaSeconds = [remaining, ...rest].reduce(
+    (sum, seconds) => (sum === undefined || seconds === undefined ? undefined : sum + seconds),
+    0,
+  )
+  return { position: before.length, ...(etaSeconds !== undefined && { etaSeconds }) }
+}

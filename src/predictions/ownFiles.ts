@@ -1,0 +1,26 @@
+/**
+ * This server's own file URLs as inputs: what was uploaded or made here is read from disk, not
+ * fetched over the network, which the media client would refuse. An id that is known cannot have
+ * been guessed, so the host in front of it does not matter.
+ */
+import type { Files } from '../files/files.js'
+import type { MediaClient } from '../media/fetch.js'
+
+const ownPath = /^\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
+
+/** `media`, reading `…/v1/files/<id>` and `…/files/<id>/<name>` from `files` where they are there. */
+export const withOwnFiles = (
+  media: MediaClient,
+  files: Pick<Files, 'find' | 'read'>,
+): Pick<MediaClient, 'fetch'> => ({
+  async fetch(uri, signal) {
+    const id = ownFileId(uri)
+    return id !== undefined && files.find(id) ? files.read(id) : media.fetch(uri, signal)
+  },
+})
+
+function ownFileId(uri: string): string | undefined {
+  if (!/^https?:/i.test(uri) || !URL.canParse(uri)) return undefined
+  const match = ownPath.exec(new URL(uri).pathname)
+  return match?.[1] ?? match?.[2]
+}

@@ -1,0 +1,105 @@
+/** One run of a prepared prediction on the engine: pictures become files as they arrive. */
+import { setTimeout as delay } from 'node:timers/promises'
+import type { OutputFile } from '../contract/prediction.js'
+import type { Engine } from '../engine/engine.js'
+import type { GenerationEvent } from '../engine/protocol.js'
+import { FluxdError } from '../errors.js'
+import type { Files } from '../files/files.js'
+import type { GenerationPlan } from '../plan/plan.js'
+import { decide, type PlanSettings } from './inputs.js'
+import { createNarrator } from './narration.js'
+import { type Work, workOf } from './outlook.js'
+import type { Preparation } from './preparation.js'
+import type { Previews } from './previews.js'
+
+export type RunContext = {
+  readonly engine: Pick<Engine, 'generate' | 'measure'>
+  readonly files: Pick<Files, 'add'>
+  readonly settings: PlanSettings
+}
+
+export type RunHooks = {
+  readonly predictionId: string
+  readonly signal: AbortSignal
+  /** The engine takes it up. */
+  readonly begin: () => Promise<void>
+  readonly writeLine: (line: string) => void
+  readonly addOutput: (file: OutputFile) => void
+  readonly previews: Pick<Previews, 'show' | 'wish'>
+}
+
+/** What the run took: `seconds` without loading weights, `loraSeconds` for switching to its LoRAs. */
+export type RunReport = {
+  readonly work: Work
+  readonly seconds: number
+  readonly loraSeconds: number
+}
+
+type ImageEvent = Extract<GenerationEvent, { kind: 'image' }>
+
+/** Resolves when all files are on disk; throws what the engine throws. */
+export async function runOnce(
+  preparation: Preparation,
+  { engine, files, settings }: RunContext,
+  { predictionId, signal, begin, writeLine, addOutput, previews }: RunHooks,
+): Promise<RunReport> {
+  const { input, loras } = preparation
+  const plan = await decide(input, preparation.files, settings, engine, loras)
+  const onTurn = async () => {
+    await begin()
+    for (const note of plan.notes) writeLine(note)
+  }
+  const narrate = createNarrator(plan)
+  const writing: Promise<void>[] = []
+  const save = async (event: ImageEvent) => {
+    const file = { kind: 'output', predictionId, ...describeFile(event, plan) } as const
+    const { id, size } = await untilThereIsRoom(() => files.add(file), signal)
+    if (signal.aborted) return
+    addOutput({ index: event.index, name: file.name, mimeType: event.mimeType, size, fileId: id })
+  }
+  const onEvent = (event: GenerationEvent) => {
+    for (const line of narrate(event)) writeLine(line)
+    if (event.kind === 'preview') previews.show(predictionId, event)
+    if (event.kind !== 'image') return
+    const saving = save(event)
+    // Awaited with the others; a failure until then must not count as unhandled.
+    saving.catch(() => {})
+    writing.push(saving)
+  }
+  try {
+    const { timings } = await engine.generate(plan, {
+      signal,
+      onEvent,
+      onTurn,
+      previews: previews.wish(predictionId),
+    })
+    await Promise.all(writing)
+    return { work: workOf(plan), seconds: timings.total - timings.lora, loraSeconds: timings.lora }
+  } finally {
+    await Promise.allSettled(writing)
+  }
+}
+
+const describeFile = ({ index, bytes, mimeType }: ImageEvent, { output }: GenerationPlan) => ({
+  name: `out-${index}.${output.format}`,
+  contentType: mimeType,
+  bytes,
+})
+
+const roomPollMs = 1000
+
+/** A full disk loses nothing that was promised: `write` is tried again until it works. */
+export async function untilThereIsRoom<T>(
+  write: () => T | Promise<T>,
+  signal: AbortSignal,
+): Promise<T> {
+  for (;;) {
+    try {
+      return await write()
+    } catch (error) {
+      if (!(error instanceof FluxdError) || error.code !== 'storage_full') throw error
+      if (signal.aborted) throw error
+      await delay(roomPollMs, undefined, { signal }).catch(() => {})
+    }
+  }
+}

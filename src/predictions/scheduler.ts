@@ -1,0 +1,228 @@
+/**
+ * Lets predictions run one at a time in the order of the queue. While one runs, what the next ones
+ * need is fetched; who is first in the queue and ready runs next, so that a slow download holds up
+ * nobody but its own prediction.
+ */
+import type { Prediction } from '../contract/prediction.js'
+import { FluxdError, toErrorRecord } from '../errors.js'
+import type { Files } from '../files/files.js'
+import type { PredictionStore } from '../store/predictions.js'
+import type { Live, LivePredictions } from './live.js'
+import type { Pace } from './outlook.js'
+import { cancel, fail, measure, start, succeed } from './prediction.js'
+import { type LoraLibrary, type Preparation, prepare } from './preparation.js'
+import type { Previews } from './previews.js'
+import type { FairQueue } from './queue.js'
+import { type RunContext, type RunReport, runOnce, untilThereIsRoom } from './runner.js'
+
+export type SchedulerOptions = {
+  readonly queue: FairQueue
+  readonly live: LivePredictions
+  readonly store: PredictionStore
+  readonly pace: Pace
+  readonly library: LoraLibrary
+  readonly media: Parameters<typeof prepare>[1]['media']
+  readonly files: Pick<Files, 'add' | 'removeOfPrediction'>
+  readonly run: Omit<RunContext, 'files'>
+  readonly previews: Pick<Previews, 'show' | 'wish'>
+  /** Told of failures that are not the user's. */
+  readonly onFault: (error: unknown) => void
+}
+
+export type Scheduler = {
+  /** Somebody new waits. */
+  readonly wake: () => void
+  /** Which one runs. */
+  readonly running: () => string | undefined
+  /** For how long it has; 0 when none runs. */
+  readonly runningSeconds: () => number
+  /** Begins nothing more. */
+  readonly close: () => void
+  /** Resolves when nothing runs. */
+  readonly idle: () => Promise<void>
+}
+
+/** What a waiting prediction has got so far. */
+type Readiness = { ready?: Preparation }
+
+// One ahead is what pays; a second one keeps the engine busy when the first one's download is slow.
+const ahead = 2
+// Who was overtaken after it had been prepared keeps what it has: a picture of up to 100 MiB each.
+const maxPrepared = 4
+
+export function createScheduler(options: SchedulerOptions): Scheduler {
+  const { queue, live, store, pace, files } = options
+  const preparing = new Map<string, Readiness>()
+  let running: { readonly id: string; readonly sinceMs: number } | undefined
+  let run: Promise<void> = Promise.resolve()
+  let isClosed = false
+  let idleSinceMs = performance.now()
+
+  function wake(): void {
+    if (isClosed) return
+    for (const id of first(ahead, queue.order()))
+      if (!preparing.has(id) && preparing.size < maxPrepared) void beginToPrepare(id)
+    if (!running && [...preparing.values()].some(({ ready }) => ready)) runFirstReady()
+  }
+
+  async function beginToPrepare(id: string): Promise<void> {
+    const prediction = live.find(id)
+    if (!prediction) return
+    const readiness: Readiness = {}
+    preparing.set(id, readiness)
+    try {
+      const preparation = await prepare(store.readWish(id), {
+        library: options.library,
+        media: options.media,
+        signal: prediction.signal,
+        writeLine: (line) => live.writeLine(id, line),
+      })
+      readiness.ready = preparation
+      // Whoever was canceled meanwhile will not come to take it.
+      if (prediction.signal.aborted) giveBack(id)
+      else prediction.signal.addEventListener('abort', () => giveBack(id), { once: true })
+    } catch (error) {
+      preparing.delete(id)
+      queue.remove(id)
+      await end(id, prediction, (state) => settle(state, error))
+    }
+    wake()
+  }
+
+  function giveBack(id: string): void {
+    // The engine may still be reading its files.
+    if (running?.id === id) return
+    preparing.get(id)?.ready?.release()
+    preparing.delete(id)
+    wake()
+  }
+
+  function runFirstReady(): void {
+    const id = firstWhere(queue.order(), (waiting) => preparing.get(waiting)?.ready !== undefined)
+    const preparation = id === undefined ? undefined : preparing.get(id)?.ready
+    const prediction = id === undefined ? undefined : live.find(id)
+    if (id !== undefined && preparation && prediction) begin(id, prediction, preparation)
+  }
+
+  function begin(id: string, prediction: Live, preparation: Preparation): void {
+    queue.take(id)
+    running = { id, sinceMs: performance.now() }
+    run = work(id, prediction, preparation)
+      .catch(options.onFault)
+      .finally(() => {
+        running = undefined
+        idleSinceMs = performance.now()
+        preparing.delete(id)
+        preparation.release()
+        wake()
+      })
+    wake()
+  }
+
+  async function work(id: string, prediction: Live, preparation: Preparation): Promise<void> {
+    const loraWaitMs = waitForLoras(preparation)
+    try {
+      const report = await runTwiceAtMost(id, prediction, preparation)
+      pace.record(report.work, report.seconds)
+      const hasLoras = Object.values(preparation.loras).some((lora) => lora !== undefined)
+      const loraSwitchMs = hasLoras ? loraWaitMs + 1000 * report.loraSeconds : 0
+      await end(id, prediction, (state) =>
+        succeed(measure(state, { loraSwitchMs: Math.round(loraSwitchMs) })),
+      )
+    } catch (error) {
+      if (isStopped(error)) return leave(error)
+      await end(id, prediction, (state) => settle(state, error))
+      await files.removeOfPrediction(id)
+    }
+  }
+
+  /** Without an engine nothing ends any more, and nothing is lost: the next server goes on. */
+  function leave(error: FluxdError): void {
+    isClosed = true
+    options.onFault(error)
+  }
+
+  /** How long the engine stood still for the LoRAs of this one. */
+  const waitForLoras = ({ lorasBeganAtMs, lorasReadyAtMs }: Preparation) =>
+    Math.max(0, lorasReadyAtMs - Math.max(lorasBeganAtMs, idleSinceMs))
+
+  /** An engine that dies under a prediction gets a second chance, with the same seed and a new log. */
+  async function runTwiceAtMost(
+    id: string,
+    prediction: Live,
+    preparation: Preparation,
+  ): Promise<RunReport> {
+    const { logs } = prediction.prediction()
+    try {
+      return await runAfresh(id, prediction, preparation, logs)
+    } catch (error) {
+      if (!isDeath(error)) throw error
+      const lines = `${logs}${error.message}; this is the second run\n`
+      try {
+        return await runAfresh(id, prediction, preparation, lines)
+      } catch (again) {
+        throw isDeath(again) ? new FluxdError(again.code, `Twice: ${again.message}`) : again
+      }
+    }
+  }
+
+  async function runAfresh(id: string, prediction: Live, preparation: Preparation, logs: string) {
+    await files.removeOfPrediction(id)
+    const begin = () => live.advance(id, (state) => start(state, logs))
+    return runOnce(
+      preparation,
+      { ...options.run, files },
+      {
+        predictionId: id,
+        signal: prediction.signal,
+        begin: () => untilThereIsRoom(begin, prediction.signal),
+        writeLine: (line) => live.writeLine(id, line),
+        addOutput: (file) => live.addOutput(id, file),
+        previews: options.previews,
+      },
+    )
+  }
+
+  /** Unless somebody else has ended it: a cancel, or the end of the server, after which it runs again. */
+  async function end(id: string, { signal }: Live, change: (state: Prediction) => Prediction) {
+    if (signal.aborted) return
+    await untilThereIsRoom(() => live.advance(id, change), signal).catch(options.onFault)
+  }
+
+  function settle(state: Prediction, error: unknown): Prediction {
+    const { code, message } = toErrorRecord(error)
+    if (code === 'canceled') return cancel(state)
+    if (!(error instanceof FluxdError) || error.status >= 500) options.onFault(error)
+    return fail(state, message)
+  }
+
+  return {
+    wake,
+    running: () => running?.id,
+    runningSeconds: () => (running ? (performance.now() - running.sinceMs) / 1000 : 0),
+    close() {
+      isClosed = true
+    },
+    idle: () => run,
+  }
+}
+
+function first<T>(count: number, items: Iterable<T>): T[] {
+  const found: T[] = []
+  for (const item of items) {
+    found.push(item)
+    if (found.length === count) break
+  }
+  return found
+}
+
+function firstWhere<T>(items: Iterable<T>, isWanted: (item: T) => boolean): T | undefined {
+  for (const item of items) if (isWanted(item)) return item
+  return undefined
+}
+
+const isStopped = (error: unknown): error is FluxdError =>
+  error instanceof FluxdError && error.code === 'not_ready'
+
+const isDeath = (error: unknown): error is FluxdError =>
+  error instanceof FluxdError && error.code === 'engine_died'

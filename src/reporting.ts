@@ -1,0 +1,85 @@
+/** What is told of predictions to others than their clients: webhooks, metrics, traces and the log. */
+import { randomUUID } from 'node:crypto'
+import type { Logger } from 'pino'
+import { readBuild } from './build.js'
+import type { Config } from './config.js'
+import { toPredictionResponse } from './contract/cog.js'
+import type { Prediction } from './contract/prediction.js'
+import type { Engine } from './engine/engine.js'
+import type { CogOutputs } from './http/cogOutputs.js'
+import { withUrls } from './http/replicate/outputs.js'
+import type { Predictions } from './predictions/service.js'
+import { createWebhooks, type Webhooks } from './predictions/webhooks.js'
+import type { Services } from './services.js'
+import { createDeliveryStore } from './store/deliveries.js'
+import { createSecretStore, toWebhookKey } from './store/secrets.js'
+import { createMetrics, type Metrics } from './telemetry/metrics.js'
+import { observeEngine, observeLibrary } from './telemetry/observe.js'
+import { createReport, type Report } from './telemetry/report.js'
+import { createTracing } from './telemetry/tracing.js'
+
+export type ReportingOptions = {
+  readonly config: Pick<Config, 'otlpUrl' | 'webhookToken'>
+  readonly services: Services
+  readonly logger: Pick<Logger, 'child'>
+  readonly outputs: CogOutputs
+  readonly find: (predictionId: string) => Prediction | undefined
+  /** Where clients reach this server, known once it listens. */
+  readonly baseUrl: () => string
+}
+
+export type Reporting = {
+  readonly webhooks: Webhooks
+  readonly metrics: Metrics
+  readonly rememberTrace: Report['rememberTrace']
+  /** Told in the transaction of the state that it reports. */
+  readonly onEvent: Report['onEvent']
+  readonly observeEngine: (engine: Engine) => Engine
+  readonly observeLibrary: (library: Services['library']) => Services['library']
+  readonly watch: (predictions: Predictions) => void
+  readonly stop: () => Promise<void>
+}
+
+export function createReporting(options: ReportingOptions): Reporting {
+  const { config, services, logger } = options
+  const build = readBuild()
+  const metrics = createMetrics(build)
+  const tracing = config.otlpUrl ? createTracing(config.otlpUrl, build.version) : undefined
+  const report = createReport({ logger, metrics, tracing })
+  const webhooks = createWebhooks({
+    client: services.client,
+    deliveries: createDeliveryStore(services.database),
+    find: options.find,
+    describe: (prediction) => describe(prediction, options),
+    secret: toWebhookKey(createSecretStore(services.database).read('webhooks')),
+    token: config.webhookToken?.reveal(),
+    onAttempt: (_delivery, { kind }) => metrics.webhookAttempted(kind),
+    drawId: () => `msg_${randomUUID()}`,
+  })
+  return {
+    webhooks,
+    metrics,
+    rememberTrace: report.rememberTrace,
+    onEvent(prediction, event) {
+      webhooks.onEvent(prediction, event)
+      report.onEvent(prediction, event)
+    },
+    observeEngine: (engine) => observeEngine(engine, metrics),
+    observeLibrary: (library) => observeLibrary(library, metrics),
+    watch: (predictions) =>
+      metrics.watch({
+        running: () => (predictions.runningId() === undefined ? 0 : 1),
+        waiting: () => predictions.waitingCount(),
+      }),
+    async stop() {
+      await webhooks.stop()
+      await tracing?.stop()
+    },
+  }
+}
+
+/** A receiver gets the body that the prediction's own surface answers with. */
+async function describe(prediction: Prediction, { outputs, baseUrl }: ReportingOptions) {
+  if (prediction.surface === 'replicate') return withUrls(prediction, baseUrl())
+  return toPredictionResponse(prediction, await outputs.deliver(prediction))
+}

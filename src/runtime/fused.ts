@@ -1,0 +1,166 @@
+/**
+ * Dialect `fused`: what the blocks of a transformer do becomes few, large operators of our addon
+ * (domain `fluxd`, formulas in native/include/fluxd/kernels.h), over weights that sessions share.
+ * In bfloat16, the values inside the blocks and the weights of all linear layers are so; all else is
+ * float32: what goes into and out of a graph, modulation, angles, and networks without blocks.
+ */
+import { type AttentionKernel, cudaOps } from './cuda.js'
+import { absent, type Graph, scaleOf, type Value } from './graph.js'
+import type {
+  AttentionOptions,
+  Epilogue,
+  Ops,
+  Precision,
+  Qkv,
+  QkvStream,
+  RopeTables,
+} from './ops.js'
+import { portableOps } from './portable.js'
+import { cast } from './stored.js'
+import type { Layer, TensorSource } from './weights.js'
+
+export type FusedOptions = {
+  /** Of the values inside the blocks and of weights; float32 is for tests without a GPU. */
+  readonly dtype: 'F32' | 'BF16'
+  readonly precision: Precision
+  /** Who attends; the CPU can do so in float32 only. */
+  readonly attention: AttentionKernel | 'float32'
+}
+
+type Rows = { readonly codes: Value; readonly scales: Value }
+
+// FLUXD_EPILOGUE_* of kernels.h.
+const epilogueCodes = { none: 0, gelu: 1, gated: 2 } as const
+
+export function fusedOps(graph: Graph, options: FusedOptions): Ops {
+  const { dtype, precision, attention: kernel } = options
+  const { shared } = graph
+  const { isInner, inner, narrow, widen } = innerValues(graph, dtype)
+  const portable = portableOps({
+    ...graph,
+    output: (name, value, ...type) => graph.output(name, widen(value), ...type),
+    tap: (name, value) => graph.tap(name, widen(value)),
+  })
+  const fluxd = (op: string, inputs: readonly Value[], attributes = {}) =>
+    graph.node(op, inputs, { domain: 'fluxd', attributes })
+  const manyOf = (op: string, inputs: readonly Value[], count: number, attributes = {}) =>
+    graph.nodes(op, inputs, count, { domain: 'fluxd', attributes })
+
+  const biasOf = ({ bias }: Layer) => (bias ? shared([bias], dtype) : absent)
+  const linear = (x: Value, layer: Layer) =>
+    widen(inner(fluxd('Linear', [narrow(x), shared([layer.weight], dtype), biasOf(layer)])))
+
+  // By the normed value, what it was made of: fp8 takes it in another dtype.
+  const norms = new Map<Value, readonly Value[]>()
+
+  function modulatedNorm(x: Value, scale: Value, shift: Value): Value {
+    const operands = [narrow(x), scale, shift]
+    const normed = inner(fluxd('ModulatedNorm', operands))
+    norms.set(normed, operands)
+    return normed
+  }
+
+  // q, k and v, or q, k, v and the feed-forward layer, read one input.
+  const quantized = new Map<Value, Rows>()
+
+  function quantize(x: Value): Rows {
+    const known = quantized.get(x)
+    if (known) return known
+    const norm = norms.get(x)
+    const [codes, scales] = norm
+      ? manyOf('ModulatedNormFp8', norm, 2)
+      : manyOf('QuantizeRows', [narrow(x)], 2)
+    const rows = { codes: codes!, scales: scales! }
+    quantized.set(x, rows)
+    return rows
+  }
+
+  /** The layers side by side: one product whose columns are those of all. */
+  function product(x: Value, layers: readonly Layer[], epilogue?: Epilogue): Value {
+    const weights = layers.map(({ weight }) => weight)
+    const biases = layers.flatMap(({ bias }) => bias ?? [])
+    if (biases.length !== 0 && biases.length !== layers.length)
+      throw new RangeError(`Expected a bias in all or none of ${weights.map(({ name }) => name)}`)
+    const operands = [biases.length > 0 ? shared(biases, dtype) : absent]
+    if (epilogue?.kind === 'gated') operands.push(epilogue.gate, narrow(epilogue.residual))
+    const attributes = { epilogue: epilogueCodes[epilogue?.kind ?? 'none'] }
+    if (precision === 'bf16')
+      return inner(fluxd('Linear', [narrow(x), shared(weights, dtype), ...operands], attributes))
+    const { codes, scales } = quantize(x)
+    const weight = shared(weights, 'F8_E4M3')
+    return inner(
+      fluxd('Fp8Linear', [codes, scales, weight, scaleOf(weight), ...operands], attributes),
+    )
+  }
+
+  function rotatedQkv(streams: readonly QkvStream[], tables: RopeTables, heads: number): Qkv {
+    const scale = (source: TensorSource) => shared([source], dtype)
+    const operands = streams.flatMap(({ x, q, k, v, normQ, normK }) => [
+      product(x, [q, k, v]),
+      scale(normQ),
+      scale(normK),
+    ])
+    const [q, k, v] = manyOf('QkNormRope', [tables.cos, tables.sin, ...operands], 3, { heads })
+    return { q: inner(q!), k: inner(k!), v: inner(v!) }
+  }
+
+  const attend =
+    kernel === 'float32'
+      ? portable.attention
+      : cudaOps(graph, { precision, dtype: 'F32', attention: kernel }).attention
+
+  function attention(q: Value, k: Value, v: Value, options: AttentionOptions): Value {
+    if (!isInner(q)) return attend(q, k, v, options)
+    if (kernel === 'float32') return narrow(attend(widen(q), widen(k), widen(v), options))
+    return inner(attend(q, k, v, options))
+  }
+
+  return {
+    ...portable,
+    linear,
+    blockLinear: (x, layer, epilogue) => product(x, [layer], epilogue),
+    modulatedNorm,
+    rotatedQkv,
+    attention,
+    concat: (parts, axis) =>
+      parts.some(isInner)
+        ? inner(portable.concat(parts.map(narrow), axis))
+        : portable.concat(parts, axis),
+    splitAfter(x, head) {
+      const parts = portable.splitAfter(x, head)
+      if (isInner(x)) parts.forEach(inner)
+      return parts
+    },
+  }
+}
+
+/** Keeps book of the values that have the blocks' dtype; all others are float32. */
+function innerValues(graph: Graph, dtype: FusedOptions['dtype']) {
+  const known = new Set<Value>()
+  const narrowed = new Map<Value, Value>()
+  const widened = new Map<Value, Value>()
+  const isInner = (x: Value) => known.has(x)
+  const inner = (x: Value) => {
+    known.add(x)
+    return x
+  }
+  return {
+    isInner,
+    inner,
+    /** x in the blocks' dtype. */
+    narrow(x: Value) {
+      if (isInner(x)) return x
+      const y = narrowed.get(x) ?? (dtype === 'F32' ? x : cast(graph, x, dtype))
+      narrowed.set(x, y)
+      return inner(y)
+    },
+    /** x in float32; narrowed again it is x. */
+    widen(x: Value) {
+      if (!isInner(x) || dtype === 'F32') return x
+      const y = widened.get(x) ?? cast(graph, x, 'F32')
+      widened.set(x, y)
+      narrowed.set(y, x)
+      return y
+    },
+  }
+}

@@ -1,0 +1,111 @@
+/** Dialect `fused` in sessions of the native addon, over weights that lie on its device. */
+import type {
+  Addon,
+  HostTensor,
+  NativeDevice,
+  NativeDType,
+  NativeSession,
+} from '../native/addon.js'
+import { type Backend, forEachModel, type Model } from './backend.js'
+import { type FusedOptions, fusedOps } from './fused.js'
+import type { Graph, SharedWeight } from './graph.js'
+import { modelConfig } from './onnx.js'
+import type { Session, SessionOptions } from './session.js'
+import type { Tensor } from './tensor.js'
+import { createWeightStock, type StockedWeights } from './weightStock.js'
+
+export type FusedSettings = Omit<FusedOptions, 'precision'> & {
+  readonly addon: Addon
+  readonly device: NativeDevice
+}
+
+/**
+ * A backend over one device. Sessions take weights that the device has already from where they are:
+ * a network with LoRAs adds to its base only the weights that they change.
+ */
+export function createFusedBackend({ addon, device, dtype, attention }: FusedSettings): Backend {
+  const stock = createWeightStock(addon, device)
+
+  async function open(
+    { graph, taps }: Model,
+    { threads }: SessionOptions,
+    weights: StockedWeights,
+  ) {
+    const session = new addon.Session(device)
+    const { sets, drop } = weights.share()
+    try {
+      await session.load(graph.encode(taps), {
+        threads,
+        optimization: 'all',
+        config: modelConfig,
+        cuda,
+        weights: sets,
+      })
+    } catch (error) {
+      await drop()
+      throw error
+    }
+    return toSession(session, [...graph.outputs(), ...(taps ?? [])], drop)
+  }
+
+  return {
+    ops: (graph, precision = 'bf16') => fusedOps(graph, { dtype, precision, attention }),
+    async createSessions(models, options) {
+      const graphs = Object.values<Model>(models).map(({ graph }) => graph)
+      const weights = await stock.take(listWeights(graphs))
+      try {
+        return await forEachModel(models, (model) => open(model, options, weights))
+      } finally {
+        await weights.drop()
+      }
+    },
+  }
+}
+
+// Exhaustive search would try every algorithm at each new picture size.
+const cuda = { cudnn_conv_algo_search: 'HEURISTIC', arena_extend_strategy: 'kSameAsRequested' }
+
+/** Every weight once, however many graphs use it. */
+function listWeights(graphs: readonly Graph[]): SharedWeight[] {
+  const all = graphs.flatMap((graph) => graph.sharedWeights())
+  return [...new Map(all.map((weight) => [weight.name, weight])).values()]
+}
+
+function toSession(
+  session: NativeSession,
+  outputs: readonly string[],
+  dropWeights: () => Promise<void>,
+): Session {
+  const wanted = Object.fromEntries(outputs.map((name) => [name, null]))
+  let busyMs = 0
+  return {
+    async run(inputs) {
+      const operands = Object.entries(inputs).map(([name, value]) => [name, toNative(value)])
+      const startedAt = performance.now()
+      const results = await session.run(Object.fromEntries(operands), wanted)
+      busyMs += performance.now() - startedAt
+      return Object.fromEntries(
+        Object.entries(results).map(([name, value]) => [name, fromNative(name, value)]),
+      )
+    },
+    busySeconds: () => busyMs / 1000,
+    async release() {
+      await session.release()
+      await dropWeights()
+    },
+  }
+}
+
+const nativeDTypes = {
+  float32: 'F32',
+  int32: 'I32',
+  uint8: 'U8',
+} as const satisfies Record<Tensor['dtype'], NativeDType>
+
+const toNative = ({ dtype, dims, data }: Tensor) => ({ dtype: nativeDTypes[dtype], dims, data })
+
+function fromNative(name: string, { dtype, dims, data }: HostTensor): Tensor {
+  if (dtype === 'F32') return { dtype: 'float32', dims, data: new Float32Array(data) }
+  if (dtype === 'U8') return { dtype: 'uint8', dims, data: new Uint8Array(data) }
+  throw new TypeError(`Expected output ${name} to be F32 or U8 but it is ${dtype}`)
+}

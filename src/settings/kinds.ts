@@ -1,0 +1,86 @@
+/** The kinds of values that settings have: each says what it expects, for errors. */
+import { inspect } from 'node:util'
+import ipaddr from 'ipaddr.js'
+import { z } from 'zod'
+
+/** A value that prints as ***, however it is printed. */
+export type Secret = { readonly reveal: () => string }
+
+/** A decimal integer: not '', '0x10', '1e3' or '5000 '. */
+export const integer = (minimum: number, maximum: number) =>
+  z
+    .string()
+    .refine((text) => /^\d{1,9}$/.test(text) && isWithin(Number(text), minimum, maximum))
+    .transform(Number)
+    .meta({ expects: `an integer from ${minimum} to ${maximum}` })
+
+/** A decimal number without an exponent or a sign: '1.5', not '1e1', '-1' or '.5'. */
+export const decimal = (maximum: number) =>
+  z
+    .string()
+    .refine((text) => /^\d{1,4}(\.\d{1,6})?$/.test(text) && Number(text) <= maximum)
+    .transform(Number)
+    .meta({ expects: `a number from 0 to ${maximum}` })
+
+export const choice = <const T extends readonly string[]>(values: T) =>
+  z.enum(values).meta({ expects: `one of ${values.join(', ')}` })
+
+export const text = (expects: string) => z.string().meta({ expects })
+
+export const url = z
+  .string()
+  .refine((text) => /^https?:\/\/[^\s@?#]+$/.test(text) && URL.canParse(text))
+  .transform((text) => text.replace(/\/+$/, ''))
+  .meta({ expects: 'an http or https URL' })
+
+/** What fits into a header; an empty one is none. */
+export const secret = z
+  .string()
+  .refine((text) => /^[\x21-\x7e]{0,4096}$/.test(text))
+  .transform((text) => (text === '' ? undefined : createSecret(text)))
+  .meta({ expects: 'a token without spaces', secret: true })
+
+export const optionalUrl = z
+  .string()
+  .refine((text) => text === '' || url.safeParse(text).success)
+  .transform((text) => (text === '' ? undefined : text.replace(/\/+$/, '')))
+  .meta({ expects: 'an http or https URL' })
+
+const sizeUnits = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const
+const sizePattern = /^(\d{1,9})(B|KiB|MiB|GiB|TiB)$/
+
+export const bytes = z
+  .string()
+  .refine((text) => sizePattern.test(text))
+  .transform((text) => {
+    const [, count, unit] = sizePattern.exec(text)!
+    return Number(count) * sizeUnits[unit as keyof typeof sizeUnits]
+  })
+  .meta({ expects: 'a size such as 512MiB or 20GiB' })
+
+const list = z.string().transform((text) =>
+  text
+    .split(',')
+    .map((each) => each.trim())
+    .filter(Boolean),
+)
+
+export const originList = list
+  .refine((origins) => origins.every((each) => each === '*' || isOrigin(each)))
+  .meta({ expects: 'origins such as https://app.example, separated by commas, or *' })
+
+export const hostList = list
+  .refine((hosts) => hosts.every((each) => /^[\w.-]+$/.test(each) || isAddressRange(each)))
+  .meta({ expects: 'host names, addresses or ranges such as 10.0.0.0/8, separated by commas' })
+
+function createSecret(value: string): Secret {
+  const hidden = { toJSON: () => '***', toString: () => '***', [inspect.custom]: () => '***' }
+  return Object.freeze({ reveal: () => value, ...hidden })
+}
+
+const isOrigin = (text: string) => URL.canParse(text) && new URL(text).origin === text
+
+const isAddressRange = (text: string) => ipaddr.isValid(text) || ipaddr.isValidCIDR(text)
+
+const isWithin = (value: number, minimum: number, maximum: number) =>
+  value >= minimum && value <= maximum

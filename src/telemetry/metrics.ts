@@ -1,0 +1,121 @@
+/**
+ * What a server counts, for Prometheus. Names and meanings are those that inference servers share
+ * (vLLM's); no label holds anything a user wrote, so their number is bounded.
+ */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+
+export type PredictionEnd = {
+  /** A name of the catalog. */
+  readonly model: string
+  readonly outcome: 'succeeded' | 'failed' | 'canceled'
+  readonly keyId: string | undefined
+  /** In seconds; absent for what never ran. */
+  readonly queueTime?: number | undefined
+  readonly predictTime?: number | undefined
+  readonly totalTime?: number | undefined
+  readonly images: number
+}
+
+export type GenerationEnd = {
+  readonly variant: string
+  readonly precision: string
+  readonly mode: string
+  /** Of all pictures together. */
+  readonly steps: number
+  readonly stageSeconds: Readonly<Record<string, number>>
+}
+
+/** What is asked for at each scrape. */
+export type Levels = {
+  readonly running: () => number
+  readonly waiting: () => number
+}
+
+export type Metrics = {
+  readonly contentType: string
+  readonly read: () => Promise<string>
+  readonly watch: (levels: Levels) => void
+  readonly predictionEnded: (end: PredictionEnd) => void
+  readonly generationEnded: (end: GenerationEnd) => void
+  readonly loraAcquired: (source: 'disk' | 'network', seconds: number) => void
+  readonly webhookAttempted: (outcome: 'arrived' | 'postponed' | 'given up') => void
+  readonly engineRestarted: () => void
+  readonly imageFlagged: () => void
+}
+
+// From a picture of the embedded model to fifty steps of dev on a slow card.
+const secondsBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
+const stepBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
+
+/** A registry of its own, so that several servers can live in one process. */
+export function createMetrics(build: { readonly version: string; readonly ort: string }): Metrics {
+  const registry = new Registry()
+  const registers = [registry]
+  collectDefaultMetrics({ register: registry })
+
+  const counter = <L extends string>(name: string, help: string, labelNames: readonly L[] = []) =>
+    new Counter({ name: `fluxd_${name}`, help, labelNames, registers })
+  const seconds = <L extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly L[] = [],
+    buckets = secondsBuckets,
+  ) => new Histogram({ name: `fluxd_${name}`, help, labelNames, buckets, registers })
+  const gauge = (name: string, help: string, level: () => number) =>
+    new Gauge({
+      name: `fluxd_${name}`,
+      help,
+      registers,
+      collect() {
+        this.set(level())
+      },
+    })
+
+  const requests = counter('requests_total', 'Predictions that ended', ['model', 'outcome'])
+  const latency = seconds('e2e_request_latency_seconds', 'From admission to the end')
+  const queueTime = seconds('request_queue_time_seconds', 'From admission to the start')
+  const inference = seconds('request_inference_time_seconds', 'From the start to the end')
+  const images = counter('images_total', 'Pictures that were made')
+  const busySeconds = counter('gpu_seconds_total', 'Seconds of the device, by API key', ['key'])
+  const kind = ['variant', 'precision', 'mode'] as const
+  const generations = counter('generations_total', 'Generations that were done', kind)
+  const step = seconds('denoise_step_seconds', 'One step of the transformer', kind, stepBuckets)
+  const stage = seconds('stage_seconds', 'Stages of a generation', ['stage'])
+  const lora = seconds('lora_acquire_seconds', 'Until a LoRA was on disk', ['source'])
+  const webhooks = counter('webhook_deliveries_total', 'Attempts at a webhook', ['outcome'])
+  const restarts = counter('worker_restarts_total', 'Deaths of the engine process')
+  const flagged = counter('safety_flagged_total', 'Pictures that the safety checker left out')
+  new Gauge({
+    name: 'fluxd_build_info',
+    help: 'Versions of what runs',
+    labelNames: ['version', 'ort'],
+    registers,
+  }).set(build, 1)
+
+  return {
+    contentType: registry.contentType,
+    read: () => registry.metrics(),
+    watch({ running, waiting }) {
+      gauge('num_requests_running', 'Predictions that are being made', running)
+      gauge('num_requests_waiting', 'Predictions that wait for their turn', waiting)
+    },
+    predictionEnded(end) {
+      requests.inc({ model: end.model, outcome: end.outcome })
+      if (end.totalTime !== undefined) latency.observe(end.totalTime)
+      if (end.queueTime !== undefined) queueTime.observe(end.queueTime)
+      if (end.predictTime !== undefined) inference.observe(end.predictTime)
+      images.inc(end.images)
+      busySeconds.inc({ key: end.keyId ?? 'none' }, end.predictTime ?? 0)
+    },
+    generationEnded({ steps, stageSeconds, ...labels }) {
+      generations.inc(labels)
+      step.observe(labels, (stageSeconds['denoise'] ?? 0) / Math.max(steps, 1))
+      for (const [name, value] of Object.entries(stageSeconds))
+        stage.observe({ stage: name }, value)
+    },
+    loraAcquired: (source, value) => lora.observe({ source }, value),
+    webhookAttempted: (outcome) => webhooks.inc({ outcome }),
+    engineRestarted: () => restarts.inc(),
+    imageFlagged: () => flagged.inc(),
+  }
+}

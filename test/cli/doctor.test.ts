@@ -1,0 +1,120 @@
+import { execFile } from 'node:child_process'
+import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { PassThrough } from 'node:stream'
+import { text } from 'node:stream/consumers'
+import { describe, expect, test } from 'vitest'
+import { chooseEngineDevice, runDoctor } from '../../src/cli/doctor.js'
+import { readConfig } from '../../src/config.js'
+import type { MachinePlaces } from '../../src/doctor/machine.js'
+import { temporaryFolder } from '../weightFiles.js'
+
+const folder = temporaryFolder()
+const settings = { FLUXD_DATA_DIR: join(folder, 'data'), FLUXD_HF_TOKEN: 'hf_1' }
+
+const cpuMachine: MachinePlaces = {
+  driverFile: join(folder, 'absent'),
+  smi: join(folder, 'absent'),
+  systemFolders: [],
+  runtimeFolder: folder,
+}
+
+/** A driver and a card as NVIDIA shows them, but only one of the libraries. */
+function sickMachine(): MachinePlaces {
+  const bin = join(folder, 'bin')
+  mkdirSync(bin, { recursive: true })
+  const smi = join(bin, 'nvidia-smi')
+  writeFileSync(smi, '#!/bin/sh\necho "NVIDIA H100 80GB HBM3, 9.0, 81559, 80000"\n')
+  chmodSync(smi, 0o755)
+  const driverFile = join(folder, 'driver')
+  writeFileSync(driverFile, 'NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  Aug 1\n')
+  const libraries = join(folder, 'lib')
+  mkdirSync(libraries, { recursive: true })
+  writeFileSync(join(libraries, 'libcudart.so.13'), '')
+  return { ...cpuMachine, smi, driverFile, libraryPath: [libraries] }
+}
+
+async function examine(places: MachinePlaces, variables = {}) {
+  const stdout = new PassThrough()
+  const config = readConfig({ ...settings, ...variables })
+  const sound = await runDoctor({ config, stdout, places })
+  stdout.end()
+  return { sound, lines: (await text(stdout)).trimEnd().split('\n') }
+}
+
+test('a sound CPU machine has a line for each thing that matters to it', async () => {
+  const { sound, lines } = await examine(cpuMachine)
+  expect(sound).toBe(true)
+  expect(lines.filter((line) => !line.startsWith('    '))).toEqual([
+    expect.stringMatching(/^✓ node: \d+\./),
+    '✓ device: cpu, chosen by what is here',
+    expect.stringMatching(/^[✓!] disk: [\d.]+ GiB free for /),
+    '✓ Hugging Face token: set',
+  ])
+})
+
+test('a sick GPU machine is told what is missing and how to get it', async () => {
+  const { sound, lines } = await examine(sickMachine())
+  expect(sound).toBe(false)
+  expect(lines).toContain('✓ device: cuda, chosen by what is here')
+  expect(lines).toContain('✓ driver: 580.82.07')
+  expect(lines).toContain('✓ gpu: NVIDIA H100 80GB HBM3, compute capability 9, 79.6 GiB')
+  expect(lines).toContain(`✓ libcudart.so.13: ${join(folder, 'lib/libcudart.so.13')}`)
+  const missing = lines.indexOf('✗ libcudnn.so.9: not found')
+  expect(lines[missing + 1]).toBe(
+    '    Install libcudnn9-cuda-13, or add its folder to LD_LIBRARY_PATH',
+  )
+  expect(lines).toContain('✗ CUDA provider: none beside ONNX Runtime 1.29.0')
+})
+
+describe('the device of the engines', () => {
+  const choose = (places: MachinePlaces, FLUXD_DEVICE: string) =>
+    chooseEngineDevice(readConfig({ ...settings, FLUXD_DEVICE }), places)
+
+  test('is the CPU where there is no GPU, or where it is asked for', async () => {
+    expect(await choose(cpuMachine, 'auto')).toBe('cpu')
+    expect(await choose(sickMachine(), 'cpu')).toBe('cpu')
+  })
+
+  test.each(['auto', 'cuda'])('never becomes the CPU unasked (%s)', async (choice) => {
+    await expect(choose(sickMachine(), choice)).rejects.toThrow(
+      /Expected the GPU to work.*FLUXD_DEVICE=cpu.*\n✗ libcuda\.so\.1: not found\n {4}Install the NVIDIA driver/,
+    )
+  })
+
+  test('is nothing where a GPU is asked for and none is there', async () => {
+    await expect(choose(cpuMachine, 'cuda')).rejects.toThrow(/✗ driver: none is loaded/)
+  })
+})
+
+describe('the command', () => {
+  const main = join(import.meta.dirname, '../../src/main.ts')
+  const run = (command: string, variables: Record<string, string>) =>
+    new Promise<{ code: unknown; stdout: string; stderr: string }>((resolve) => {
+      const env = { ...settings, HOME: folder, PATH: join(folder, 'bin'), ...variables }
+      execFile(
+        process.execPath,
+        ['--import', 'tsx', main, command],
+        { env, timeout: 50_000 },
+        (error, stdout, stderr) => resolve({ code: error?.code ?? 0, stdout, stderr }),
+      )
+    })
+
+  test('doctor fails where something is wrong', async () => {
+    sickMachine()
+    const { code, stdout } = await run('doctor', { LD_LIBRARY_PATH: join(folder, 'lib') })
+    expect(code).toBe(1)
+    expect(stdout).toContain('✓ gpu: NVIDIA H100 80GB HBM3')
+    expect(stdout).toContain(`✓ libcudart.so.13: ${join(folder, 'lib')}`)
+    expect(stdout).toContain('✗ libcublas.so.13: not found')
+  })
+
+  test('serve does not start on a GPU that cannot work, and says why', async () => {
+    sickMachine()
+    const { code, stdout, stderr } = await run('serve', { FLUXD_PORT: '0' })
+    expect(code).toBe(1)
+    expect(stdout).toBe('')
+    expect(stderr).toMatch(/fluxd: Expected the GPU to work, as there is one/)
+    expect(stderr).toContain('✗ CUDA provider: none beside ONNX Runtime')
+  })
+})

@@ -1,0 +1,92 @@
+/** What the stubs of the CUDA libraries were asked to do, and weights that take no room. */
+import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import { describe } from 'vitest'
+import type { TensorSlice } from '../../src/runtime/safetensors.js'
+import { elementCount } from '../../src/runtime/tensor.js'
+import type { Weights } from '../../src/runtime/weights.js'
+
+/** `describe` where `test/cuda/run` has prepared the provider and the stubs; skipped elsewhere. */
+export const describeOnStubs = describe.skipIf(process.env['FLUXD_CUDA_STUBS'] === undefined)
+
+export const kernels = ['flash', 'cudnn'] as const
+
+/** What the device was asked to do. */
+export type Requests = {
+  /** Kernels of ONNX Runtime's own, by their mangled names. */
+  readonly kernels: readonly string[]
+  /** Calls of cuBLAS and of cuDNN that compute. */
+  readonly products: number
+  readonly cudnn: number
+  /** Bytes of each copy. */
+  readonly uploads: readonly number[]
+  readonly downloads: readonly number[]
+  readonly allocations: readonly number[]
+  readonly frees: number
+}
+
+/** What `work` made of the device. */
+export async function watch<T>(work: () => Promise<T>) {
+  const log = process.env['STUB_CUDA_LOG']!
+  // Safe: the stubs append.
+  writeFileSync(log, '')
+  const result = await work()
+  return { result, requests: readRequests(readFileSync(log, 'utf8').split('\n')) }
+}
+
+function readRequests(lines: readonly string[]): Requests {
+  const of = (kind: string) =>
+    lines.filter((line) => line.startsWith(`${kind} `)).map((line) => line.split(' '))
+  const bytes = (cells: readonly string[]) => Number(cells[1])
+  const copies = (kind: number) => of('COPY').filter(([, , cell]) => cell === `kind=${kind}`)
+  return {
+    kernels: of('KERNEL').map(([, name]) => name!),
+    products: of('GEMM').length,
+    cudnn: of('CUDNN').length,
+    uploads: copies(1).map(bytes),
+    downloads: copies(2).map(bytes),
+    allocations: of('MALLOC').map(bytes),
+    frees: of('FREE').length,
+  }
+}
+
+export const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
+
+/** How many kernels have this in their name. */
+export const count = ({ kernels }: Requests, name: string) =>
+  kernels.filter((each) => each.includes(name)).length
+
+/** Weights of any name and shape in bfloat16: holes in a sparse file at `path`. */
+export function sparseWeights(path: string): Weights & { readonly bytes: () => number } {
+  closeSync(openSync(path, 'w'))
+  const slices = new Map<string, TensorSlice>()
+  let end = 0
+
+  function tensor(name: string, shape: readonly number[]): TensorSlice {
+    const known = slices.get(name)
+    if (known) return known
+    const byteLength = 2 * elementCount(shape)
+    const slice = { name, file: path, dtype: 'BF16', shape, offset: end, byteLength } as const
+    end += byteLength
+    writeEnd(path, end)
+    slices.set(name, slice)
+    return slice
+  }
+
+  return {
+    tensor,
+    layer: (name, shape) => ({
+      weight: tensor(`${name}.weight`, shape),
+      bias: tensor(`${name}.bias`, shape.slice(0, 1)),
+    }),
+    all: () => [...slices.values()],
+    pristine: slices,
+    unused: () => [],
+    bytes: () => end,
+  }
+}
+
+function writeEnd(path: string, end: number) {
+  const file = openSync(path, 'r+')
+  ftruncateSync(file, end)
+  closeSync(file)
+}

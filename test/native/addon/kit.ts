@@ -1,0 +1,11 @@
+/** The addon over the ONNX Runtime of onnxruntime-node, on the CPU. */
+import { loadAddon } from '../../../src/native/addon.js'
+import { createFusedBackend } from '../../../src/runtime/fusedBackend.js'
+import { ortLibrary } from '../../../src/runtime/session.js'
+
+export const addon = loadAddon(ortLibrary())
+export const device = new addon.Device()
+
+/** The fused dialect through the CPU twins. */
+export const fusedBackend = (dtype: 'F32' | 'BF16') =>
+  createFusedBackend({ addon, device, dtype, attention: 'float32' })
