@@ -1,5 +1,6 @@
 /** Measures an engine on this machine: one kind of thing after the other, nothing beside it. */
 import { statSync } from 'node:fs'
+import { constants, setPriority } from 'node:os'
 import type { Engine } from '../engine/engine.js'
 import { hiddenSize, mlpHidden } from '../flux/params.js'
 import type { Variant } from '../plan/plan.js'
@@ -50,6 +51,8 @@ export async function bench(settings: BenchSettings, context: BenchContext): Pro
   const starts = await measureStarts(settings, context)
   const measured = await measureEngine(settings, context)
   context.note('matrix products and copies')
+  // As the engine's: on a busy machine a process that comes before it would get more.
+  setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
   const ceilings = await measureCeilings(
     largestShape(settings),
     cases.map(({ precision }) => precision),

@@ -27,8 +27,8 @@ export type Ceilings = {
 
 type Runner = { readonly backend: Backend; readonly threads: number }
 
-/** A graph of `count` equal parts, and what they do together. */
-type Load = {
+/** A graph of `count` equal parts one after the other, and what they do together. */
+type Chain = {
   readonly graph: (count: number) => Graph
   readonly work: (count: number) => number
   readonly rows: number
@@ -68,9 +68,11 @@ type PairOfWeights = { readonly up: TensorInMemory; readonly down: TensorInMemor
 /** Of a size that keeps the variance of what goes through them; zeros would take less power. */
 function randomWeights({ inner, outer }: ProductShape): PairOfWeights {
   const make = (name: string, from: number, to: number): TensorInMemory => {
-    const values = Float32Array.from({ length: from * to }, () => randomValue(Math.sqrt(3 / from)))
-    const bits = Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16)
-    return { name, dtype: 'BF16', shape: [to, from], values: bits }
+    const floats = new Float32Array(from * to).map(() => randomValue(Math.sqrt(3 / from)))
+    const halves = new Uint16Array(floats.buffer)
+    // The upper half of a float32 is a bfloat16.
+    const values = new Uint16Array(from * to).map((_, i) => halves[2 * i + 1]!)
+    return { name, dtype: 'BF16', shape: [to, from], values }
   }
   return { up: make('up', inner, outer), down: make('down', outer, inner) }
 }
@@ -100,11 +102,11 @@ export function productGraph(
   return outer
 }
 
-// 256 MiB of float32: more than caches hold.
-const copyRows = 2 ** 13
+// 512 MiB of float32: more than caches hold.
+const copyRows = 2 ** 14
 const copyColumns = 2 ** 13
 
-const copies: Load = {
+const copies: Chain = {
   graph(count) {
     const graph = createGraph('copies')
     const ops = portableOps(graph)
@@ -122,18 +124,18 @@ const copies: Load = {
   rows: copyRows,
 }
 
-async function measureRate(load: Load, runner: Runner): Promise<number> {
-  const seconds = await bestSeconds(load, 2, runner)
+async function measureRate(chain: Chain, runner: Runner): Promise<number> {
+  const seconds = await bestSeconds(chain, 2, runner)
   const count = Math.min(maxCount, Math.max(2, Math.round((2 * runSeconds) / seconds)))
-  return load.work(count) / (count === 2 ? seconds : await bestSeconds(load, count, runner))
+  return chain.work(count) / (count === 2 ? seconds : await bestSeconds(chain, count, runner))
 }
 
 /** Of a few runs after one that does not count. */
-async function bestSeconds(load: Load, count: number, runner: Runner): Promise<number> {
-  const { session } = await open(load.graph(count), runner)
+async function bestSeconds(chain: Chain, count: number, runner: Runner): Promise<number> {
+  const { session } = await open(chain.graph(count), runner)
   const x = floatTensor(
-    Float32Array.from({ length: load.rows }, () => randomValue(1)),
-    [load.rows, 1],
+    Float32Array.from({ length: chain.rows }, () => randomValue(1)),
+    [chain.rows, 1],
   )
   try {
     await session.run({ x })
