@@ -25,6 +25,7 @@ import { docsRoutes } from './http/docs.js'
 import { healthRoutes } from './http/health.js'
 import { metricsRoutes } from './http/metrics.js'
 import { acceptForms } from './http/multipart.js'
+import { outlookHeaders } from './http/outlook.js'
 import { outputRoutes } from './http/outputs.js'
 import { probeRoutes } from './http/probes.js'
 import { toProblem } from './http/problems.js'
@@ -118,9 +119,19 @@ export function buildApp(options: AppOptions): FastifyInstance {
     const isOpen = () => isLoopback(config.host) && !services.keys.areConfigured()
     guardRoutes(routes, services.keys, isOpen)
     await limitRates(routes)
+    rereadCatalog(routes, services.catalog)
     addRoutes(routes, parts, options)
   })
   return app
+}
+
+/** What `fluxd models` adds or removes counts from the next request on. */
+function rereadCatalog(app: FastifyInstance, catalog: Services['catalog']): void {
+  app.addHook('onRequest', async (request) => {
+    await catalog
+      .refresh()
+      .catch((error: unknown) => request.log.error({ err: error }, 'the catalog is as it was'))
+  })
 }
 
 /** Pictures may be shown anywhere; nothing here is a page but the documentation. */
@@ -140,7 +151,12 @@ async function allowOrigins(app: FastifyInstance, origins: readonly string[]): P
   await app.register(cors, {
     origin: origins.includes('*') ? '*' : [...origins],
     methods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'QUERY'],
-    exposedHeaders: ['location', 'retry-after', 'preference-applied'],
+    exposedHeaders: [
+      'location',
+      'retry-after',
+      'preference-applied',
+      ...Object.values(outlookHeaders),
+    ],
   })
 }
 

@@ -51,8 +51,9 @@ void Runner::loop() {
     }
     lock.lock();
     running_ = nullptr;
-    // A closing JavaScript takes no more results; their references die with it.
-    if (settled_.NonBlockingCall(pending.get()) == napi_ok) pending.release();
+    // A closing JavaScript takes no more results. Then this one is left to the end of the process,
+    // because only JavaScript's thread may free its references.
+    settled_.NonBlockingCall(pending.release());
   }
 }
 

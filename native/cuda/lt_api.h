@@ -83,7 +83,7 @@ struct Api {
                    size_t workspaceBytes, cudaStream_t);
 };
 
-/** The library of this process, opened at the first call. Throws with advice where it is missing. */
+/** The process's library, opened at the first call. Throws with advice where it is missing. */
 const Api &api();
 
 /** Throws what the library says about `status`, unless it is success. */

@@ -90,7 +90,7 @@ __device__ inline void addProduct(const Factors &factors,
   }
 }
 
-/** A thread's columns of one row of base, as they are stored: they wait while the product is made. */
+/** A thread's columns of one row of base, as stored: they wait while the product is made. */
 template <typename T>
 struct BaseRow;
 

@@ -68,7 +68,9 @@ struct RowSlice {
   __device__ void quantize(e4m3 *row, float *scale, int width) {
     const float divisor = rowScale(amax());
     if (threadIdx.x == 0) *scale = divisor;
-    forEach(width, [&](float(&vector)[V], int first) { storeScaled(row + first, vector, divisor); });
+    forEach(width, [&](float(&vector)[V], int first) {
+      storeScaled(row + first, vector, divisor);
+    });
   }
 };
 

@@ -119,8 +119,8 @@ async function measureSwitches(
   if (plans.length > 1) note('switches between variants')
   const variantSwitches =
     plans.length > 1 ? await measureVariantSwitches(plans, repeats, measuring) : []
+  note(lora ? 'switches between LoRAs' : 'no switches between LoRAs: none was given')
   if (!lora) return { variantSwitches }
-  note('switches between LoRAs')
   const { variant, path } = lora
   const plan = planOf(firstCase(cases, variant))
   const seconds = await measureLoraSwitches(plan, path, repeats, measuring)

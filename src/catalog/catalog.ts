@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { link, mkdir, readdir, rm, writeFile } from 'node:fs/promises'
+import { link, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
 import type { Variant } from '../plan/plan.js'
@@ -27,6 +27,8 @@ export type Catalog = {
   readonly remove: (name: ModelName) => Promise<void>
   /** Reads the folders again; a catalog that has become invalid throws and leaves all as it was. */
   readonly reload: () => Promise<void>
+  /** As `reload` if files of the user's came, went or were replaced since; else next to nothing is done. */
+  readonly refresh: () => Promise<void>
 }
 
 export type CatalogFolders = {
@@ -46,10 +48,27 @@ export type CatalogOptions = {
  */
 export async function openCatalog({ folders, checkpoints }: CatalogOptions): Promise<Catalog> {
   const fingerprint = rememberFingerprints(checkpoints)
+  let seen = await stampOf(folders.own)
   let models = await readFolders(folders, fingerprint)
+  let reading = Promise.resolve()
 
-  async function reload() {
+  async function read() {
+    seen = await stampOf(folders.own)
     models = await readFolders(folders, fingerprint)
+  }
+
+  /** One after the other, so that the last one counts. */
+  function reload() {
+    reading = reading.catch(() => {}).then(read)
+    return reading
+  }
+
+  async function refresh() {
+    const stamp = await stampOf(folders.own)
+    // What has changed may be what is being read just now; who began to read is told of failures.
+    if (stamp === seen) return reading.catch(() => {})
+    seen = stamp
+    return reload()
   }
 
   async function add(name: ModelName, fields: EntryFields): Promise<Model> {
@@ -79,6 +98,7 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
     update,
     remove,
     reload,
+    refresh,
   }
 }
 
@@ -108,6 +128,18 @@ async function readFolders(
     byName.set(nameText(model), model)
   }
   return byName
+}
+
+/** Another one after a file in `folder` came, went or was replaced: when its folders were changed. */
+async function stampOf(folder: string): Promise<string> {
+  if (!existsSync(folder)) return ''
+  const owners = (await readdir(folder, { withFileTypes: true })).filter((owner) =>
+    owner.isDirectory(),
+  )
+  const changed = await Promise.all(
+    owners.map(async ({ name }) => [name, (await stat(join(folder, name))).mtimeMs]),
+  )
+  return JSON.stringify(changed)
 }
 
 /** The entries of a catalog's folder; what begins with a dot is not one. */

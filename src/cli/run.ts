@@ -1,6 +1,6 @@
 /** `fluxd run`: one prediction without a server. Pictures go to files, progress to stderr. */
 import { access, constants, writeFile } from 'node:fs/promises'
-import { dirname, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { pino } from 'pino'
 import type { Config } from '../config.js'
 import type { FluxInput } from '../contract/input.js'
@@ -88,7 +88,9 @@ export async function startEngineFor(
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
   const { threads, safetyModel: safety } = config
   const device = await chooseEngineDevice(config)
-  return start({ checkpoints, device, threads, safety }, pino({ level }, pino.destination(2)))
+  const scratch = join(config.dataDir, 'scratch')
+  const logger = pino({ level }, pino.destination(2))
+  return start({ checkpoints, device, threads, scratch, safety }, logger)
 }
 
 async function generateWithProgress(engine: Engine, plan: GenerationPlan, context: RunContext) {

@@ -1,4 +1,6 @@
 /** `fluxd serve`: the HTTP server and its engine, until a signal ends both. */
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { pino } from 'pino'
 import { chooseHost } from '../access/host.js'
 import { buildApp } from '../app.js'
@@ -22,7 +24,8 @@ export async function serve(config: Config): Promise<void> {
   const services = await openServices(config)
   expectModel(services, config.cog.model)
   const { checkpoints, threads, safetyModel: safety } = config
-  const engine = startEngine({ checkpoints, device, threads, safety }, logger)
+  const scratch = emptyScratch(config)
+  const engine = startEngine({ checkpoints, device, threads, scratch, safety }, logger)
   const machine = watchMachine(device, config)
   const end = once(async () => {
     machine.stop()
@@ -41,6 +44,13 @@ export async function serve(config: Config): Promise<void> {
     throw error
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
+}
+
+/** What an engine that was killed left behind is large; nobody else uses this folder. */
+function emptyScratch({ dataDir }: Config): string {
+  const scratch = join(dataDir, 'scratch/server')
+  rmSync(scratch, { recursive: true, force: true })
+  return scratch
 }
 
 function expectModel({ catalog }: Services, model: string): void {

@@ -1,11 +1,12 @@
 /**
  * The bytes of uploads and outputs: one file each, in a folder of its own, under an id that nobody
- * guesses. A file is there with all its bytes or not at all. The quota holds for what users upload
- * and for what may be begun; an output that was promised is written as long as the disk takes it.
+ * guesses. A file is there when it has a row, which comes after its bytes. The quota holds for what
+ * users upload and for what may be begun; an output that was promised is written as long as the disk
+ * takes it.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, open, readdir, readFile, rename, rm, statfs } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rm, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { FluxdError } from '../errors.js'
@@ -64,7 +65,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
 
   async function add({ bytes, ...file }: NewFile): Promise<StoredFile> {
     const id = randomId()
-    const [path, part] = [pathOf(id), `${pathOf(id)}.part`]
+    const path = pathOf(id)
     const isBounded = file.kind === 'upload'
     let size = 0
     const grow = (length: number) => {
@@ -74,9 +75,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
     }
     try {
       await mkdir(dirname(path), { recursive: true })
-      const digests = await write(part, bytes, grow)
-      await rename(part, path)
-      await syncFolder(dirname(path))
+      const digests = await write(path, bytes, grow)
       const createdAt = new Date()
       const stored: StoredFile = {
         ...file,
@@ -91,7 +90,6 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
       return stored
     } catch (error) {
       total -= size
-      await rm(part, { force: true })
       await rm(path, { force: true })
       throw explain(error, folder)
     }
@@ -151,7 +149,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
   }
 }
 
-/** Writes and syncs; `onChunk` may throw. */
+/** Writes and syncs the bytes and their name; `onChunk` may throw. */
 async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: number) => void) {
   const [md5, sha256] = [createHash('md5'), createHash('sha256')]
   const handle = await open(path, 'wx')
@@ -162,7 +160,8 @@ async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: nu
       sha256.update(chunk)
       await handle.writeFile(chunk)
     }
-    await handle.sync()
+    // Together they take hardly longer than one.
+    await Promise.all([handle.sync(), syncFolder(dirname(path))])
   } finally {
     await handle.close()
   }

@@ -1,7 +1,7 @@
 /**
  * The surface of a Cog container (replicate-contract §2). A failed prediction is still HTTP 200, with
  * status "failed". `POST` without `Prefer: respond-async` is bound to its connection: a client that
- * hangs up cancels. `PUT` is for clients that come back: an id stands for one prediction, in flight and
+ * hangs up cancels. `PUT` is for clients that come back, as is `POST` with an `Idempotency-Key`: an id stands for one prediction, in flight and
  * after its end, and who hangs up changes nothing.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
@@ -22,7 +22,9 @@ import type { NewPrediction, Predictions } from '../predictions/service.js'
 import type { CogOutputs, Trace } from './cogOutputs.js'
 import { streamPrediction } from './cogStream.js'
 import { disconnectSignal } from './disconnect.js'
+import { readIdempotency } from './idempotency.js'
 import { readForm } from './multipart.js'
+import { tellOutlook } from './outlook.js'
 import { readWish } from './wish.js'
 import type { ZodTypeProvider } from './zod.js'
 
@@ -82,9 +84,10 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     '/predictions',
     { schema: { body: PredictionRequest }, preValidation, config: makesOne },
     async (request, reply) => {
-      const { id } = await predictions.create(toNewPrediction(request.body, request, services))
-      const cancel = () => void predictions.cancel(id)
-      return answer(id, request, reply, cancel)
+      const wanted = toNewPrediction(request.body, request, services)
+      const { id } = await predictions.create(wanted)
+      const comesBack = wanted.idempotency !== undefined
+      return answer(id, request, reply, comesBack ? () => {} : () => void predictions.cancel(id))
     },
   )
 
@@ -122,6 +125,7 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
 
   async function answerKnown(prediction: Prediction, request: FastifyRequest, reply: FastifyReply) {
     if (wantsEvents(request)) return answer(prediction.id, request, reply, () => {})
+    tellOutlook(reply, predictions.outlook(prediction.id))
     reply.code(isTerminal(prediction) ? 200 : 202)
     return describe(services, prediction, request)
   }
@@ -150,6 +154,7 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
     }
     // Cog compares the header by exact equality; any other preference is ignored.
     if (request.headers.prefer === 'respond-async') {
+      tellOutlook(reply, predictions.outlook(id))
       reply.code(202)
       return describe(services, predictions.get(id)!, request)
     }
@@ -182,6 +187,7 @@ function toNewPrediction(
     id: body.id,
     sentCreatedAt: body.created_at,
     unlessBusy: services.refusesWhenBusy,
+    idempotency: readIdempotency(request, { ...body, input: request.sentInput }),
   }
 }
 

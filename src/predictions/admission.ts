@@ -59,15 +59,17 @@ export function createAdmission(options: AdmissionOptions) {
   }
 
   function findRepeated({ id, keyId = '', idempotency: sent }: NewPrediction): Outcome | undefined {
+    const known = sent && idempotency.find(keyId, sent.key)
+    if (known && known.bodyDigest === sent.bodyDigest)
+      return { kind: 'repeated', id: known.predictionId }
+    if (known)
+      throw new FluxdError(
+        'conflict',
+        `Expected the request that Idempotency-Key ${sent.key} was used for but received another one`,
+      )
     if (id !== undefined && store.find(id))
       throw new FluxdError('conflict', `There is a prediction ${id} already`)
-    const known = sent && idempotency.find(keyId, sent.key)
-    if (!known) return undefined
-    if (known.bodyDigest === sent.bodyDigest) return { kind: 'repeated', id: known.predictionId }
-    throw new FluxdError(
-      'conflict',
-      `Expected the request that Idempotency-Key ${sent.key} was used for but received another one`,
-    )
+    return undefined
   }
 
   function insert(request: NewPrediction): Outcome {

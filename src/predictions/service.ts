@@ -194,7 +194,6 @@ export function createPredictions(options: PredictionOptions): Predictions {
   }
 
   async function settled(id: string, wait: WaitOptions = {}): Promise<Prediction> {
-    expect(id)
     await live.wait(id, wait)
     return expect(id)
   }

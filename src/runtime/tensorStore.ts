@@ -2,7 +2,7 @@
  * Where merged tensors are kept between the merge and the sessions that use them. A model's bytes
  * hold less than 2 GiB, so large sets go into a file, which sessions map like a checkpoint.
  */
-import { closeSync, mkdtempSync, openSync, rmSync, statfsSync, writeSync } from 'node:fs'
+import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, statfsSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { FluxdError } from '../errors.js'
 import { type FloatTensor, storedBytes } from './tensor.js'
@@ -27,10 +27,11 @@ export function inMemory(
 export const createMemoryStore = (): TensorStore => ({ keep: inMemory, release: () => {} })
 
 /**
- * A store in a new file below `folder`, with room for `bytes` of tensors.
+ * A store in a new file below `folder`, which need not exist, with room for `bytes` of tensors.
  * Throws `engine_failed` when the disk has less.
  */
 export function createFileStore(folder: string, bytes: number): TensorStore {
+  mkdirSync(folder, { recursive: true })
   checkSpace(folder, bytes)
   const own = mkdtempSync(join(folder, 'fluxd-merged-'))
   const file = join(own, 'tensors')

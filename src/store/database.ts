@@ -13,6 +13,8 @@ export type Database = {
   readonly sqlite: Sqlite.Database
   /** Runs `write` in a transaction (inside another one: in a savepoint). Throws `storage_full`. */
   readonly commit: <T>(write: () => T) => T
+  /** As `commit`, but on disk only with the next write that is: for what means nothing without it. */
+  readonly commitLater: <T>(write: () => T) => T
   /** As `commit`, together with what else is written in this turn; resolves when it is on disk. */
   readonly commitSoon: <T>(write: () => T) => Promise<T>
   /** Writes what is still to be written. */
@@ -32,6 +34,18 @@ export function openDatabase(path: string): Database {
       return sqlite.transaction(write)()
     } catch (error) {
       throw explain(error, path)
+    }
+  }
+
+  /** Whatever is written later is never on disk without it: the log keeps their order. */
+  function commitLater<T>(write: () => T): T {
+    // The transaction around it decides.
+    if (sqlite.inTransaction) return commit(write)
+    sqlite.pragma('synchronous = NORMAL')
+    try {
+      return commit(write)
+    } finally {
+      sqlite.pragma('synchronous = FULL')
     }
   }
 
@@ -70,7 +84,7 @@ export function openDatabase(path: string): Database {
     sqlite.close()
   }
 
-  return { sqlite, commit, commitSoon, close }
+  return { sqlite, commit, commitLater, commitSoon, close }
 }
 
 function open(path: string): Sqlite.Database {

@@ -28,6 +28,7 @@ export type FilePage = { readonly limit: number; readonly before?: number | unde
 export type ListedFile = { readonly sequence: number; readonly file: StoredFile }
 
 export type FileStore = {
+  /** An upload is on disk when it returns, an output with the end of its prediction. Throws `storage_full`. */
   readonly insert: (file: StoredFile) => void
   readonly find: (id: string) => StoredFile | undefined
   /** Newest first; `before` is a sequence. */
@@ -55,7 +56,7 @@ type Row = {
   readonly expires_at: number | null
 }
 
-export function createFileStore({ sqlite }: Database): FileStore {
+export function createFileStore({ sqlite, commit, commitLater }: Database): FileStore {
   const insertRow = sqlite.prepare<Omit<Row, 'sequence'>>(`
     INSERT INTO files (id, kind, name, content_type, size, md5, sha256, metadata_json,
       prediction_id, key_id, created_at, expires_at)
@@ -73,7 +74,11 @@ export function createFileStore({ sqlite }: Database): FileStore {
     'SELECT COALESCE(SUM(size), 0) AS bytes FROM files',
   )
   return {
-    insert: (file) => void insertRow.run(toColumns(file)),
+    insert(file) {
+      // An output counts from the end of its prediction, which is written after it.
+      const write = file.kind === 'output' ? commitLater : commit
+      write(() => insertRow.run(toColumns(file)))
+    },
     find: (id) => toFile(byId.get(id)),
     list: (kind, { limit, before = Number.MAX_SAFE_INTEGER }) =>
       page.all(kind, before, limit).map((row) => ({ sequence: row.sequence, file: toFile(row)! })),

@@ -53,7 +53,7 @@ const key = services.keys.issue({
   ...{ name: 'bench', scopes: ['predict'], priority: 0, ratePerMinute: 1_000_000_000 },
 })
 
-const resolutionMs = 1
+const resolutionMs = 10
 const loopDelay = monitorEventLoopDelay({ resolution: resolutionMs })
 let cpu = process.cpuUsage()
 

@@ -241,6 +241,34 @@ test('reloading shows what others have written, and keeps all when that is wrong
   rmSync(wrong)
 })
 
+test('refreshing reads again when files came, went or were replaced, and only then', async () => {
+  const folders = makeFolders()
+  const catalog = await open(folders)
+  const bundled = catalog.find('fluxd', 'flux')
+  await catalog.refresh()
+  expect(catalog.find('fluxd', 'flux')).toBe(bundled)
+
+  const file = writeInto(folders.own, 'me/a.json', {})
+  await Promise.all([catalog.refresh(), catalog.refresh()])
+  const added = catalog.find('me', 'a')
+  expect(added).toBeDefined()
+  await catalog.refresh()
+  expect(catalog.find('me', 'a')).toBe(added)
+
+  rmSync(file)
+  await catalog.refresh()
+  expect(catalog.find('me', 'a')).toBeUndefined()
+})
+
+test('refreshing tells once what is wrong and keeps all', async () => {
+  const folders = makeFolders()
+  const catalog = await open(folders)
+  const wrong = writeInto(folders.own, 'me/b.json', '{')
+  await expect(catalog.refresh()).rejects.toThrow(wrong)
+  await catalog.refresh()
+  expect(catalog.list()).toHaveLength(6)
+})
+
 test('what is no entry is passed over', async () => {
   const folders = makeFolders()
   for (const name of ['me/notes.txt', 'me/.draft.json', '.git/a.json'])

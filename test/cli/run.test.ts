@@ -89,8 +89,9 @@ describe('fluxd run', () => {
     const { run, start, engine } = prepare()
     const output = join(await makeFolder(), 'a.webp')
     await run({ output, model: 'schnell', checkpoint: '/models/s', noise: 'torch-cpu' })
-    const { checkpoints } = start.mock.calls[0]![0]
+    const { checkpoints, scratch } = start.mock.calls[0]![0]
     expect(checkpoints).toEqual({ ...readConfig({}).checkpoints, schnell: '/models/s' })
+    expect(scratch).toBe(join(readConfig({}).dataDir, 'scratch'))
     expect(engine.plans[0]).toMatchObject({ variant: 'schnell', noise: 'torch-cpu' })
   })
 

@@ -17,7 +17,7 @@ function openFiles({ quota = 1000, uploadTtlMs = 60_000, folder = temporaryData(
     readdirSync(join(folder, 'files'), { recursive: true, withFileTypes: true }).flatMap((entry) =>
       entry.isFile() ? [entry.name] : [],
     )
-  return { files, listDisk, folder }
+  return { files, listDisk, folder, sqlite: database.sqlite }
 }
 
 const upload = (bytes: NewFile['bytes']): NewFile => ({
@@ -113,6 +113,20 @@ test('a stream that breaks leaves nothing behind', async () => {
   expect(listDisk()).toEqual([])
   await files.expectRoom(1000)
 })
+
+test.each(['upload', 'output'] as const)(
+  'an %s whose row finds no room is told so, and keeps nothing',
+  async (kind) => {
+    const { files, listDisk, sqlite } = openFiles()
+    const pages = sqlite.pragma('page_count', { simple: true })
+    sqlite.pragma(`max_page_count = ${pages}`)
+    const large = { ...upload(Buffer.from('a')), kind, metadata: { note: 'n'.repeat(10_000) } }
+    await expect(files.add(large)).rejects.toMatchObject({ code: 'storage_full', status: 507 })
+    expect(listDisk()).toEqual([])
+    sqlite.pragma('max_page_count = 1000000')
+    await files.add(large)
+  },
+)
 
 test('what has expired is not found, and is removed', async () => {
   const { files, listDisk } = openFiles({ uploadTtlMs: 0 })

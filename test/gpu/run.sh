@@ -36,7 +36,9 @@ stage_build() {
     for file in "$native"/cpu/*.cc; do
       echo "g++ -std=c++20 -O3 -march=native -I$native -I$native/include -c $file -o $built/twin.$(basename "$file").o"
     done
-    echo "g++ -std=c++20 -O2 -I$native -I$native/include -I$here -c $here/kernels.cc -o $built/kernels.o"
+    for file in "$here"/kernels.cc "$here"/*_cases.cc; do
+      echo "g++ -std=c++20 -O2 -I$native -I$native/include -I$here -c $file -o $built/cases.$(basename "$file").o"
+    done
     if [ -n "$headers" ]; then
       echo "g++ -std=c++20 -fsyntax-only -Wno-deprecated-declarations -I$headers -I$toolkit/include -I$native/cuda $here/lt_abi.cc"
     fi
@@ -45,7 +47,7 @@ stage_build() {
   objects=$(ls "$built"/cuda.*.o | grep -v 'cuda.speed')
   nvcc -cudart shared -L"$built" -shared $objects -o "$built/libfluxd_cuda.so"
   nvcc -cudart shared -L"$built" "$built/cuda.speed.cu.o" $objects -o "$built/speed"
-  g++ "$built/kernels.o" "$built"/twin.*.o -o "$built/kernels" -ldl -lpthread
+  g++ "$built"/cases.*.o "$built"/twin.*.o -o "$built/kernels" -ldl -lpthread
   [ -n "$headers" ] || echo 'no cublasLt.h here: lt_abi.cc was not compiled'
 }
 

@@ -118,6 +118,96 @@ test('POST with an id that is taken is a 409: it must not be answered with anoth
   expect(reply.json()).toEqual({ detail: 'There is a prediction mine already' })
 })
 
+describe('Idempotency-Key', () => {
+  const again = { ...respondAsync, 'idempotency-key': 'again' }
+
+  test.each([
+    ['without an id', { input }],
+    ['with an id of its own', { id: 'mine', input }],
+  ])('makes a POST %s that comes again the same prediction', async (_, payload) => {
+    const test = buildTestApp()
+    const replies = await Promise.all(
+      [1, 2, 3].map(() => send(test, 'POST', '/predictions', payload, again)),
+    )
+    const ids = new Set(replies.map((reply) => reply.json().id))
+    expect(ids.size).toBe(1)
+    const { 'idempotency-key': key } = again
+    const reply = await send(test, 'POST', '/predictions', payload, { 'idempotency-key': key })
+    expect(reply.json()).toMatchObject({ id: [...ids][0], status: 'succeeded' })
+    expect(test.engine.plans).toHaveLength(1)
+  })
+
+  test('is a 409 with another input, and a 422 when it is too long', async () => {
+    const test = buildTestApp()
+    await send(test, 'POST', '/predictions', { input }, again)
+    const other = { input: { ...input, seed: 8 } }
+    const reply = await send(test, 'POST', '/predictions', other, again)
+    expect([reply.statusCode, reply.json()]).toEqual([
+      409,
+      {
+        detail:
+          'Expected the request that Idempotency-Key again was used for but received another one',
+      },
+    ])
+    const tooLong = { 'idempotency-key': 'x'.repeat(256) }
+    const refused = await send(test, 'POST', '/predictions', { input }, tooLong)
+    expect([refused.statusCode, refused.json()]).toEqual([
+      422,
+      { detail: 'Expected an Idempotency-Key of 1 to 255 characters but received 256' },
+    ])
+  })
+
+  test('lets a prediction go on whose client hangs up: it will ask again', async () => {
+    const gate = createGate()
+    const test = buildTestApp({ gate: gate.promise })
+    const origin = await test.app.listen({ port: 0 })
+    const hangUp = new AbortController()
+    const post = (signal?: AbortSignal) =>
+      fetch(`${origin}/predictions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', 'idempotency-key': 'again' },
+        body: JSON.stringify({ input }),
+        ...(signal && { signal }),
+      })
+    const first = post(hangUp.signal).catch(() => 'hung up')
+    await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
+    hangUp.abort()
+    expect(await first).toBe('hung up')
+    const second = post()
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    gate.open()
+    expect(await (await second).json()).toMatchObject({ status: 'succeeded' })
+    expect(test.engine.plans).toHaveLength(1)
+  })
+})
+
+test('a prediction that is not over says where it stands and, once that is known, for how long', async () => {
+  const gates = [createGate(), createGate()]
+  let gate = gates[0]!
+  const test = buildTestApp({
+    get gate() {
+      return gate.promise
+    },
+  })
+  const put = (id: string) => send(test, 'PUT', `/predictions/${id}`, { input }, respondAsync)
+  const standing = ({ headers }: Awaited<ReturnType<typeof put>>) => [
+    headers['fluxd-queue-position'],
+    headers['fluxd-eta-seconds'],
+  ]
+  expect(standing(await put('first'))).toEqual(['0', undefined])
+  await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
+  expect(standing(await put('second'))).toEqual(['1', undefined])
+  expect(standing(await put('first'))).toEqual(['0', undefined])
+  gate = gates[1]!
+  gates[0]!.open()
+  await done(test, 'first')
+  expect(standing(await put('first'))).toEqual([undefined, undefined])
+  const [position, eta] = standing(await put('third'))
+  expect(position).toBe('1')
+  expect(Number(eta)).toBeGreaterThanOrEqual(1)
+  gates[1]!.open()
+})
+
 describe('POST /predictions/{id}/cancel', () => {
   test('ends what runs and what waits with an empty object', async () => {
     const test = buildTestApp({ gate: new Promise(() => {}) })

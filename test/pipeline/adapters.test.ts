@@ -246,6 +246,12 @@ describe('a set that is too large for a model', () => {
     await set.release()
   })
 
+  test('makes the folder it is to go into', () => {
+    const scratch = join(temporaryFolder(), 'data/scratch')
+    createFileStore(scratch, 1).release()
+    expect(readdirSync(scratch)).toEqual([])
+  })
+
   test('is refused before it is written when the disk is too small', () => {
     const scratch = temporaryFolder()
     expect(() => createFileStore(scratch, 2 ** 50)).toThrow(

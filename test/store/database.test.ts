@@ -59,15 +59,44 @@ describe('a file that cannot be used is refused with a sentence', () => {
   })
 })
 
-describe('commitSoon', () => {
-  const insert = (sqlite: Sqlite.Database, name: string) => () => {
-    const bytes = Buffer.alloc(1)
-    sqlite.prepare('INSERT INTO secrets VALUES (?, ?)').run(name, bytes)
-    return name
-  }
-  const names = (sqlite: Sqlite.Database) =>
-    sqlite.prepare('SELECT name FROM secrets ORDER BY name').pluck().all()
+const insert = (sqlite: Sqlite.Database, name: string) => () => {
+  const bytes = Buffer.alloc(1)
+  sqlite.prepare('INSERT INTO secrets VALUES (?, ?)').run(name, bytes)
+  return name
+}
+const names = (sqlite: Sqlite.Database) =>
+  sqlite.prepare('SELECT name FROM secrets ORDER BY name').pluck().all()
 
+describe('commitLater', () => {
+  const [normal, full] = [1, 2]
+  const levelOf = (sqlite: Sqlite.Database) => sqlite.pragma('synchronous', { simple: true })
+
+  test('writes at once and without a sync; what follows is synced again', () => {
+    const { sqlite, commitLater } = openTemporary()
+    const level = commitLater(() => {
+      insert(sqlite, 'a')()
+      return levelOf(sqlite)
+    })
+    expect(names(sqlite)).toEqual(['a'])
+    expect([level, levelOf(sqlite)]).toEqual([normal, full])
+    expect(() => commitLater(insert(sqlite, 'a'))).toThrow(/UNIQUE/)
+    expect(levelOf(sqlite)).toBe(full)
+  })
+
+  test('goes with the transaction that it is part of', () => {
+    const { sqlite, commit, commitLater } = openTemporary()
+    expect(() =>
+      commit(() => {
+        commitLater(insert(sqlite, 'a'))
+        expect(levelOf(sqlite)).toBe(full)
+        throw new Error('rolled back')
+      }),
+    ).toThrow('rolled back')
+    expect(names(sqlite)).toEqual([])
+  })
+})
+
+describe('commitSoon', () => {
   test('writes what comes in one turn with one sync, and answers everybody', async () => {
     const { sqlite, commitSoon } = openTemporary()
     let commits = 0
