@@ -27,7 +27,7 @@ import { metricsRoutes } from './http/metrics.js'
 import { acceptForms } from './http/multipart.js'
 import { outlookHeaders } from './http/outlook.js'
 import { outputRoutes } from './http/outputs.js'
-import { probeRoutes } from './http/probes.js'
+import { probeRoutes, touchReadyFile } from './http/probes.js'
 import { toProblem } from './http/problems.js'
 import { createPublicUrl } from './http/publicUrl.js'
 import { limitRates } from './http/rates.js'
@@ -58,6 +58,7 @@ export type AppSettings = Pick<
   | 'outputMode'
   | 'corsOrigins'
   | 'otlpUrl'
+  | 'readyFile'
   | 'webhookToken'
   | 'cog'
 >
@@ -176,10 +177,18 @@ function startParts(app: FastifyInstance, options: AppOptions): Parts {
   reporting.watch(predictions)
   const setup = startSetup(engine, {
     safetyChecker,
+    onReady: () => tellKubernetes(app, config.readyFile),
     onFailure: (error) => app.log.error({ err: error }, 'setup failed'),
   })
   if (!safetyChecker) app.log.warn(noSafetyChecker)
   return { predictions, outputs, reporting, setup }
+}
+
+function tellKubernetes(app: FastifyInstance, file: string | undefined): void {
+  if (file === undefined) return
+  touchReadyFile(file).catch((error: unknown) =>
+    app.log.warn({ err: error }, 'nobody is told that this server is ready'),
+  )
 }
 
 function startPredictions(

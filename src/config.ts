@@ -69,6 +69,8 @@ export type Config = {
   readonly goFastLoraMultiplier: number
   readonly device: DeviceChoice
   readonly threads: number
+  /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
+  readonly readyFile: string | undefined
   /** Folders of LD_LIBRARY_PATH. */
   readonly libraryPath: readonly string[]
   readonly logLevel: LogLevel
@@ -153,6 +155,7 @@ export function readConfig(
     safetyModel: read('FLUXD_SAFETY_MODEL') ? resolvePath(read('FLUXD_SAFETY_MODEL')) : undefined,
     device: read('FLUXD_DEVICE'),
     threads: read('FLUXD_THREADS'),
+    readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
     libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),
     logLevel: read('FLUXD_LOG_LEVEL'),
   })

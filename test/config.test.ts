@@ -131,6 +131,11 @@ test('every variable is heard', () => {
   })
 })
 
+test('in Kubernetes there is a file to touch when the server is ready', () => {
+  const { readyFile } = readConfig({ KUBERNETES_SERVICE_HOST: '10.0.0.1' })
+  expect(readyFile).toBe('/var/run/cog/ready')
+})
+
 test('a model that was pulled takes the place of the embedded one, a setting goes first', () => {
   const pulled = ['/data/models/black-forest-labs--FLUX.1-dev']
   const read = (environment: Readonly<Record<string, string>>) =>

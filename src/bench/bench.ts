@@ -1,6 +1,6 @@
 /** Measures an engine on this machine: one kind of thing after the other, nothing beside it. */
 import { statSync } from 'node:fs'
-import { constants, setPriority } from 'node:os'
+import { constants, loadavg, setPriority } from 'node:os'
 import type { Engine } from '../engine/engine.js'
 import { hiddenSize, mlpHidden } from '../flux/params.js'
 import type { Variant } from '../plan/plan.js'
@@ -48,6 +48,7 @@ type Measured = {
 /** Measures everything and returns the report. Throws what the engine throws. */
 export async function bench(settings: BenchSettings, context: BenchContext): Promise<BenchReport> {
   const { cases, models, device, threads } = settings
+  const loadBefore = loadOfMachine()
   const starts = await measureStarts(settings, context)
   const measured = await measureEngine(settings, context)
   context.note('matrix products and copies')
@@ -63,6 +64,7 @@ export async function bench(settings: BenchSettings, context: BenchContext): Pro
     device,
     threads,
     ...context.surroundings,
+    load: { before: loadBefore, after: loadOfMachine() },
     models: models.map(describeModel),
     starts,
     pictures: cases.map((each, i) =>
@@ -127,6 +129,8 @@ async function measureSwitches(
   const loraSwitches = { variant, bytes: statSync(path).size, ...seconds }
   return { variantSwitches, loraSwitches }
 }
+
+const loadOfMachine = () => round(loadavg()[0]!)
 
 const firstCase = (cases: readonly BenchCase[], variant: Variant) =>
   cases.find((each) => each.variant === variant)!

@@ -1,6 +1,6 @@
 /** Where something was measured, and with which versions. */
 import { realpathSync } from 'node:fs'
-import { cpus, loadavg, totalmem } from 'node:os'
+import { cpus, totalmem } from 'node:os'
 import type { z } from 'zod'
 import { readBuild } from '../build.js'
 import { inspectMachine, type MachinePlaces } from '../doctor/machine.js'
@@ -23,7 +23,6 @@ export async function describeSurroundings(places: MachinePlaces): Promise<Surro
       cpu: processors[0]?.model.trim() ?? 'unknown',
       cores: processors.length,
       memory: totalmem(),
-      load: loadavg() as [number, number, number],
       ...(card && { card: { name: card.name, memory: card.totalBytes } }),
     },
     versions: {

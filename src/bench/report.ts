@@ -17,8 +17,6 @@ export const Machine = z.strictObject({
   cpu: z.string(),
   cores: z.int().positive(),
   memory: positive,
-  /** The mean number of processes that wanted a core in the last 1, 5 and 15 minutes before. */
-  load: z.tuple([z.number(), z.number(), z.number()]),
   card: z.strictObject({ name: z.string(), memory: positive }).optional(),
 })
 
@@ -90,6 +88,8 @@ export const BenchReport = z.strictObject({
   /** 0 lets ONNX Runtime decide. */
   threads: z.int().min(0),
   machine: Machine,
+  /** How many processes wanted a core, in the minute before and in the last minute. */
+  load: z.strictObject({ before: z.number().min(0), after: z.number().min(0) }),
   versions: Versions,
   models: z.array(Model).min(1),
   starts: z.array(Start).min(1),

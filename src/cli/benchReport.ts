@@ -16,8 +16,8 @@ export const describeReport = (report: BenchReport): string =>
     .filter((part) => part !== '')
     .join('\n')
 
-function describeMachine({ device, machine, versions, models }: BenchReport): string {
-  const { cpu, cores, card, load } = machine
+function describeMachine({ device, machine, load, versions, models }: BenchReport): string {
+  const { cpu, cores, card } = machine
   const { fluxd, onnxruntime, node, driver, cuda } = versions
   const isOnCard = device !== 'cpu'
   const place = isOnCard && card ? card.name : `${cpu}, ${cores} cores`
@@ -27,7 +27,7 @@ function describeMachine({ device, machine, versions, models }: BenchReport): st
     ...(isOnCard && cuda !== undefined ? [`CUDA ${cuda}`] : []),
   ]
   return [
-    `${place}, load ${load[0].toFixed(1)}`,
+    `${place}, load ${load.before.toFixed(1)} before and ${load.after.toFixed(1)} after`,
     software.join(', '),
     ...models.map(
       ({ variant, width, doubleBlocks, singleBlocks, bytes }) =>

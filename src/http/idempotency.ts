@@ -6,15 +6,16 @@ import type { NewPrediction } from '../predictions/service.js'
 
 const longestKey = 255
 
-/** The key of `request`, if it has one, and what `body` asks for under it. Throws `invalid_input`. */
+/** The key of `request`, if it has one, and what `body` asks for under it. Throws what `refuse` makes. */
 export function readIdempotency(
   request: FastifyRequest,
   body: unknown,
+  refuse: (sentence: string) => Error = invalidInput,
 ): NewPrediction['idempotency'] {
   const key = request.headers['idempotency-key']
   if (key === undefined) return undefined
   if (typeof key !== 'string' || key === '' || key.length > longestKey)
-    throw invalidInput(
+    throw refuse(
       `Expected an Idempotency-Key of 1 to ${longestKey} characters but received ${key.length}`,
     )
   const text = JSON.stringify([request.url, body])

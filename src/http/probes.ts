@@ -1,4 +1,6 @@
 /** What an orchestrator asks: is the process alive, and may it be sent predictions. */
+import { mkdir, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 
 /** `listReasons` says why the server takes no predictions now; none means that it does. */
@@ -13,4 +15,10 @@ export function probeRoutes(app: FastifyInstance, listReasons: () => readonly st
       .code(reasons.length === 0 ? 200 : 503)
       .send(reasons.length === 0 ? { status: 'ready' } : { status: 'not ready', reasons })
   })
+}
+
+/** Makes the file, empty, that Kubernetes looks for in a Cog container (replicate-contract §2.2). */
+export async function touchReadyFile(path: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true })
+  await writeFile(path, '')
 }

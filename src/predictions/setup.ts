@@ -16,6 +16,7 @@ export type Setup = {
 
 export type SetupOptions = {
   readonly safetyChecker: boolean
+  readonly onReady?: (() => void) | undefined
   readonly onFailure: (error: unknown) => void
 }
 
@@ -24,7 +25,7 @@ export const noSafetyChecker = 'No safety checker is installed: no output is che
 /** Begins to load; the returned function tells how far it is. */
 export function startSetup(
   engine: Engine,
-  { safetyChecker, onFailure }: SetupOptions,
+  { safetyChecker, onReady, onFailure }: SetupOptions,
 ): () => Setup {
   let setup: Setup = {
     status: 'starting',
@@ -36,6 +37,7 @@ export function startSetup(
   engine.load('dev').then(
     () => {
       setup = { ...setup, status: 'succeeded', completedAt: new Date() }
+      onReady?.()
     },
     (error: unknown) => {
       const logs = `${setup.logs}${toErrorRecord(error).message}\n`

@@ -5,6 +5,7 @@
 import type { FluxInput } from '../contract/input.js'
 import type { Prediction } from '../contract/prediction.js'
 import type { Database } from './database.js'
+import { earlier, end, later, type Place, startOf } from './place.js'
 
 /** A LoRA as a model of the catalog or a request names it. */
 export type LoraReference = {
@@ -139,13 +140,18 @@ export function createPredictionStore({ sqlite }: Database): PredictionStore {
     WHERE id = ?`)
   const deleteInput = sqlite.prepare(`
     DELETE FROM inputs WHERE sequence = (SELECT sequence FROM predictions WHERE id = ?)`)
+  const timeOf = sqlite
+    .prepare<[number], number>('SELECT created_at FROM predictions WHERE sequence = ?')
+    .pluck()
+  // In the order of an index, so that a page takes the same anywhere in a store of any size.
   const page = (direction: 'ASC' | 'DESC') =>
-    sqlite.prepare<[Bounds], Row>(`
+    sqlite.prepare<[number, number, number, number, number], Row>(`
       SELECT * FROM predictions
-      WHERE sequence < @before AND sequence > @after
-        AND created_at >= @createdAfter AND created_at < @createdBefore
-      ORDER BY sequence ${direction} LIMIT @limit`)
+      WHERE (created_at, sequence) > (?, ?) AND (created_at, sequence) < (?, ?)
+      ORDER BY created_at ${direction}, sequence ${direction} LIMIT ?`)
   const [newestFirst, oldestFirst] = [page('DESC'), page('ASC')]
+
+  const placeOf = (sequence: number): Place => [timeOf.get(sequence) ?? end, sequence]
 
   const whole = (row: Row | undefined): Prediction | undefined => {
     if (!row) return undefined
@@ -166,12 +172,14 @@ export function createPredictionStore({ sqlite }: Database): PredictionStore {
     save: (prediction) => void update.run(toColumns(prediction)),
     find: (id) => whole(byId.get(id)),
     findByStreamToken: (token) => whole(byToken.get(token)),
-    list(query) {
-      const rows =
-        query.after === undefined
-          ? newestFirst.all(toBounds(query))
-          : oldestFirst.all(toBounds(query)).reverse()
-      return rows.map(toStored)
+    list({ limit, before, after, createdAfter, createdBefore }) {
+      const lower = later(startOf(createdAfter, 0), after === undefined ? [0, 0] : placeOf(after))
+      const upper = earlier(startOf(createdBefore, end), placeOf(before ?? end))
+      if (after === undefined) return newestFirst.all(...lower, ...upper, limit).map(toStored)
+      return oldestFirst
+        .all(...lower, ...upper, limit)
+        .reverse()
+        .map(toStored)
     },
     readInput: (id) => whole(byId.get(id))?.input ?? {},
     readWish(id) {
@@ -242,22 +250,6 @@ const toStored = (row: Row): StoredPrediction => ({
 })
 
 const toDate = (time: number | null) => (time === null ? undefined : new Date(time))
-
-type Bounds = {
-  readonly limit: number
-  readonly before: number
-  readonly after: number
-  readonly createdAfter: number
-  readonly createdBefore: number
-}
-
-const toBounds = ({ limit, before, after, createdAfter, createdBefore }: ListQuery): Bounds => ({
-  limit,
-  before: before ?? Number.MAX_SAFE_INTEGER,
-  after: after ?? 0,
-  createdAfter: createdAfter?.getTime() ?? 0,
-  createdBefore: createdBefore?.getTime() ?? Number.MAX_SAFE_INTEGER,
-})
 
 /** The input with long strings cut; the same object when there are none. */
 function shorten(input: Prediction['input']): Prediction['input'] {

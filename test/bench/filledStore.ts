@@ -16,18 +16,19 @@ export const wish = {
 
 const steps = 28
 const perTransaction = 1000
-const secondMs = 1000
+/** From one prediction to the next. */
+export const msPerPrediction = 1000
 
-/** Writes `count` finished predictions, one a second until now; returns their ids. No pictures are there. */
+/** Writes `count` finished predictions, one every `msPerPrediction` until now; returns their ids. No pictures are there. */
 export function fillStore(folder: string, count: number): string[] {
   const database = openDatabase(join(folder, 'fluxd.sqlite'))
   const [predictions, files] = [createPredictionStore(database), createFileStore(database)]
   const ids: string[] = []
   const logs = Array.from({ length: steps + 1 }, (_, step) => progressLine(step, steps, step / 20))
-  const firstMs = Date.now() - count * secondMs
+  const firstMs = Date.now() - count * msPerPrediction
 
   function add(): void {
-    const createdAt = new Date(firstMs + ids.length * secondMs)
+    const createdAt = new Date(firstMs + ids.length * msPerPrediction)
     const id = randomId()
     const origin = {
       id,

@@ -7,7 +7,8 @@ export type Client = {
   /** POST of a wish; the id of the prediction. `prefer` is the header. */
   readonly create: (wish: object, prefer?: string) => Promise<string>
   readonly get: (id: string) => Promise<void>
-  readonly list: () => Promise<void>
+  /** The first page; `query` as in a URL. */
+  readonly list: (query?: string) => Promise<void>
   readonly close: () => Promise<void>
 }
 
@@ -36,7 +37,7 @@ export function connect({ origin, key }: Listening, connections: number): Client
       return (JSON.parse(text) as { id: string }).id
     },
     get: async (id) => void (await ask(`/v1/predictions/${id}`, 200)),
-    list: async () => void (await ask('/v1/predictions', 200)),
+    list: async (query = '') => void (await ask(`/v1/predictions?${query}`, 200)),
     close: () => pool.close(),
   }
 }

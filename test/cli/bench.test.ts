@@ -31,9 +31,9 @@ const full: BenchReport = {
     cpu: 'A CPU',
     cores: 16,
     memory: 128e9,
-    load: [0.25, 0.5, 1],
     card: { name: 'A card', memory: 80e9 },
   },
+  load: { before: 0.25, after: 1.5 },
   versions: { fluxd: '1.2.3', node: '20.1.0', onnxruntime: '1.29.0', driver: '580', cuda: '13.0' },
   models: [
     {
@@ -138,7 +138,7 @@ describe('the table', () => {
     expect(BenchReport.parse(full)).toEqual(full)
     expect(describeReport(full)).toBe(
       [
-        'A card, load 0.3',
+        'A card, load 0.3 before and 1.5 after',
         'fluxd 1.2.3, ONNX Runtime 1.29.0, Node 20.1.0, driver 580, CUDA 13.0',
         'dev: 3072 wide, 19+38 blocks, 33.7 GB',
         '',
@@ -165,7 +165,7 @@ describe('the table', () => {
     const { loraSwitches, ...rest } = full
     const text = describeReport({ ...rest, device: 'cpu', memory: {} })
     expect(text).toMatch(
-      /^A CPU, 16 cores, load 0\.3\nfluxd 1\.2\.3, ONNX Runtime 1\.29\.0, Node 20\.1\.0\n/,
+      /^A CPU, 16 cores, load 0\.3 before and 1\.5 after\nfluxd 1\.2\.3, ONNX Runtime 1\.29\.0, Node 20\.1\.0\n/,
     )
     expect(text).not.toMatch(/LoRA|peak memory|fp8 1\.3|switch/)
   })

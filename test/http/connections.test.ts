@@ -3,6 +3,7 @@ import { type AddressInfo, connect } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { expect, test } from 'vitest'
 import { releaseConnections } from '../../src/http/connections.js'
+import { createGate } from '../gate.js'
 
 async function listen(app: FastifyInstance): Promise<number> {
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -38,6 +39,29 @@ test('a reply that is on its way is sent to its end', async () => {
   answer('all of it')
   expect(await (await reply).text()).toBe('all of it')
   await closed
+})
+
+test('a client that has hung up does not hold up the end of a server', async () => {
+  const app = Fastify()
+  releaseConnections(app)
+  const hangUp = new AbortController()
+  const [asked, answered] = [createGate(), createGate()]
+  app.get('/', async () => {
+    asked.open()
+    await answered.promise
+    return 'nobody reads this'
+  })
+  const origin = `http://127.0.0.1:${await listen(app)}`
+  const reply = fetch(origin, { signal: hangUp.signal }).catch(() => 'hung up')
+  await asked.promise
+  hangUp.abort()
+  expect(await reply).toBe('hung up')
+  answered.open()
+  const next = connect(Number(new URL(origin).port), '127.0.0.1')
+  await once(next, 'connect')
+  const beganAtMs = performance.now()
+  await app.close()
+  expect(performance.now() - beganAtMs).toBeLessThan(1000)
 })
 
 test('a server that never listened closes too', async () => {

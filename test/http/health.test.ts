@@ -1,11 +1,14 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { pino } from 'pino'
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { buildApp } from '../../src/app.js'
 import { readConfig } from '../../src/config.js'
 import { HealthCheck } from '../../src/contract/health.js'
 import type { EngineStatus } from '../../src/engine/engine.js'
 import { FluxdError } from '../../src/errors.js'
 import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
+import { temporaryData } from '../temporaryData.js'
 import { buildTestApp } from './testApp.js'
 
 const noChecker = 'No safety checker is installed: no output is checked\n'
@@ -79,4 +82,22 @@ test.each([
   await app.ready()
   await app.close()
   expect(lines.filter((line) => line.includes(noChecker.trim()))).toHaveLength(count)
+})
+
+test.each([
+  ['is touched when the model is loaded', {}, true],
+  ['is not there before', { loading: new Promise<void>(() => {}) }, false],
+  ['is not there when it cannot be loaded', { loadFailure: new Error('no model') }, false],
+])('the file that Kubernetes looks for %s', async (_, engine, isThere) => {
+  const readyFile = join(temporaryData(), 'cog/ready')
+  const { services } = buildTestApp()
+  const app = buildApp({
+    config: { ...readConfig({}), readyFile },
+    engine: createFakeEngine(engine),
+    services,
+  })
+  await app.ready()
+  if (isThere) await vi.waitFor(() => expect(readFileSync(readyFile, 'utf8')).toBe(''))
+  await app.close()
+  expect(existsSync(readyFile)).toBe(isThere)
 })

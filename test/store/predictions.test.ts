@@ -4,7 +4,11 @@ import { FluxInput } from '../../src/contract/input.js'
 import type { Prediction } from '../../src/contract/prediction.js'
 import { createPrediction, start, succeed } from '../../src/predictions/prediction.js'
 import { type Database, openDatabase } from '../../src/store/database.js'
-import { createPredictionStore, type PredictionStore } from '../../src/store/predictions.js'
+import {
+  createPredictionStore,
+  type ListQuery,
+  type PredictionStore,
+} from '../../src/store/predictions.js'
 import { temporaryData } from '../temporaryData.js'
 
 let database: Database
@@ -106,6 +110,26 @@ test('what is unfinished is listed in the order of admission, with how many serv
 })
 
 // How fast, and that their number does not matter, is measured by `npm run bench:http`.
+test('a list is in the order of time, whatever the clock did, and its bounds are of both kinds', () => {
+  const times = [3, 1, 2, 2, 5]
+  times.forEach((second, index) => {
+    const prediction = { ...describePrediction(`p${index}`), createdAt: new Date(second * 1000) }
+    store.insert({ prediction, wish: wishOf({ prompt: 'p' }), priority: 0 })
+  })
+  const list = (query: Omit<ListQuery, 'limit'>) =>
+    store.list({ limit: 10, ...query }).map(({ prediction }) => prediction.id)
+  expect(list({})).toEqual(['p4', 'p0', 'p3', 'p2', 'p1'])
+  const [before, after] = [4, 2]
+  expect(list({ before })).toEqual(['p2', 'p1'])
+  expect(list({ after })).toEqual(['p4', 'p0', 'p3', 'p2'])
+  expect(list({ createdAfter: new Date(2000) })).toEqual(['p4', 'p0', 'p3', 'p2'])
+  expect(list({ createdBefore: new Date(2000) })).toEqual(['p1'])
+  expect(list({ before, createdAfter: new Date(2000) })).toEqual(['p2'])
+  expect(list({ after, createdBefore: new Date(5000) })).toEqual(['p0', 'p3', 'p2'])
+  expect(list({ before: 1000 })).toHaveLength(5)
+  expect(list({ after: 1000 })).toEqual([])
+})
+
 test('a page among 100,000 predictions is whole, at any place', () => {
   insert('first')
   store.save(succeed(describePrediction('first')))
@@ -125,5 +149,7 @@ test('a page among 100,000 predictions is whole, at any place', () => {
     const sequences = store.list({ limit: 101, before }).map(({ sequence }) => sequence)
     expect(sequences).toEqual(Array.from({ length: 101 }, (_, i) => before - 1 - i))
   }
+  const after = store.list({ limit: 3, after: 50_000 }).map(({ sequence }) => sequence)
+  expect(after).toEqual([50_003, 50_002, 50_001])
   expect(store.listUnfinished()).toEqual([])
 })

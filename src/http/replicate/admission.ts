@@ -2,7 +2,6 @@
  * What happens to the body that creates a prediction: validate, admit, wait as long as the client
  * asks, reply. A client that hangs up does not cancel: it will ask again (replicate-contract §3.5, §6.5).
  */
-import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Catalog } from '../../catalog/catalog.js'
 import type { CreateNamedPrediction, ReplicatePrediction } from '../../contract/replicate.js'
@@ -10,6 +9,8 @@ import { FluxdError } from '../../errors.js'
 import { isTerminal } from '../../predictions/prediction.js'
 import type { NewPrediction } from '../../predictions/service.js'
 import { disconnectSignal } from '../disconnect.js'
+import { readIdempotency } from '../idempotency.js'
+import { tellOutlook } from '../outlook.js'
 import { readWish } from '../wish.js'
 import type { Target } from './names.js'
 import type { Presenter } from './outputs.js'
@@ -45,6 +46,7 @@ export function createAdmission(
     const body201 = await present(prediction, request, output)
     reply.header('location', body201.urls.get)
     if (applied) reply.header('preference-applied', applied)
+    tellOutlook(reply, predictions.outlook(prediction.id))
     const isLate = waitSeconds !== undefined && !isTerminal(prediction)
     reply.code(isLate ? 202 : 201)
     return isLate ? asStarting(body201) : body201
@@ -70,23 +72,10 @@ function toNewPrediction(
     surface: 'replicate',
     deployment,
     deadline: seconds === undefined ? undefined : new Date(Date.now() + seconds * 1000),
-    idempotency: toIdempotency(request),
+    idempotency: readIdempotency(request, request.body, (sentence) =>
+      problem(422, 'Invalid Idempotency-Key header', sentence),
+    ),
   }
-}
-
-const longestKey = 255
-
-function toIdempotency(request: FastifyRequest): NewPrediction['idempotency'] {
-  const key = request.headers['idempotency-key']
-  if (key === undefined) return undefined
-  if (typeof key !== 'string' || key === '' || key.length > longestKey)
-    throw problem(
-      422,
-      'Invalid Idempotency-Key header',
-      `Expected one Idempotency-Key of 1 to ${longestKey} characters`,
-    )
-  const text = JSON.stringify([request.url, request.body])
-  return { key, bodyDigest: createHash('sha256').update(text).digest('hex') }
 }
 
 /** Ids are ours on this surface, so that only an Idempotency-Key can be in conflict. */

@@ -4,6 +4,7 @@ import { z } from 'zod'
 import type { Prediction } from '../../contract/prediction.js'
 import { CreateNamedPrediction, CreatePrediction } from '../../contract/replicate.js'
 import { readForm } from '../multipart.js'
+import { tellOutlook } from '../outlook.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { createAdmission } from './admission.js'
 import { expectDeployed, expectModel, expectVersion, IdPath, NamePath } from './names.js'
@@ -71,9 +72,11 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     return toPage({ results, ...cursors }, request, publicUrl)
   })
 
-  app.get('/predictions/:id', { schema: { params: IdPath } }, (request) => {
+  app.get('/predictions/:id', { schema: { params: IdPath } }, (request, reply) => {
     const { output } = parsePrefer(request.headers.prefer)
-    return presenter.present(orNotFound(predictions.get(request.params.id)), request, output)
+    const prediction = orNotFound(predictions.get(request.params.id))
+    tellOutlook(reply, predictions.outlook(prediction.id))
+    return presenter.present(prediction, request, output)
   })
 
   app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, (request) => {

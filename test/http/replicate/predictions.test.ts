@@ -4,7 +4,9 @@ import { z } from 'zod'
 import { withoutSecrets } from '../../../src/contract/redaction.js'
 import { FluxdError } from '../../../src/errors.js'
 import { toProblem } from '../../../src/http/replicate/problems.js'
-import { startServer, type TestServer } from '../../conformance/server.js'
+import { type Answer, startServer, type TestServer } from '../../conformance/server.js'
+import { createFakeEngine } from '../../fakeEngine.js'
+import { createGate } from '../../gate.js'
 
 const input = { prompt: '', num_inference_steps: 1 }
 
@@ -72,6 +74,19 @@ test('URLs are those of the setting, else of the host that was asked', async () 
   expect(prediction!.urls.get).toBe(`https://fluxd.example/v1/predictions/${prediction!.id}`)
   const unnamed = await startServer()
   expect((await createMany(unnamed, 1))[0]!.urls.get).toContain(`${unnamed.url}/v1/predictions/`)
+})
+
+test('a prediction that is not over says where it stands', async () => {
+  const gate = createGate()
+  const server = await startServer({ engine: createFakeEngine({ gate: gate.promise }) })
+  const standing = ({ headers }: Answer) => headers.get('fluxd-queue-position')
+  const [first, second] = [await server.create({ input }), await server.create({ input })]
+  expect([standing(first), standing(second)]).toEqual(['0', '1'])
+  const get = (id: string) => server.request(`/v1/predictions/${id}`)
+  expect(standing(await get(second.body.id))).toBe('1')
+  gate.open()
+  await server.replicate.wait(second.body)
+  expect(standing(await get(second.body.id))).toBeNull()
 })
 
 test('the page of a prediction on the web is its description', async () => {
