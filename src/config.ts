@@ -7,7 +7,7 @@ import { homedir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { z } from 'zod'
-import type { DeviceChoice } from './doctor/diagnosis.js'
+import type { BackendChoice, DeviceChoice } from './doctor/diagnosis.js'
 import { invalidConfig } from './errors.js'
 import type { NoiseSource, Variant } from './plan/plan.js'
 import type { Secret } from './settings/kinds.js'
@@ -68,6 +68,7 @@ export type Config = {
   /** What `go_fast` multiplies LoRA scales by. */
   readonly goFastLoraMultiplier: number
   readonly device: DeviceChoice
+  readonly backend: BackendChoice
   readonly threads: number
   /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
   readonly readyFile: string | undefined
@@ -154,6 +155,7 @@ export function readConfig(
     goFastLoraMultiplier: read('FLUXD_GO_FAST_LORA_MULTIPLIER'),
     safetyModel: read('FLUXD_SAFETY_MODEL') ? resolvePath(read('FLUXD_SAFETY_MODEL')) : undefined,
     device: read('FLUXD_DEVICE'),
+    backend: read('FLUXD_BACKEND'),
     threads: read('FLUXD_THREADS'),
     readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
     libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),

@@ -12,7 +12,7 @@ const root = join(import.meta.dirname, '../src')
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   build: [],
-  doctor: [],
+  doctor: ['native'],
   contract: [],
   native: ['errors'],
   runtime: ['native', 'errors'],

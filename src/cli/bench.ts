@@ -13,7 +13,7 @@ import type { EngineConfig } from '../engine/protocol.js'
 import { invalidInput } from '../errors.js'
 import { type PixelSize, type Precision, precisions, type Variant, variants } from '../plan/plan.js'
 import { describeReport } from './benchReport.js'
-import { chooseEngineDevice } from './doctor.js'
+import { chooseTarget } from './doctor.js'
 import { locateLora } from './loras.js'
 import type { RunContext } from './run.js'
 
@@ -44,8 +44,8 @@ export async function runBench(flags: BenchFlags, context: RunContext): Promise<
   const checkpoints = chooseCheckpoints(flags, config)
   const models = chosen.map((variant) => inspectModel(variant, checkpoints[variant]))
   const { threads } = config
-  const device = await chooseEngineDevice(config)
-  const engine: EngineConfig = { checkpoints, device, threads }
+  const { device, backend } = await chooseTarget(config)
+  const engine: EngineConfig = { checkpoints, device, backend, threads }
   // The pictures' own log would go through the progress.
   const logger = pino({ level: 'warn' }, pino.destination(2))
   const report = await bench(

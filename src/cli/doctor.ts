@@ -1,11 +1,14 @@
 /** `fluxd doctor`: what is right and wrong with this machine, and how to put it right. */
 import type { Config } from '../config.js'
 import {
+  type BackendKind,
+  chooseBackend,
   chooseDevice,
   type Device,
   describeFinding,
   diagnose,
   type Finding,
+  isMissingAddon,
   listProblems,
 } from '../doctor/diagnosis.js'
 import { freeDiskBytes, inspectMachine, type MachinePlaces } from '../doctor/machine.js'
@@ -25,15 +28,25 @@ export async function runDoctor({ config, stdout, places }: DoctorContext): Prom
   return listProblems(findings).length === 0
 }
 
+/** What the engines run on, and who runs the networks there. */
+export type Target = { readonly device: Device; readonly backend: BackendKind }
+
 /**
  * What the engines are to run on. Throws `engine_failed` with all that is wrong where that is a GPU
- * that cannot work: it never becomes the CPU unasked.
+ * that cannot work, which never becomes the CPU unasked, or the native addon, which is not built.
  */
-export async function chooseEngineDevice(config: Config, places?: MachinePlaces): Promise<Device> {
-  if (config.device === 'cpu') return 'cpu'
-  const { device, findings } = await examine(config, places)
+export async function chooseTarget(config: Config, places?: MachinePlaces): Promise<Target> {
+  if (config.device === 'cpu' && config.backend !== 'native')
+    return { device: 'cpu', backend: 'ort' }
+  const { findings, ...target } = await examine(config, places)
+  const missing = findings.find(isMissingAddon)
+  if (missing)
+    throw new FluxdError(
+      'engine_failed',
+      `Expected the native addon, as FLUXD_BACKEND asks for it, but found:\n${describeFinding(missing)}`,
+    )
   const problems = listProblems(findings)
-  if (device === 'cpu' || problems.length === 0) return device
+  if (target.device === 'cpu' || problems.length === 0) return target
   const why = config.device === 'cuda' ? 'FLUXD_DEVICE asks for one' : 'there is one'
   throw new FluxdError(
     'engine_failed',
@@ -57,16 +70,16 @@ export function watchMachine(
   return { listProblems: () => problems, stop: () => clearInterval(timer) }
 }
 
-/** What is found on this machine with these settings, and the device that they mean on it. */
+/** What is found on this machine with these settings, and what they mean on it. */
 export async function examine(
   config: Config,
   places: MachinePlaces = { libraryPath: config.libraryPath },
-): Promise<{ readonly device: Device; readonly findings: readonly Finding[] }> {
-  const { checkpoints, dataDir, device, hosts } = config
+): Promise<Target & { readonly findings: readonly Finding[] }> {
+  const { checkpoints, dataDir, hosts } = config
   const machine = await inspectMachine(places)
   const findings = diagnose({
     machine,
-    device,
+    ...{ device: config.device, backend: config.backend },
     modelBytes: {
       dev: await measureCheckpoint(checkpoints.dev),
       schnell: await measureCheckpoint(checkpoints.schnell),
@@ -75,5 +88,6 @@ export async function examine(
     freeDiskBytes: await freeDiskBytes(dataDir),
     hasHubToken: hosts.huggingFace.token !== undefined,
   })
-  return { device: chooseDevice(device, machine), findings }
+  const device = chooseDevice(config.device, machine)
+  return { device, backend: chooseBackend(config.backend, device, machine), findings }
 }

@@ -12,7 +12,7 @@ import { checkWish } from '../plan/generation.js'
 import { type GenerationPlan, type NoiseSource, stepsToRun, type Variant } from '../plan/plan.js'
 import { decide, fetchInputs, type InputFiles, type PlanSettings } from '../predictions/inputs.js'
 import { createSafetyNarrator } from '../predictions/safety.js'
-import { chooseEngineDevice } from './doctor.js'
+import { chooseTarget } from './doctor.js'
 import { withFileUris } from './files.js'
 import { showProgress } from './progress.js'
 import { listPaths, readLoraFlag, readWish, type WishFlags } from './wish.js'
@@ -87,10 +87,10 @@ export async function startEngineFor(
   // The default level would write log lines through the progress bar.
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
   const { threads, safetyModel: safety } = config
-  const device = await chooseEngineDevice(config)
+  const target = await chooseTarget(config)
   const scratch = join(config.dataDir, 'scratch')
   const logger = pino({ level }, pino.destination(2))
-  return start({ checkpoints, device, threads, scratch, safety }, logger)
+  return start({ checkpoints, ...target, threads, scratch, safety }, logger)
 }
 
 async function generateWithProgress(engine: Engine, plan: GenerationPlan, context: RunContext) {

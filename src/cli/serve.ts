@@ -8,7 +8,7 @@ import type { Config } from '../config.js'
 import { type Engine, startEngine } from '../engine/engine.js'
 import { invalidConfig } from '../errors.js'
 import { openServices, type Services } from '../services.js'
-import { chooseEngineDevice, watchMachine } from './doctor.js'
+import { chooseTarget, watchMachine } from './doctor.js'
 
 const noKeys =
   'no API key is configured, so only this machine is let in; make one with `fluxd keys add NAME`'
@@ -19,14 +19,14 @@ type App = ReturnType<typeof buildApp>
 export async function serve(config: Config): Promise<void> {
   const logger = pino({ level: config.logLevel }, pino.destination(2))
   logger.info({ config }, 'configuration')
-  const device = await chooseEngineDevice(config)
-  logger.info({ device }, 'device')
+  const target = await chooseTarget(config)
+  logger.info(target, 'device')
   const services = await openServices(config)
   expectModel(services, config.cog.model)
   const { checkpoints, threads, safetyModel: safety } = config
   const scratch = emptyScratch(config)
-  const engine = startEngine({ checkpoints, device, threads, scratch, safety }, logger)
-  const machine = watchMachine(device, config)
+  const engine = startEngine({ checkpoints, ...target, threads, scratch, safety }, logger)
+  const machine = watchMachine(target.device, config)
   const end = once(async () => {
     machine.stop()
     await close(app, engine, services)
@@ -41,7 +41,7 @@ export async function serve(config: Config): Promise<void> {
     process.stdout.write(announce(address, config))
   } catch (error) {
     await end()
-    throw error
+    throw explainListening(error, host, config.port)
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
 }
@@ -59,6 +59,19 @@ function expectModel({ catalog }: Services, model: string): void {
     throw invalidConfig(
       `Expected FLUXD_COG_MODEL to be a model of the catalog but received ${JSON.stringify(model)}`,
     )
+}
+
+function explainListening(error: unknown, host: string, port: number): unknown {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  if (code === 'EADDRINUSE')
+    return invalidConfig(
+      `Expected port ${port} of ${host} to be free but another program listens there; set FLUXD_PORT`,
+    )
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
+    return invalidConfig(
+      `Expected FLUXD_HOST to be an address of this machine but received ${host}`,
+    )
+  return error
 }
 
 /** Lets the running prediction end; those that wait stay on disk for the next start. */

@@ -9,6 +9,12 @@ export type Device = 'cpu' | 'cuda'
 export const deviceChoices = ['auto', 'cpu', 'cuda'] as const
 export type DeviceChoice = (typeof deviceChoices)[number]
 
+/** Who runs the networks: onnxruntime-node, or the native addon over the same ONNX Runtime. */
+export type BackendKind = 'ort' | 'native'
+/** `auto` is the native addon on a GPU for which it has been built. */
+export const backendChoices = ['auto', 'ort', 'native'] as const
+export type BackendChoice = (typeof backendChoices)[number]
+
 export type Finding = {
   readonly subject: string
   readonly verdict: 'ok' | 'warning' | 'problem'
@@ -21,6 +27,7 @@ export type Finding = {
 export type Patient = {
   readonly machine: Machine
   readonly device: DeviceChoice
+  readonly backend: BackendChoice
   /** Bytes of weights of each model that is configured. */
   readonly modelBytes: Readonly<Record<string, number>>
   readonly dataDir: string
@@ -44,12 +51,24 @@ const providersOf: Readonly<Record<string, string>> = {
 export const chooseDevice = (choice: DeviceChoice, { gpus, driverVersion }: Machine): Device =>
   choice === 'auto' ? (gpus.length > 0 || driverVersion ? 'cuda' : 'cpu') : choice
 
+/** Who runs the networks on `device`, by choice and by what has been built. */
+export function chooseBackend(
+  choice: BackendChoice,
+  device: Device,
+  { addon }: Machine,
+): BackendKind {
+  if (choice !== 'auto') return choice
+  return device === 'cuda' && addon === 'cuda' ? 'native' : 'ort'
+}
+
 /** All findings; with any of verdict `problem` the server cannot make pictures as configured. */
 export function diagnose(patient: Patient): Finding[] {
   const device = chooseDevice(patient.device, patient.machine)
   return [
     checkNode(patient.machine),
     { subject: 'device', verdict: 'ok', detail: describeDevice(patient, device) },
+    { subject: 'backend', verdict: 'ok', detail: describeBackend(patient, device) },
+    checkAddon(patient, device),
     ...(device === 'cuda' ? checkCuda(patient) : []),
     checkDisk(patient),
     checkHubToken(patient),
@@ -68,6 +87,28 @@ export const describeFinding = ({ subject, verdict, detail, fix }: Finding) =>
 
 const describeDevice = ({ device }: Patient, chosen: Device) =>
   device === 'auto' ? `${chosen}, chosen by what is here` : `${chosen}, by FLUXD_DEVICE`
+
+const describeBackend = ({ backend, machine }: Patient, device: Device) =>
+  `${chooseBackend(backend, device, machine)}, ${backend === 'auto' ? 'chosen by what is here' : 'by FLUXD_BACKEND'}`
+
+const addonSubject = 'native addon'
+
+/** Whether a finding is that the addon is asked for and has not been built. */
+export const isMissingAddon = ({ subject, verdict }: Finding) =>
+  subject === addonSubject && verdict === 'problem'
+
+function checkAddon({ backend, machine: { addon } }: Patient, device: Device): Finding {
+  const subject = addonSubject
+  const isEnough = addon === 'cuda' || (addon === 'cpu' && device === 'cpu')
+  if (isEnough) return { subject, verdict: 'ok', detail: 'built' }
+  const detail = addon === 'none' ? 'not built' : 'built without its CUDA library'
+  const fix =
+    addon === 'none' ? 'npm run build:native' : 'Install nvcc 13, then: npm run build:native'
+  if (backend === 'native') return { subject, verdict: 'problem', detail, fix }
+  if (backend === 'ort' || device === 'cpu')
+    return { subject, verdict: 'ok', detail: `${detail}, and not needed` }
+  return { subject, verdict: 'warning', detail: `${detail}; pictures take longer without it`, fix }
+}
 
 function checkCuda({ machine, modelBytes }: Patient): Finding[] {
   return [

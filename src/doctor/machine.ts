@@ -7,6 +7,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
+import { addonPath, cudaLibrary } from '../native/addon.js'
 
 export type Gpu = {
   readonly name: string
@@ -36,7 +37,11 @@ export type Machine = {
   readonly runtime: { readonly version: string; readonly folder: string }
   /** SHA-256 of the CUDA provider beside the runtime. */
   readonly provider: string | undefined
+  readonly addon: BuiltAddon
 }
+
+/** What of the native addon has been built: nothing, what a CPU needs, or its CUDA kernels too. */
+export type BuiltAddon = 'none' | 'cpu' | 'cuda'
 
 /** Where to look; the tests bring their own places. */
 export type MachinePlaces = {
@@ -46,6 +51,8 @@ export type MachinePlaces = {
   readonly systemFolders?: readonly string[]
   readonly runtimeFolder?: string
   readonly smi?: string
+  /** The addon and its CUDA library. */
+  readonly addonFiles?: { readonly addon: string; readonly cuda: string }
 }
 
 const providerFile = 'libonnxruntime_providers_cuda.so'
@@ -57,6 +64,7 @@ export async function inspectMachine({
   systemFolders,
   runtimeFolder,
   smi = 'nvidia-smi',
+  addonFiles = { addon: addonPath, cuda: cudaLibrary },
 }: MachinePlaces = {}): Promise<Machine> {
   const runtime = await findRuntime(runtimeFolder)
   const folders = [
@@ -70,7 +78,11 @@ export async function inspectMachine({
     findLibraries(folders),
     digestOf(join(runtime.folder, providerFile)),
   ])
-  return { nodeVersion: process.versions.node, driverVersion, gpus, libraries, runtime, provider }
+  return {
+    nodeVersion: process.versions.node,
+    ...{ driverVersion, gpus, libraries, runtime, provider },
+    addon: findAddon(addonFiles),
+  }
 }
 
 /** The room on the disk that holds `folder`, or would once it is made. */
@@ -132,6 +144,11 @@ async function findLibraries(folders: readonly string[]): Promise<Map<CudaLibrar
       if (files.has(library) && !found.has(library)) found.set(library, join(folder, library))
   }
   return found
+}
+
+function findAddon({ addon, cuda }: Required<MachinePlaces>['addonFiles']): BuiltAddon {
+  if (!existsSync(addon)) return 'none'
+  return existsSync(cuda) ? 'cuda' : 'cpu'
 }
 
 async function digestOf(file: string): Promise<string | undefined> {

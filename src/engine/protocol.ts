@@ -5,7 +5,7 @@
 import type { ErrorRecord } from '../errors.js'
 import type { StageSeconds } from '../pipeline/generate.js'
 import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
-import type { Device } from '../runtime/device.js'
+import type { BackendKind, Device } from '../runtime/device.js'
 
 /** What an engine process is started with. */
 export type EngineConfig = {
@@ -13,6 +13,8 @@ export type EngineConfig = {
   readonly checkpoints: Readonly<Record<Variant, string>>
   /** What the networks run on: the CPU by default. */
   readonly device?: Device
+  /** Who runs them there: onnxruntime-node by default. */
+  readonly backend?: BackendKind
   /** Threads of a session's operators; 0 lets ONNX Runtime decide. */
   readonly threads: number
   /** Where merged LoRAs go that are too large for memory; by default the system's temporary folder. */

@@ -9,6 +9,7 @@ import { loadModels, type Models } from '../pipeline/models.js'
 import { createSafetyChecker, type SafetyChecker } from '../pipeline/safety.js'
 import type { SafetyGate } from '../pipeline/safetyGate.js'
 import type { Variant } from '../plan/plan.js'
+import type { Backend } from '../runtime/backend.js'
 import { openBackend } from '../runtime/device.js'
 import type { EngineCommand, EngineConfig, EngineEvent } from './protocol.js'
 
@@ -23,8 +24,8 @@ type Running = {
 const previewPauseMs = 500
 
 const config: EngineConfig = JSON.parse(process.argv[2] ?? '{}')
-const backend = openBackend(config.device ?? 'cpu')
 const loaded = new Map<Variant, Models>()
+let backend: Backend | undefined
 let checker: SafetyChecker | undefined
 let running: Running | undefined
 let tail: Promise<void> = Promise.resolve()
@@ -32,18 +33,21 @@ let tail: Promise<void> = Promise.resolve()
 // Without a parent there is nobody to be told, and the disconnect ends the process.
 const send = (event: EngineEvent) => void process.send?.(event, () => {})
 
+/** Opened when it is first needed, so that what is wrong with it fails a load and not the process. */
+const ensureBackend = () => (backend ??= openBackend(config.device ?? 'cpu', config.backend))
+
 async function ensureLoaded(variant: Variant): Promise<Models> {
   const present = loaded.get(variant)
   if (present) return present
   const { checkpoints, threads, scratch } = config
-  const models = await loadModels(variant, checkpoints[variant], threads, scratch, backend)
+  const models = await loadModels(variant, checkpoints[variant], threads, scratch, ensureBackend())
   loaded.set(variant, models)
   return models
 }
 
 async function ensureChecker(): Promise<SafetyChecker | undefined> {
   if (config.safety === undefined) return undefined
-  checker ??= await createSafetyChecker(config.safety, config.threads, backend)
+  checker ??= await createSafetyChecker(config.safety, config.threads, ensureBackend())
   return checker
 }
 

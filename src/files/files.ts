@@ -91,7 +91,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
     } catch (error) {
       total -= size
       await rm(path, { force: true })
-      throw explain(error, folder)
+      throw explain(error)
     }
   }
 
@@ -123,7 +123,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
     // One measurement for all who ask meanwhile: they go on in the order in which they came.
     if (performance.now() - free.measuredAtMs > freeBytesAgeMs)
       free = { measuredAtMs: performance.now(), bytes: measureFree(folder) }
-    if ((await free.bytes) < bytes + minFreeBytes) throw diskFull(folder)
+    if ((await free.bytes) < bytes + minFreeBytes) throw diskFull()
   }
 
   return {
@@ -184,7 +184,7 @@ async function measureFree(folder: string): Promise<number> {
     const { bavail, bsize } = await statfs(folder)
     return bavail * bsize
   } catch (error) {
-    throw explain(error, folder)
+    throw explain(error)
   }
 }
 
@@ -196,13 +196,11 @@ async function listFiles(folder: string) {
 
 const full: readonly unknown[] = ['ENOSPC', 'EDQUOT', 'EFBIG']
 
-const explain = (error: unknown, folder: string) =>
-  error instanceof Error && 'code' in error && full.includes(error.code)
-    ? diskFull(folder, error)
-    : error
+const explain = (error: unknown) =>
+  error instanceof Error && 'code' in error && full.includes(error.code) ? diskFull(error) : error
 
-const diskFull = (folder: string, cause?: unknown) =>
-  new FluxdError('storage_full', `Expected room in ${folder} but the disk is full`, {
+const diskFull = (cause?: unknown) =>
+  new FluxdError('storage_full', 'Expected room in the data folder but the disk is full', {
     cause,
     retryAfterSeconds: 60,
   })

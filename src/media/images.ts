@@ -82,19 +82,32 @@ async function withReader<T>(
   read: (image: Sharp) => Promise<T>,
 ): Promise<T> {
   if (!isKnownFormat(bytes))
-    throw unreadable(what, 'only jpeg, png, webp, gif, avif and tiff are read')
+    throw unreadable(
+      what,
+      `only jpeg, png, webp, gif, avif and tiff are read, and it begins with ${showHead(bytes)}`,
+    )
   try {
     return await read(
       sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', ignoreIcc: true }),
     )
   } catch (error) {
     if (error instanceof FluxdError) throw error
-    throw unreadable(what, error instanceof Error ? error.message.split('\n', 1)[0]! : 'no reason')
+    throw unreadable(what, error instanceof Error ? toReason(error.message) : 'no reason')
   }
 }
 
 const unreadable = (what: string, reason: string) =>
   new FluxdError('invalid_input', `Expected ${what} to be a picture that can be read: ${reason}`)
+
+/** The first line of what libvips says; it may end where a cause was to follow. */
+const toReason = (message: string) => message.split('\n', 1)[0]!.replace(/[\s:]+$/, '')
+
+const showHead = (bytes: Uint8Array) =>
+  JSON.stringify(
+    Buffer.from(bytes.subarray(0, 12))
+      .toString('latin1')
+      .replace(/[^\x20-\x7e]/g, '·'),
+  )
 
 /** By the first bytes. What else libvips can open (SVG, PDF, its own formats) stays shut. */
 function isKnownFormat(bytes: Uint8Array): boolean {

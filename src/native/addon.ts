@@ -132,7 +132,9 @@ export type NativeSession = {
 }
 
 const folder = new URL('../../native/build/', import.meta.url)
-const addonPath = fileURLToPath(new URL('fluxd_native.node', folder))
+
+/** Where the addon lies when it has been built. */
+export const addonPath = fileURLToPath(new URL('fluxd_native.node', folder))
 
 /** Where the CUDA kernels lie when they have been built. */
 export const cudaLibrary = fileURLToPath(new URL('libfluxd_cuda.so', folder))

@@ -34,14 +34,14 @@ export type PreviewHooks = {
   ) => void
 }
 
-// The networks compute in float32, so nothing rounds on its way into the sinusoids.
+// The sinusoids are float32 in every dialect, so nothing rounds on its way into them.
 const rounding = 'none'
 
 type Stage = 'lora' | 'prompt' | 'start' | 'denoise' | 'decode' | 'safety' | 'encode'
 
 /**
- * Seconds by stage; `lora` is switching to the plan's set of LoRAs, `start` is reading and encoding an image, and writing files (`encode`) overlaps
- * with what follows it. `ort`: inside ONNX Runtime.
+ * Seconds by stage; `lora` is switching to the plan's set of LoRAs, `start` is reading and encoding
+ * an image, and writing files (`encode`) overlaps with what follows it. `ort`: inside ONNX Runtime.
  */
 export type StageSeconds = Readonly<Record<Stage | 'total' | 'ort', number>>
 

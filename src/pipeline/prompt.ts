@@ -56,14 +56,12 @@ export async function loadClip(
   const tokenizer = loadClipTokenizer(clipTokenizer)
   const graph = buildClipGraph(clip, backend)
   const { session } = await backend.createSessions({ session: { graph } }, options)
-  return {
-    async encode(prompt) {
-      const ids = tokenizer.encode(prompt)
-      const { pooled } = await session.run({ ids: intTensor(ids, [ids.length]) })
-      return pooled as FloatTensor
-    },
-    sessions: [session],
+  async function encode(prompt: string): Promise<FloatTensor> {
+    const ids = tokenizer.encode(prompt)
+    const { pooled } = await session.run({ ids: intTensor(ids, [ids.length]) })
+    return pooled as FloatTensor
   }
+  return { encode: remember(encode), sessions: [session] }
 }
 
 /**
@@ -81,13 +79,27 @@ export async function loadT5(
   const { session } = await backend.createSessions({ session: { graph } }, options)
   const tokens = Math.min(maxTokens, tokenizer.modelMaxLength)
   const buckets = intTensor(positionBuckets(t5.params, tokens), [tokens, tokens])
-  return {
-    async encode(prompt) {
-      const ids = tokenizer.encode(prompt, tokens)
-      const { hidden } = await session.run({ ids: intTensor(ids, [tokens]), buckets })
-      return hidden as FloatTensor
-    },
-    sessions: [session],
+  async function encode(prompt: string): Promise<FloatTensor> {
+    const ids = tokenizer.encode(prompt, tokens)
+    const { hidden } = await session.run({ ids: intTensor(ids, [tokens]), buckets })
+    return hidden as FloatTensor
+  }
+  return { encode: remember(encode), sessions: [session] }
+}
+
+// T5's states for one prompt take 8 MB at full size.
+const rememberedPrompts = 8
+
+/** As `encode`; the prompts that were asked for last are not encoded again. */
+export function remember(encode: TextEncoder['encode']): TextEncoder['encode'] {
+  const known = new Map<string, FloatTensor>()
+  return async (prompt) => {
+    const value = known.get(prompt) ?? (await encode(prompt))
+    known.delete(prompt)
+    known.set(prompt, value)
+    const [oldest] = known.keys()
+    if (known.size > rememberedPrompts && oldest !== undefined) known.delete(oldest)
+    return value
   }
 }
 

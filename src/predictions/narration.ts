@@ -33,6 +33,7 @@ const loraLines = ({ loras }: GenerationPlan, seconds: number) =>
   loras.length > 0 ? [`Loaded LoRAs in ${seconds.toFixed(2)}s`] : []
 
 const openingLines = (plan: GenerationPlan): string[] => [
+  ...(plan.precision === 'fp8' ? ['running quantized prediction'] : []),
   `Using seed: ${plan.seed}`,
   `Prompt: ${plan.prompt}`,
   ...modeLines(plan),

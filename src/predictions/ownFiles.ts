@@ -3,6 +3,7 @@
  * fetched over the network, which the media client would refuse. An id that is known cannot have
  * been guessed, so the host in front of it does not matter.
  */
+import { FluxdError, invalidInput } from '../errors.js'
 import type { Files } from '../files/files.js'
 import type { MediaClient } from '../media/fetch.js'
 
@@ -15,9 +16,21 @@ export const withOwnFiles = (
 ): Pick<MediaClient, 'fetch'> => ({
   async fetch(uri, signal) {
     const id = ownFileId(uri)
-    return id !== undefined && files.find(id) ? files.read(id) : media.fetch(uri, signal)
+    if (id === undefined) return media.fetch(uri, signal)
+    if (files.find(id)) return files.read(id)
+    // It may be another server's.
+    return media.fetch(uri, signal).catch((error: unknown) => {
+      throw explainAbsence(id, error)
+    })
   },
 })
+
+const explainAbsence = (id: string, error: unknown) =>
+  error instanceof FluxdError && error.code === 'invalid_input'
+    ? invalidInput(
+        `There is no file ${id} here any more, and it cannot be fetched: ${error.message}`,
+      )
+    : error
 
 function ownFileId(uri: string): string | undefined {
   if (!/^https?:/i.test(uri) || !URL.canParse(uri)) return undefined

@@ -7,7 +7,7 @@ const eighths = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉'] as const
 
 /** For example ` 21%|██▏       | 6/28 [00:00<00:02,  9.15it/s]`. */
 export function progressLine(done: number, total: number, seconds: number): string {
-  const percent = String(Math.floor((100 * done) / total)).padStart(3)
+  const percent = String(Math.round((100 * done) / total)).padStart(3)
   return `${percent}%|${drawBar(done / total)}| ${done}/${total} [${describePace(done, total, seconds)}]`
 }
 

@@ -1,9 +1,32 @@
 /** What the networks run on, and the dialect for it. */
+import { cudaLibrary, loadAddon } from '../native/addon.js'
 import { type Backend, portableBackend } from './backend.js'
 import { createCudaBackend } from './cudaBackend.js'
+import { createFusedBackend } from './fusedBackend.js'
+import { ortLibrary } from './session.js'
 
 export type Device = 'cpu' | 'cuda'
+export type BackendKind = 'ort' | 'native'
 
-/** The backend of a device. Nothing is opened yet: the first session tells what is wrong with it. */
-export const openBackend = (device: Device): Backend =>
-  device === 'cuda' ? createCudaBackend('flash') : portableBackend
+/**
+ * The backend of a device. onnxruntime-node tells with the first session what is wrong with it; the
+ * native addon throws `engine_failed` where it has not been built.
+ */
+export function openBackend(device: Device, kind: BackendKind = 'ort'): Backend {
+  if (kind === 'native') return openNative(device)
+  return device === 'cuda' ? createCudaBackend('flash') : portableBackend
+}
+
+function openNative(device: Device): Backend {
+  const addon = loadAddon(ortLibrary())
+  if (device === 'cpu')
+    return createFusedBackend({
+      ...{ addon, device: new addon.Device() },
+      ...{ dtype: 'F32', attention: 'float32' },
+    })
+  // Engines do not start on a GPU without cuDNN: the CUDA provider needs it for the decoder, too.
+  return createFusedBackend({
+    ...{ addon, device: new addon.Device({ ordinal: 0, library: cudaLibrary }) },
+    ...{ dtype: 'BF16', attention: 'cudnn' },
+  })
+}

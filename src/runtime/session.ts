@@ -96,11 +96,7 @@ async function openOnCuda(model: Uint8Array, { threads }: SessionOptions) {
       },
     })
   } catch (cause) {
-    throw new FluxdError(
-      'engine_failed',
-      `Expected ONNX Runtime to open the graph on the GPU but it failed (${wordsOf(cause)}); \`fluxd doctor\` tells what is missing`,
-      { cause },
-    )
+    throw loadFailure(cause)
   }
 }
 
@@ -110,13 +106,26 @@ async function runOnCuda(session: InferenceSession, feeds: Feeds) {
   try {
     return await session.run(feeds)
   } catch (cause) {
-    const words = wordsOf(cause)
-    throw new FluxdError(
-      isLasting.test(words) ? 'engine_died' : 'engine_failed',
-      `Expected ONNX Runtime to run the graph on the GPU but it failed (${words})`,
-      { cause },
-    )
+    throw runFailure(cause)
   }
+}
+
+/** What it means that a session could not be opened on the GPU. */
+export const loadFailure = (cause: unknown) =>
+  new FluxdError(
+    'engine_failed',
+    `Expected ONNX Runtime to open the graph on the GPU but it failed (${wordsOf(cause)}); \`fluxd doctor\` tells what is missing`,
+    { cause },
+  )
+
+/** What it means that a run on the GPU failed: `engine_died` where this process has lost the GPU. */
+export function runFailure(cause: unknown): FluxdError {
+  const words = wordsOf(cause)
+  return new FluxdError(
+    isLasting.test(words) ? 'engine_died' : 'engine_failed',
+    `Expected ONNX Runtime to run the graph on the GPU but it failed (${words})`,
+    { cause },
+  )
 }
 
 // After one of CUDA's errors nothing runs in this process any more, unless memory was all it lacked.

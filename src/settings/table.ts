@@ -1,5 +1,5 @@
 /** The settings, in the order in which the README shows them: every variable has a default. */
-import { deviceChoices } from '../doctor/diagnosis.js'
+import { backendChoices, deviceChoices } from '../doctor/diagnosis.js'
 import { noiseSources } from '../plan/plan.js'
 import {
   bytes,
@@ -182,6 +182,12 @@ export const settings = {
     fallback: 'auto',
     meaning:
       'What computes; `auto` is the GPU where there is one, and never the CPU because a library is missing',
+  },
+  FLUXD_BACKEND: {
+    schema: choice(backendChoices),
+    fallback: 'auto',
+    meaning:
+      'Who runs the networks: `native` is the addon of `npm run build:native`, `ort` needs nothing; `auto` is the addon on a GPU where it is built',
   },
   FLUXD_THREADS: {
     schema: integer(0, 1024),

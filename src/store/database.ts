@@ -3,7 +3,7 @@
  * `commitSoon` lets all writes of one turn of the event loop share one sync.
  */
 import { mkdirSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { basename, dirname } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { FluxdError } from '../errors.js'
 import { migrate } from './migrations.js'
@@ -109,9 +109,13 @@ function open(path: string): Sqlite.Database {
 function explain(error: unknown, path: string): unknown {
   if (!(error instanceof Sqlite.SqliteError)) return error
   if (error.code === 'SQLITE_FULL' || error.code.startsWith('SQLITE_IOERR'))
-    return new FluxdError('storage_full', `Expected room for ${path} but the disk is full`, {
-      cause: error,
-    })
+    return new FluxdError(
+      'storage_full',
+      `Expected room for ${basename(path)} but the disk is full`,
+      {
+        cause: error,
+      },
+    )
   if (error.code.startsWith('SQLITE_CORRUPT') || error.code === 'SQLITE_NOTADB')
     return damaged(path, error.message, error)
   return error

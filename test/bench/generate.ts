@@ -12,7 +12,7 @@ import { type BenchCase, listCases, nameCase, planOf } from '../../src/bench/cas
 import { peakResidentBytes } from '../../src/bench/memory.js'
 import { measurePictures } from '../../src/bench/pictures.js'
 import { measureLoraSwitches } from '../../src/bench/switches.js'
-import { chooseEngineDevice } from '../../src/cli/doctor.js'
+import { chooseTarget } from '../../src/cli/doctor.js'
 import { readConfig } from '../../src/config.js'
 import { startEngine } from '../../src/engine/engine.js'
 import { type GenerationPlan, variants } from '../../src/plan/plan.js'
@@ -91,8 +91,8 @@ async function measureModes() {
 
 const config = readConfig(process.env)
 const { checkpoints, threads } = config
-const device = await chooseEngineDevice(config)
-const engine = startEngine({ checkpoints, device, threads }, pino({ level: 'silent' }))
+const { device, backend } = await chooseTarget(config)
+const engine = startEngine({ checkpoints, device, backend, threads }, pino({ level: 'silent' }))
 const loadSeconds: Record<string, number> = {}
 const loopDelays: Record<string, IntervalHistogram> = {}
 const results = []

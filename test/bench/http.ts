@@ -19,113 +19,13 @@ import { cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { fillStore, msPerPrediction, wish } from './filledStore.js'
+import { fillStore } from './filledStore.js'
 import type { Listening, Measured, ServerSettings } from './httpServer.js'
-import { type Client, connect, saturate, sendSteadily, type Times } from './load.js'
+import { connect, type Times } from './load.js'
+import { type Scenario, scenarios, variants } from './scenarios.js'
 
-type Context = {
-  readonly client: Client
-  readonly seconds: number
-  readonly ids: readonly string[]
-}
-
-type Scenario = {
-  readonly name: string
-  readonly server: Partial<ServerSettings>
-  readonly connections: number
-  /** Whether it asks for what is in the store already. */
-  readonly needsStore?: boolean
-  /** Before the measurement; ids of predictions that live. */
-  readonly prepare?: (client: Client) => Promise<string[]>
-  /** What is reported for each kind of request. */
-  readonly run: (context: Context) => Promise<Readonly<Record<string, Times>>>
-}
-
-const still = { engine: 'still' } as const
-const targetRate = 800
-
-const creating = (connections: number, server: Partial<ServerSettings> = {}): Scenario => ({
-  name: ['create', connections, ...Object.values(server)].join(' '),
-  server: { ...still, ...server },
-  connections,
-  run: async ({ client, seconds }) => ({
-    create: await saturate(() => client.create(wish), connections, seconds),
-  }),
-})
-
-const getting = (name: string, scenario: Partial<Scenario>): Scenario => ({
-  name,
-  server: still,
-  connections: 16,
-  run: async ({ client, seconds, ids }) => ({
-    get: await saturate(() => client.get(pick(ids)), 16, seconds),
-  }),
-  ...scenario,
-})
-
-const scenarios: readonly Scenario[] = [
-  creating(1),
-  creating(16),
-  creating(64),
-  {
-    name: 'create and get, 800/s each',
-    server: still,
-    connections: 64,
-    prepare: (client) => createMany(client, 200),
-    run: async ({ client, seconds, ids }) => {
-      const [create, get] = await Promise.all([
-        sendSteadily(() => client.create(wish), targetRate, seconds),
-        sendSteadily(() => client.get(pick(ids)), targetRate, seconds),
-      ])
-      return { create, get }
-    },
-  },
-  getting('get finished 16', { needsStore: true }),
-  getting('get live 16', { prepare: (client) => createMany(client, 200) }),
-  {
-    name: 'create and wait',
-    server: {},
-    connections: 1,
-    run: async ({ client, seconds }) => ({
-      create: await saturate(() => client.create(wish, 'wait'), 1, seconds),
-    }),
-  },
-  {
-    name: 'create and wait 16',
-    server: {},
-    connections: 16,
-    run: async ({ client, seconds }) => ({
-      create: await saturate(() => client.create(wish, 'wait'), 16, seconds),
-    }),
-  },
-  {
-    name: 'list 1',
-    server: still,
-    connections: 1,
-    needsStore: true,
-    run: async ({ client, seconds }) => ({ list: await saturate(() => client.list(), 1, seconds) }),
-  },
-  {
-    name: 'list from the middle 1',
-    server: still,
-    connections: 1,
-    needsStore: true,
-    run: async ({ client, seconds, ids }) => {
-      const middle = new Date(Date.now() - (ids.length / 2) * msPerPrediction).toISOString()
-      return { list: await saturate(() => client.list(`created_before=${middle}`), 1, seconds) }
-    },
-  },
-]
-
-/** What durability and the log cost, at the same load; with 10,000 predictions only. */
-const variants: readonly Scenario[] = [
-  creating(16, { logLevel: 'silent' }),
-  ...[1, 16, 64].flatMap((connections) => [
-    creating(connections, { groupCommit: false }),
-    creating(connections, { synchronous: 'NORMAL' }),
-    creating(connections, { synchronous: 'NORMAL', groupCommit: false }),
-  ]),
-]
+/** The size of the store with which variants are compared. */
+const comparedAt = 10_000
 
 const production: Omit<ServerSettings, 'folder'> = {
   engine: 'instant',
@@ -136,7 +36,7 @@ const production: Omit<ServerSettings, 'folder'> = {
 
 /** One scenario on a server and a store of its own. */
 async function measure(scenario: Scenario, store: Store, seconds: number) {
-  const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-'))
+  const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-http-'))
   cpSync(store.folder, folder, { recursive: true })
   const server = await startServer({ ...production, ...scenario.server, folder })
   const client = connect(server.listening, scenario.connections)
@@ -168,13 +68,18 @@ async function measure(scenario: Scenario, store: Store, seconds: number) {
 async function startServer(settings: ServerSettings) {
   const path = fileURLToPath(new URL('httpServer.ts', import.meta.url))
   const child = fork(path, [JSON.stringify(settings)])
-  const [listening] = (await once(child, 'message')) as [Listening]
+  const dead = once(child, 'exit').then(([code]) => {
+    throw new Error(`The server ended with ${code}`)
+  })
+  // Whoever waits for a message is told; the end of a measurement is not an error.
+  dead.catch(() => {})
+  const receive = async () => (await Promise.race([once(child, 'message'), dead]))[0]
   return {
-    listening,
+    listening: (await receive()) as Listening,
     begin: () => void child.send('begin'),
     async tell(): Promise<Measured> {
       child.send('tell')
-      return (await once(child, 'message'))[0]
+      return receive()
     },
     async stop() {
       const gone = once(child, 'exit')
@@ -183,12 +88,6 @@ async function startServer(settings: ServerSettings) {
     },
   }
 }
-
-async function createMany(client: Client, count: number): Promise<string[]> {
-  return Promise.all(Array.from({ length: count }, () => client.create(wish)))
-}
-
-const pick = <T>(items: readonly T[]): T => items[Math.floor(Math.random() * items.length)]!
 
 function describe({ ms, seconds }: Times) {
   const sorted = [...ms].sort((a, b) => a - b)
@@ -207,7 +106,7 @@ const mapValues = <A, B>(record: Readonly<Record<string, A>>, change: (value: A)
 
 /** What the disk takes to keep 4 kB, in ms: every promise of the store waits for it. */
 function measureSync() {
-  const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-'))
+  const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-http-'))
   const file = openSync(join(folder, 'page'), 'w')
   const ms: number[] = []
   for (let i = 0; i < 200; i++) {
@@ -225,7 +124,7 @@ function measureSync() {
 type Store = { readonly folder: string; readonly ids: readonly string[] }
 
 function makeStore(count: number): Store {
-  const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-'))
+  const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-http-'))
   return { folder, ids: fillStore(folder, count) }
 }
 
@@ -261,7 +160,7 @@ const syncMs = [measureSync()]
 for (const count of flags.stores.split(',').map(Number)) {
   const store = makeStore(count)
   try {
-    const wanted = [...scenarios, ...(count === 10_000 ? variants : [])].filter(
+    const wanted = [...scenarios, ...(count === comparedAt ? variants : [])].filter(
       ({ name, needsStore }) => name.includes(flags.only) && (!needsStore || count > 0),
     )
     for (const scenario of wanted) {

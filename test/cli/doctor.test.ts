@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { describe, expect, test } from 'vitest'
-import { chooseEngineDevice, runDoctor } from '../../src/cli/doctor.js'
+import { chooseTarget, runDoctor } from '../../src/cli/doctor.js'
 import { readConfig } from '../../src/config.js'
 import type { MachinePlaces } from '../../src/doctor/machine.js'
 import { temporaryFolder } from '../weightFiles.js'
@@ -17,6 +17,7 @@ const cpuMachine: MachinePlaces = {
   smi: join(folder, 'absent'),
   systemFolders: [],
   runtimeFolder: folder,
+  addonFiles: { addon: join(folder, 'absent'), cuda: join(folder, 'absent') },
 }
 
 /** A driver and a card as NVIDIA shows them, but only one of the libraries. */
@@ -48,6 +49,8 @@ test('a sound CPU machine has a line for each thing that matters to it', async (
   expect(lines.filter((line) => !line.startsWith('    '))).toEqual([
     expect.stringMatching(/^✓ node: \d+\./),
     '✓ device: cpu, chosen by what is here',
+    '✓ backend: ort, chosen by what is here',
+    '✓ native addon: not built, and not needed',
     expect.stringMatching(/^[✓!] disk: [\d.]+ GiB free for /),
     '✓ Hugging Face token: set',
   ])
@@ -65,11 +68,13 @@ test('a sick GPU machine is told what is missing and how to get it', async () =>
     '    Install libcudnn9-cuda-13, or add its folder to LD_LIBRARY_PATH',
   )
   expect(lines).toContain('✗ CUDA provider: none beside ONNX Runtime 1.29.0')
+  const addon = lines.indexOf('! native addon: not built; pictures take longer without it')
+  expect(lines[addon + 1]).toBe('    npm run build:native')
 })
 
 describe('the device of the engines', () => {
-  const choose = (places: MachinePlaces, FLUXD_DEVICE: string) =>
-    chooseEngineDevice(readConfig({ ...settings, FLUXD_DEVICE }), places)
+  const choose = async (places: MachinePlaces, FLUXD_DEVICE: string) =>
+    (await chooseTarget(readConfig({ ...settings, FLUXD_DEVICE }), places)).device
 
   test('is the CPU where there is no GPU, or where it is asked for', async () => {
     expect(await choose(cpuMachine, 'auto')).toBe('cpu')
@@ -84,6 +89,31 @@ describe('the device of the engines', () => {
 
   test('is nothing where a GPU is asked for and none is there', async () => {
     await expect(choose(cpuMachine, 'cuda')).rejects.toThrow(/✗ driver: none is loaded/)
+  })
+})
+
+describe('the backend of the engines', () => {
+  const built = join(folder, 'fluxd_native.node')
+  writeFileSync(built, '')
+  const choose = (FLUXD_BACKEND: string, FLUXD_DEVICE: string, addon: string) =>
+    chooseTarget(readConfig({ ...settings, FLUXD_BACKEND, FLUXD_DEVICE }), {
+      ...cpuMachine,
+      addonFiles: { addon, cuda: join(folder, 'absent') },
+    })
+
+  test.each(['auto', 'cpu'])(
+    'on the CPU (%s) is the addon where it is asked for',
+    async (device) => {
+      expect((await choose('auto', device, built)).backend).toBe('ort')
+      expect((await choose('ort', device, built)).backend).toBe('ort')
+      expect((await choose('native', device, built)).backend).toBe('native')
+    },
+  )
+
+  test.each(['auto', 'cpu', 'cuda'])('(%s) is nothing where it is not built', async (device) => {
+    await expect(choose('native', device, join(folder, 'absent'))).rejects.toThrow(
+      'Expected the native addon, as FLUXD_BACKEND asks for it, but found:\n✗ native addon: not built\n    npm run build:native',
+    )
   })
 })
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { chooseDevice, diagnose, type Patient } from '../../src/doctor/diagnosis.js'
+import { chooseBackend, chooseDevice, diagnose, type Patient } from '../../src/doctor/diagnosis.js'
 import { type CudaLibrary, cudaLibraries, type Machine } from '../../src/doctor/machine.js'
 
 const libraries = new Map(
@@ -13,6 +13,7 @@ const gpuHost: Machine = {
   libraries,
   runtime: { version: '1.29.0', folder: '/ort' },
   provider: '56cf3254b118ad837ccc4ed8f6d1b23504bbf7ef91b34cbc0b289cb7f10b3037',
+  addon: 'cuda',
 }
 const cpuHost: Machine = {
   ...gpuHost,
@@ -20,10 +21,12 @@ const cpuHost: Machine = {
   gpus: [],
   libraries: new Map(),
   provider: undefined,
+  addon: 'none',
 }
 const patient = (machine: Machine, changes: Partial<Patient> = {}): Patient => ({
   machine,
   device: 'auto',
+  backend: 'auto',
   modelBytes: { dev: 33 * 2 ** 30 },
   dataDir: '/data',
   freeDiskBytes: 500 * 2 ** 30,
@@ -52,6 +55,36 @@ describe('the device', () => {
     const left = new Map([...libraries].filter(([name]) => name !== library))
     expect(problems(patient({ ...gpuHost, libraries: left }))).toEqual([library])
   })
+})
+
+describe('the backend', () => {
+  test.each([
+    ['auto', 'cuda', 'cuda', 'native'],
+    ['auto', 'cuda', 'cpu', 'ort'],
+    ['auto', 'cuda', 'none', 'ort'],
+    ['auto', 'cpu', 'cuda', 'ort'],
+    ['ort', 'cuda', 'cuda', 'ort'],
+    ['native', 'cpu', 'cpu', 'native'],
+  ] as const)('%s on %s, with the addon built for %s, is %s', (choice, device, addon, wanted) => {
+    expect(chooseBackend(choice, device, { ...gpuHost, addon })).toBe(wanted)
+  })
+
+  test.each([
+    [gpuHost, 'none', 'auto', 'warning', 'npm run build:native'],
+    [gpuHost, 'cpu', 'auto', 'warning', 'Install nvcc 13, then: npm run build:native'],
+    [gpuHost, 'cpu', 'native', 'problem', 'Install nvcc 13, then: npm run build:native'],
+    [gpuHost, 'none', 'ort', 'ok', undefined],
+    [cpuHost, 'none', 'auto', 'ok', undefined],
+    [cpuHost, 'none', 'native', 'problem', 'npm run build:native'],
+    [cpuHost, 'cpu', 'native', 'ok', undefined],
+  ] as const)(
+    'a machine with the addon built as needed or not (%#)',
+    (host, addon, backend, verdict, fix) => {
+      const findings = diagnose(patient({ ...host, addon }, { backend }))
+      const finding = findings.find(({ subject }) => subject === 'native addon')!
+      expect([finding.verdict, finding.fix]).toEqual([verdict, fix])
+    },
+  )
 })
 
 test.each<[string, Machine]>([

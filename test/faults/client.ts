@@ -12,10 +12,11 @@ export async function create(
   server: () => ServerProcess,
   wish: object,
   key: string,
+  webhook?: string,
 ): Promise<string> {
   for (;;) {
     try {
-      const reply = await post(server(), wish, key)
+      const reply = await post(server(), wish, key, webhook)
       const body = (await reply.json()) as { id: string }
       expect([reply.status, body]).toEqual([201, expect.objectContaining({ id: body.id })])
       return body.id
@@ -27,11 +28,14 @@ export async function create(
   }
 }
 
-export const post = ({ origin }: ServerProcess, wish: object, key: string) =>
+export const post = ({ origin }: ServerProcess, wish: object, key: string, webhook?: string) =>
   fetch(`${origin}/v1/models/fluxd/flux/predictions`, {
     method: 'POST',
     headers: { 'content-type': 'application/json', 'idempotency-key': key },
-    body: JSON.stringify({ input: wish }),
+    body: JSON.stringify({
+      input: wish,
+      ...(webhook && { webhook, webhook_events_filter: ['completed'] }),
+    }),
   })
 
 /** The prediction when it is terminal, with the digests of its pictures. */

@@ -1,13 +1,14 @@
 /**
  * The server and its engine are killed at random moments under load, again and again: every
- * prediction that was acknowledged ends in the pixels it would have had. FLUXD_TEST_KILLS says how
- * often (`npm run test:faults`: 50).
+ * prediction that was acknowledged ends in the pixels it would have had, and its receiver is told,
+ * though that is down now and then. FLUXD_TEST_KILLS says how often (`npm run test:faults`: 50).
  */
 import { randomInt } from 'node:crypto'
 import { setTimeout as delay } from 'node:timers/promises'
-import { expect, onTestFinished, test } from 'vitest'
+import { expect, onTestFinished, test, vi } from 'vitest'
 import { temporaryData } from '../temporaryData.js'
 import { create, follow, type Made } from './client.js'
+import { startReceiver } from './receiver.js'
 import { startServer } from './serverProcess.js'
 
 const kills = Number(process.env['FLUXD_TEST_KILLS'] ?? 5)
@@ -34,7 +35,7 @@ async function makeUndisturbed(): Promise<readonly Made[]> {
 }
 
 test(
-  `after ${kills} kills every acknowledged prediction has the pixels it would have had`,
+  `after ${kills} kills every acknowledged prediction has the pixels it would have had, and was told`,
   async () => {
     const undisturbed = await makeUndisturbed()
     expect(undisturbed.map(({ outcome, digests }) => [outcome, digests.length])).toEqual([
@@ -43,7 +44,9 @@ test(
       ['succeeded', 1],
     ])
     const dataDir = temporaryData()
-    let server = await startServer(dataDir)
+    const receiver = await startReceiver()
+    const start = () => startServer(dataDir, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
+    let server = await start()
     onTestFinished(() => server.kill())
     const created: Promise<{ id: string; wish: number }>[] = []
     let engineKills = 0
@@ -51,7 +54,7 @@ test(
     for (let round = 0; round < kills; round++) {
       for (let n = 0; n < perRound; n++) {
         const wish = created.length % wishes.length
-        const id = create(() => server, wishes[wish]!, `${created.length}`)
+        const id = create(() => server, wishes[wish]!, `${created.length}`, receiver.url)
         created.push(id.then((id) => ({ id, wish })))
       }
       // From before the engine is ready to after everything is done.
@@ -60,7 +63,7 @@ test(
       if (round % 2 === 1 && server.killEngine()) engineKills++
       else {
         await server.kill()
-        server = await startServer(dataDir)
+        server = await start()
       }
     }
 
@@ -70,6 +73,11 @@ test(
     expect(made).toEqual(all.map(({ wish }) => undisturbed[wish]))
     expect(new Set(all.map(({ id }) => id)).size).toBe(kills * perRound)
     if (kills > 1) expect(engineKills).toBeGreaterThan(0)
+    const succeeded = all.map(({ id }) => [id, 'succeeded'])
+    await vi.waitFor(
+      () => expect(new Map(receiver.told)).toEqual(new Map(succeeded as [string, string][])),
+      60_000,
+    )
   },
   kills * 20_000 + 60_000,
 )

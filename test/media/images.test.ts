@@ -80,8 +80,12 @@ describe('an image', () => {
   })
 
   test.each([
-    ['empty', () => Buffer.alloc(0), /only jpeg, png, webp, gif, avif and tiff are read/],
-    ['HTML', () => Buffer.from('<!doctype html><p>not found'), /only jpeg/],
+    [
+      'empty',
+      () => Buffer.alloc(0),
+      /only jpeg, png, webp, gif, avif and tiff are read, and it begins with ""$/,
+    ],
+    ['HTML', () => Buffer.from('<!doctype html><p>not found'), /begins with "<!doctype ht"$/],
     [
       'SVG',
       () => Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
@@ -95,7 +99,7 @@ describe('an image', () => {
     [
       'only a head',
       () => Buffer.from('\x89PNG\r\n\x1a\n', 'latin1'),
-      /Expected image to be a picture that can be read: .+/,
+      /Expected image to be a picture that can be read: .*[^:\s]$/,
     ],
     ['a bomb', async () => bomb(await noisePng()), /pixel limit/],
   ])('that is %s is refused with a sentence', async (_, make, message) => {

@@ -391,6 +391,24 @@ describe('preparation', () => {
       { start: { image: { size: { width: 40, height: 24 } } } },
     ])
   })
+
+  test('says of one of its files that has gone that it has gone', async () => {
+    const { predictions } = openPredictions()
+    const id = '0'.repeat(26)
+    const image = `http://127.0.0.1:5000/v1/files/${id}`
+    const created = await predictions.create(request({}, { image }))
+    expect((await predictions.settled(created.id)).error).toBe(
+      `image: There is no file ${id} here any more, and it cannot be fetched: ` +
+        'Expected the URL of a public server but 127.0.0.1 is not one',
+    )
+  })
+})
+
+test('the log of go_fast begins as the reference’s does', async () => {
+  const { predictions } = openPredictions()
+  const { id } = await predictions.create(request({}, { go_fast: true }))
+  const lines = (await predictions.settled(id)).logs.split('\n')
+  expect(lines.slice(1, 3)).toEqual(['running quantized prediction', 'Using seed: 7'])
 })
 
 describe('watching', () => {

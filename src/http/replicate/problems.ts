@@ -61,7 +61,7 @@ export function toProblem(error: unknown): { status: number; body: Problem } {
 
 /** What the server lacks for a while is told; where it keeps what is not. */
 const isTold = ({ status, code }: FluxdError) =>
-  status < 500 || code === 'draining' || code === 'not_ready'
+  status < 500 || code === 'draining' || code === 'not_ready' || code === 'storage_full'
 
 function describeOurs({ status, code, field, message }: FluxdError) {
   if (field === undefined) return describe(status, message, titles[code])

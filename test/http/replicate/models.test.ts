@@ -1,5 +1,9 @@
+import { PassThrough } from 'node:stream'
 import { describe, expect, test } from 'vitest'
+import { addModel, dropModel } from '../../../src/cli/models.js'
+import { readConfig } from '../../../src/config.js'
 import { startServer, type TestServer } from '../../conformance/server.js'
+import { temporaryData } from '../../temporaryData.js'
 
 const json = { 'content-type': 'application/json' }
 const send = (method: string, body: unknown): RequestInit => ({
@@ -7,6 +11,8 @@ const send = (method: string, body: unknown): RequestInit => ({
   headers: json,
   body: JSON.stringify(body),
 })
+
+const streams = () => ({ stdout: new PassThrough(), stderr: new PassThrough() })
 
 const create = ({ request }: TestServer, fields: object = {}) =>
   request(
@@ -16,6 +22,20 @@ const create = ({ request }: TestServer, fields: object = {}) =>
       ...fields,
     }),
   )
+
+test('what `fluxd models` adds and removes counts while the server runs', async () => {
+  const dataDir = temporaryData()
+  const server = await startServer({ environment: { FLUXD_DATA_DIR: dataDir } })
+  const context = { config: readConfig({ FLUXD_DATA_DIR: dataDir }), ...streams() }
+  const run = () =>
+    server.request('/v1/models/me/mine/predictions', send('POST', { input: { prompt: '' } }))
+  expect((await run()).status).toBe(404)
+  await addModel('me/mine', {}, { ...context, signal: new AbortController().signal })
+  expect((await run()).status).toBe(201)
+  expect((await server.request('/v1/models')).text).toContain('"name":"mine"')
+  await dropModel('me/mine', context)
+  expect((await run()).status).toBe(404)
+})
 
 describe('a model', () => {
   test('is told with every field, null where fluxd keeps nothing', async () => {

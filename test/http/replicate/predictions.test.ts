@@ -115,9 +115,10 @@ describe('an error', () => {
     [new FluxdError('unauthenticated', 'No key'), 401, 'Unauthenticated', 'No key'],
     [new FluxdError('queue_full', 'All places are taken'), 429, undefined, 'All places are taken'],
     [new FluxdError('draining', 'The server is shutting down'), 503, undefined, 'The server is'],
+    [new FluxdError('storage_full', 'Expected room'), 507, undefined, 'Expected room'],
     [
-      new FluxdError('storage_full', 'in /secret/path'),
-      507,
+      new FluxdError('store_damaged', 'in /secret/path'),
+      500,
       undefined,
       'Something went wrong here.',
     ],
