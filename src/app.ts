@@ -126,12 +126,22 @@ export function buildApp(options: AppOptions): FastifyInstance {
   return app
 }
 
-/** What `fluxd models` adds or removes counts from the next request on. */
+const catalogPollMs = 1000
+
+/** What `fluxd models` adds or removes counts a second later at most. */
 function rereadCatalog(app: FastifyInstance, catalog: Services['catalog']): void {
+  let looking = Promise.resolve()
+  let lookAtMs = 0
   app.addHook('onRequest', async (request) => {
-    await catalog
-      .refresh()
-      .catch((error: unknown) => request.log.error({ err: error }, 'the catalog is as it was'))
+    const now = performance.now()
+    if (now >= lookAtMs) {
+      lookAtMs = now + catalogPollMs
+      looking = catalog
+        .refresh()
+        .catch((error: unknown) => request.log.error({ err: error }, 'the catalog is as it was'))
+    }
+    // Everybody waits, so that nobody overtakes who looks.
+    await looking
   })
 }
 

@@ -29,7 +29,9 @@ export function addKey(name: string, flags: NewKeyFlags, { config, stdout }: Pla
 /** Prints a line for each key; what is stored of a key cannot be turned back into it. */
 export function listKeys({ config, stdout }: Place): void {
   withKeys(config, (keys) => {
-    for (const { id, name, scopes, priority, ratePerMinute, createdAt } of keys.list())
+    const all = keys.list()
+    if (all.length === 0) stdout.write(noKeys)
+    for (const { id, name, scopes, priority, ratePerMinute, createdAt } of all)
       stdout.write(
         `${name}  ${id}  ${scopes.join(',')}  priority ${priority}  ` +
           `${ratePerMinute === 0 ? 'no limit' : `${ratePerMinute}/min`}  ${createdAt.toISOString()}\n`,
@@ -38,9 +40,12 @@ export function listKeys({ config, stdout }: Place): void {
 }
 
 /** Ends a key; a running server refuses it from its next request on. */
-export function removeKey(name: string, { config }: Pick<Place, 'config'>): void {
+export function removeKey(name: string, { config, stdout }: Place): void {
   withKeys(config, (keys) => keys.revoke(name))
+  stdout.write(`removed ${name}\n`)
 }
+
+const noKeys = 'There are no keys yet; `fluxd keys add NAME` makes one\n'
 
 function withKeys(
   { dataDir }: Pick<Config, 'dataDir'>,

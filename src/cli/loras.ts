@@ -2,6 +2,7 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import type { Config } from '../config.js'
+import { invalidInput } from '../errors.js'
 import { findBuiltinIn } from '../library/builtin.js'
 import { createLibrary, type Library, type ListedLora } from '../library/library.js'
 import { showBytes } from './downloads.js'
@@ -27,14 +28,17 @@ export function listLoras(flags: { readonly json?: boolean }, context: LorasCont
 export function addLora(name: string, source: string, context: LorasContext) {
   return withLibrary(context, async (library) => {
     if (isFile(source)) await library.addFile(name, resolve(source))
-    else await fetchLora(library, name, source, context)
+    else await fetchLora(library, name, await expectReference(source, library), context)
     context.stdout.write(`${name} is ${await library.find(name)}\n`)
   })
 }
 
 /** Forgets `name`, and removes its file if nothing else needs it. Throws `not_found`. */
 export function removeLora(name: string, context: LorasContext) {
-  return withLibrary(context, (library) => library.remove(name))
+  return withLibrary(context, async (library) => {
+    await library.remove(name)
+    context.stdout.write(`removed ${name}\n`)
+  })
 }
 
 /** The file that `place` is: a path, or the name of a LoRA. */
@@ -42,6 +46,13 @@ export function locateLora(place: string, context: LorasContext): Promise<string
   return withLibrary(context, async (library) =>
     isFile(place) ? resolve(place) : ((await library.find(place)) ?? resolve(place)),
   )
+}
+
+/** But for names, no reference is without a slash or begins as a path does. */
+async function expectReference(source: string, library: Library): Promise<string> {
+  const isPath = !source.includes('/') || /^(\.{0,2}\/|~)/.test(source)
+  if (!isPath || (await library.find(source)) !== undefined) return source
+  throw invalidInput(`Expected a file or a reference but there is no file ${source}`)
 }
 
 async function fetchLora(

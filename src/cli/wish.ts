@@ -77,7 +77,9 @@ export function readWish(prompt: string, flags: WishFlags): FluxInput {
   if (parsed.success) return parsed.data
   const issue = parsed.error.issues[0]!
   const field = String(issue.path[0])
-  throw invalidInput(`${flagOf[field] ?? field}: ${describeIssue(issue).msg}`)
+  const flag = flagOf[field] ?? field
+  const received = flags[toOption(flag)] ?? 'nothing'
+  throw invalidInput(`${flag}: ${describeIssue(issue).msg} but received ${received}`)
 }
 
 /** The files of `count` pictures: `star.webp`, or `star-1.webp`, `star-2.webp`, … */
@@ -87,6 +89,10 @@ export function listPaths(output: string, count: number): string[] {
   const stem = output.slice(0, output.length - extension.length)
   return Array.from({ length: count }, (_, index) => `${stem}-${index + 1}${extension}`)
 }
+
+/** `numOutputs` for `--num-outputs`. */
+const toOption = (flag: string) =>
+  flag.slice(2).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase()) as keyof WishFlags
 
 function chooseFormat(output: string): FluxInput['output_format'] {
   const format = formats[extname(output).toLowerCase()]

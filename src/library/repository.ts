@@ -150,7 +150,11 @@ async function getJson(url: string, name: string, source: RepositorySource): Pro
 }
 
 const get = (url: string, { client, host, signal }: RepositorySource) =>
-  client.get(url, { bearer: bearerFor(url, host), signal })
+  client.get(url, { bearer: bearerFor(url, host), signal }).catch((error: unknown) => {
+    if (error instanceof FluxdError || signal.aborted) throw error
+    const reason = error instanceof Error ? error.message : String(error)
+    throw new Error(`Expected an answer from ${host.url} but received none: ${reason}`)
+  })
 
 function refuseDenied(reply: Reply, name: string, host: Host): void {
   const { statusCode: status, headers } = reply

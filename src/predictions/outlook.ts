@@ -69,12 +69,20 @@ export function lookAhead(
   own: Work,
   elapsed: number,
 ): Outlook {
-  const estimates = [...before, own].map((work) => pace.estimate(work))
-  const [first, ...rest] = estimates
-  const remaining = first === undefined ? undefined : Math.max(0, first - elapsed)
-  const etaSeconds = [remaining, ...rest].reduce(
-    (sum, seconds) => (sum === undefined || seconds === undefined ? undefined : sum + seconds),
-    0,
-  )
+  const etaSeconds = sumEstimates(pace, [...before, own], elapsed)
   return { position: before.length, ...(etaSeconds !== undefined && { etaSeconds }) }
+}
+
+/** Seconds for all of `works`; undefined where one of them cannot be foretold. */
+function sumEstimates(pace: Pace, works: readonly Work[], elapsed: number): number | undefined {
+  let sum = 0
+  let done = elapsed
+  for (const work of works) {
+    const seconds = pace.estimate(work)
+    if (seconds === undefined) return undefined
+    sum += Math.max(0, seconds - done)
+    // Only the first one runs.
+    done = 0
+  }
+  return sum
 }

@@ -2,6 +2,8 @@
  * What a prediction needs before the engine's turn: its LoRA files on this disk and its pictures in
  * memory. It is done while another prediction runs.
  */
+import { basename } from 'node:path'
+import { withoutSecrets } from '../contract/redaction.js'
 import { invalidInput } from '../errors.js'
 import type { MediaClient } from '../media/fetch.js'
 import { checkWish } from '../plan/generation.js'
@@ -30,6 +32,8 @@ export type Preparation = {
   readonly input: Wish['input']
   readonly files: InputFiles
   readonly loras: LoraFiles
+  /** What messages call the LoRA at a path: clients are not told where files lie. */
+  readonly loraNames: ReadonlyMap<string, string>
   /** When the LoRAs were there, and when work on them began (`performance.now()`). */
   readonly lorasBeganAtMs: number
   readonly lorasReadyAtMs: number
@@ -47,15 +51,20 @@ export type PreparationContext = {
 /** Fetches everything; throws the sentence that becomes the prediction's error, or `canceled`. */
 export async function prepare(wish: Wish, context: PreparationContext): Promise<Preparation> {
   const acquired: AcquiredLora[] = []
+  const loraNames = new Map<string, string>()
   const release = () => {
     for (const lora of acquired.splice(0)) lora.release()
   }
   const locate = async (reference: LoraReference): Promise<LoraFile> => {
     const { path, scale, sha256: digest } = reference
-    if (path !== undefined) return { path, scale, ...(digest !== undefined && { digest }) }
+    if (path !== undefined) {
+      loraNames.set(path, basename(path))
+      return { path, scale, ...(digest !== undefined && { digest }) }
+    }
     const lora = await context.library.acquire(reference.source, context)
     acquired.push(lora)
     expectDigest(reference, lora)
+    loraNames.set(lora.path, showReference(reference))
     return { path: lora.path, digest: lora.digest, scale }
   }
   try {
@@ -66,7 +75,8 @@ export async function prepare(wish: Wish, context: PreparationContext): Promise<
     const lorasReadyAtMs = performance.now()
     const files = await fetchInputs(wish.input, context.media, context.signal)
     const loras = nameLoras(wish, main, extra)
-    return { input: wish.input, files, loras, lorasBeganAtMs, lorasReadyAtMs, release }
+    const times = { lorasBeganAtMs, lorasReadyAtMs }
+    return { input: wish.input, files, loras, loraNames, ...times, release }
   } catch (error) {
     release()
     throw error
@@ -81,6 +91,9 @@ function nameLoras({ input }: Wish, main: LoraFile[], extra: LoraFile[]): LoraFi
     return { more: [...main, ...extra] }
   return { main: main[0], extra: extra[0] }
 }
+
+const showReference = ({ source }: LoraReference) =>
+  source.startsWith('data:') ? 'the data URI' : String(withoutSecrets({ source })['source'])
 
 /** The main LoRAs are fetched before the extra ones, as in the reference: the log tells them apart. */
 async function inTurn<A, B>(items: readonly A[], work: (item: A) => Promise<B>): Promise<B[]> {

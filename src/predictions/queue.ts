@@ -17,6 +17,7 @@ export type FairQueue = {
   readonly take: (id: string) => void
   /** It is no longer wanted; true when it was there. */
   readonly remove: (id: string) => boolean
+  readonly has: (id: string) => boolean
   readonly size: () => number
 }
 
@@ -59,10 +60,14 @@ export function createFairQueue(): FairQueue {
 
   function* order(): Iterable<string> {
     const sorted = [...levels].sort(([a], [b]) => b - a)
-    for (const [, level] of sorted) yield* interleave([...level.values()])
+    for (const [, level] of sorted) {
+      const lines = [...level.values()]
+      // Most servers have one owner.
+      yield* lines.length === 1 ? lines[0]! : interleave(lines)
+    }
   }
 
-  return { push, order, take, remove, size: () => places.size }
+  return { push, order, take, remove, has: (id) => places.has(id), size: () => places.size }
 }
 
 /** The first of each line, then the second of each, … */

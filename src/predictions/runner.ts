@@ -75,9 +75,19 @@ export async function runOnce(
     })
     await Promise.all(writing)
     return { work: workOf(plan), seconds: timings.total - timings.lora, loraSeconds: timings.lora }
+  } catch (error) {
+    throw withoutPaths(error, preparation.loraNames)
   } finally {
     await Promise.allSettled(writing)
   }
+}
+
+/** The engine knows LoRAs by their paths; a client knows them by what it sent. */
+function withoutPaths(error: unknown, names: Preparation['loraNames']): unknown {
+  if (!(error instanceof FluxdError) || error.code !== 'lora_invalid') return error
+  let { message } = error
+  for (const [path, name] of names) message = message.replaceAll(path, name)
+  return new FluxdError(error.code, message, { cause: error })
 }
 
 const describeFile = ({ index, bytes, mimeType }: ImageEvent, { output }: GenerationPlan) => ({

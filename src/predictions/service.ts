@@ -23,7 +23,7 @@ import {
   unknownPrediction,
   type WaitOptions,
 } from './live.js'
-import { createPace, foreseeWork, lookAhead, type Outlook } from './outlook.js'
+import { createPace, foreseeWork, lookAhead, type Outlook, type Work } from './outlook.js'
 import { type Listed, listPage, type PredictionPage } from './page.js'
 import { cancel } from './prediction.js'
 import type { LoraLibrary } from './preparation.js'
@@ -208,11 +208,24 @@ export function createPredictions(options: PredictionOptions): Predictions {
   function outlook(id: string): Outlook | undefined {
     const own = live.find(id)
     if (!own) return undefined
+    return lookAhead(pace, worksBefore(id), own.work, scheduler.runningSeconds())
+  }
+
+  /** Asked with every reply, and thousands may wait: one pass over those who come before. */
+  function worksBefore(id: string): Work[] {
     const running = scheduler.running()
-    const served = [...(running === undefined ? [] : [running]), ...queue.order()]
-    const before = served.slice(0, Math.max(0, served.indexOf(id)))
-    const works = before.flatMap((other) => live.find(other)?.work ?? [])
-    return lookAhead(pace, works, own.work, scheduler.runningSeconds())
+    if (id === running || !queue.has(id)) return []
+    const works: Work[] = []
+    const add = (other: string) => {
+      const work = live.find(other)?.work
+      if (work) works.push(work)
+    }
+    if (running !== undefined) add(running)
+    for (const other of queue.order()) {
+      if (other === id) break
+      add(other)
+    }
+    return works
   }
 
   async function drain(): Promise<void> {

@@ -2,10 +2,10 @@
  * The one SQLite file of a server. A write is on disk when it returns (WAL, synchronous=FULL);
  * `commitSoon` lets all writes of one turn of the event loop share one sync.
  */
-import { mkdirSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { FluxdError } from '../errors.js'
+import { makeWritable } from './folder.js'
 import { migrate } from './migrations.js'
 
 export type Database = {
@@ -88,7 +88,7 @@ export function openDatabase(path: string): Database {
 }
 
 function open(path: string): Sqlite.Database {
-  mkdirSync(dirname(path), { recursive: true })
+  makeWritable(dirname(path))
   try {
     const sqlite = new Sqlite(path, { timeout: 5000 })
     sqlite.pragma('journal_mode = WAL')

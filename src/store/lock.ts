@@ -2,14 +2,14 @@
  * One server for each data folder. The lock is SQLite's own on a file of its own: it goes with the
  * process, however that ends, and leaves the store open to `fluxd keys`.
  */
-import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { FluxdError } from '../errors.js'
+import { makeWritable } from './folder.js'
 
 /** Takes the lock, and returns how to give it back. Throws when another process has it. */
 export function takeLock(path: string): () => void {
-  mkdirSync(dirname(path), { recursive: true })
+  makeWritable(dirname(path))
   const sqlite = new Sqlite(path, { timeout: 0 })
   try {
     // Without a journal nothing is written: only the lock counts.

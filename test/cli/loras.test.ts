@@ -43,6 +43,16 @@ async function prepare() {
   }
 }
 
+test.each(['nope.safetensors', './nope', '/nowhere/nope.safetensors'])(
+  'fluxd loras add of %s, which is no file, says so',
+  async (source) => {
+    const { context } = await prepare()
+    await expect(addLora('mine', source, context)).rejects.toThrow(
+      `Expected a file or a reference but there is no file ${source}`,
+    )
+  },
+)
+
 describe('fluxd loras', () => {
   test('add, ls and rm a reference', async () => {
     const { host, context, stdout, stderr } = await prepare()
@@ -74,7 +84,9 @@ describe('fluxd loras', () => {
       },
     ])
 
+    stdout()
     await removeLora('watercolour', context)
+    expect(stdout()).toBe('removed watercolour\n')
     expect(existsSync(path!)).toBe(false)
     await expect(removeLora('watercolour', context)).rejects.toThrow(
       'There is no LoRA named watercolour',
@@ -94,7 +106,9 @@ describe('fluxd loras', () => {
     await expect(addLora('x', 'civitai.com/models/1', context)).rejects.toThrow(
       /^Model not found on CivitAI at that URL/,
     )
-    await expect(addLora('x', 'no such thing', context)).rejects.toThrow(/^Failed to parse URL/)
+    await expect(addLora('x', 'no/such/thing/at/all', context)).rejects.toThrow(
+      /^Failed to parse URL/,
+    )
   })
 })
 

@@ -295,6 +295,15 @@ describe('a pull that cannot be', () => {
     await expect(pull('a/b')).rejects.toThrow('or it is private: then set FLUXD_HF_TOKEN')
   })
 
+  test('of a hub that cannot be reached says so', async () => {
+    const reachable = await startHub()
+    const origin = 'http://127.0.0.1:1'
+    const { pull } = prepare({ ...reachable, hub: { ...reachable.hub, origin } })
+    await expect(pull('dev')).rejects.toThrow(
+      `Expected an answer from ${origin} but received none: connect ECONNREFUSED`,
+    )
+  })
+
   test('of a repository that is no Flux.1 in the diffusers layout fetches nothing', async () => {
     const hub = await startHub()
     hub.hub.json(hub.tree, [listEntry('flux1-dev.safetensors', Buffer.from('weights'))])

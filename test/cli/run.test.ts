@@ -125,7 +125,7 @@ describe('fluxd run', () => {
       'Expected --output to end in .webp, .jpg, .jpeg, .png but received a.gif',
     ],
     [{ steps: '51' }, '--steps: Input should be less than or equal to 50'],
-    [{ steps: 'many' }, '--steps: Input should be a valid number'],
+    [{ steps: 'many' }, '--steps: Input should be a valid number but received many'],
     [{ seed: '' }, '--seed: Input should be a valid number'],
     [{ model: 'pro' }, "--model: Input should be 'dev' or 'schnell'"],
     [{ width: '512' }, "width and height must be defined if aspect ratio is 'custom'"],
@@ -176,7 +176,7 @@ describe('a picture to start from', () => {
       /^Expected --image to be a file or URL but received \/nowhere.png$/,
     ],
     [{ image: 'data:,', mask: '/nowhere' }, /^Expected --mask to be a file or URL/],
-    [{ strength: '2' }, /^--strength: Input should be less than or equal to 1$/],
+    [{ strength: '2' }, /^--strength: Input should be less than or equal to 1 but received 2$/],
     [{ image: 'data:,x', strength: '0' }, /^After adjusting the num_inference_steps/],
     [{ image: 'data:,' }, /^image: Expected data in the data URI/],
   ])('is checked before an engine starts: %j', async (flags, message) => {

@@ -197,7 +197,8 @@ test('a prediction that is not over says where it stands and, once that is known
     headers['fluxd-eta-seconds'],
   ]
   expect(standing(await put('first'))).toEqual(['0', undefined])
-  await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
+  const logs = () => test.app.predictions.get('first')?.logs
+  await vi.waitFor(() => expect(logs()).toContain('1/1'))
   expect(standing(await put('second'))).toEqual(['1', undefined])
   expect(standing(await put('first'))).toEqual(['0', undefined])
   gate = gates[1]!

@@ -353,6 +353,20 @@ describe('preparation', () => {
     expect(acquire).toHaveBeenCalledTimes(1)
   })
 
+  test('that does not fit is called what the client called it, not where it lies', async () => {
+    const [path, source] = [acquired().path, 'https://a.example/x.safetensors?token=SECRET']
+    const failure = new FluxdError('lora_invalid', `${path}: expected a LoRA for Flux.1`)
+    const { predictions } = openPredictions({
+      library: { acquire: async () => acquired() },
+      fake: { failure },
+    })
+    const loras = { main: [{ source, scale: 1 }], extra: [] }
+    const { id } = await predictions.create(request({ loras }))
+    expect((await predictions.settled(id)).error).toBe(
+      'https://a.example/x.safetensors?token=***: expected a LoRA for Flux.1',
+    )
+  })
+
   test('gives each LoRA back once, whatever happens', async () => {
     const release = vi.fn()
     const { predictions, engine } = openPredictions({

@@ -146,6 +146,15 @@ test('a full disk is a sentence, and what was there stays', () => {
   expect(sqlite.prepare('SELECT count(*) FROM secrets').pluck().get()).toBe(1)
 })
 
+test('a folder that cannot be one is a sentence', () => {
+  const file = join(temporaryData(), 'file')
+  writeFileSync(file, '')
+  const path = join(file, 'fluxd.sqlite')
+  const sentence = `Expected ${file} to be a folder that can be written into (EEXIST)`
+  expect(() => openDatabase(path)).toThrow(sentence)
+  expect(() => takeLock(path)).toThrow(sentence)
+})
+
 test('a data folder has one server: the second is refused until the first has gone', () => {
   const path = join(temporaryData(), 'fluxd.lock')
   const unlock = takeLock(path)

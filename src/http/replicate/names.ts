@@ -14,7 +14,7 @@ export type Target = { readonly model: Model; readonly deployment?: string }
 /** Throws the 404 of a model that is not there. */
 export function expectModel(catalog: Catalog, path: z.output<typeof NamePath>): Model {
   const model = catalog.find(path.owner, path.name)
-  if (!model) throw notFound()
+  if (!model) throw notFound(`There is no model ${path.owner}/${path.name} here.`)
   return model
 }
 

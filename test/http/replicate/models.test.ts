@@ -1,5 +1,5 @@
 import { PassThrough } from 'node:stream'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import { addModel, dropModel } from '../../../src/cli/models.js'
 import { readConfig } from '../../../src/config.js'
 import { startServer, type TestServer } from '../../conformance/server.js'
@@ -29,12 +29,18 @@ test('what `fluxd models` adds and removes counts while the server runs', async 
   const context = { config: readConfig({ FLUXD_DATA_DIR: dataDir }), ...streams() }
   const run = () =>
     server.request('/v1/models/me/mine/predictions', send('POST', { input: { prompt: '' } }))
-  expect((await run()).status).toBe(404)
+  // A server looks once a second.
+  const soon = (status: number) =>
+    vi.waitFor(async () => expect((await run()).status).toBe(status), {
+      timeout: 5000,
+      interval: 200,
+    })
+  await soon(404)
   await addModel('me/mine', {}, { ...context, signal: new AbortController().signal })
-  expect((await run()).status).toBe(201)
+  await soon(201)
   expect((await server.request('/v1/models')).text).toContain('"name":"mine"')
   await dropModel('me/mine', context)
-  expect((await run()).status).toBe(404)
+  await soon(404)
 })
 
 describe('a model', () => {
