@@ -29,7 +29,7 @@ static Owned<OrtMemoryInfo> memoryOf(bool cuda, int ordinal) {
 }
 
 DeviceState::DeviceState(Napi::Env env, const fluxd_device &table, int ordinal, bool cuda)
-    : table(table), ordinal(ordinal), cuda(cuda), memory(memoryOf(cuda, ordinal)), runner(env) {}
+    : table(table), ordinal(ordinal), cuda(cuda), memory(memoryOf(cuda, ordinal)), runner(env), stager(env) {}
 
 Device::Device(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Device>(info) {
   info.This().As<Napi::Object>().TypeTag(&tag);

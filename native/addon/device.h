@@ -19,6 +19,8 @@ struct DeviceState {
   const bool cuda;
   Owned<OrtMemoryInfo> memory;
   Runner runner;
+  // Beside it, for what may go on during a run.
+  Runner stager;
 };
 
 class Device : public Napi::ObjectWrap<Device> {

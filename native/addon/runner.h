@@ -1,5 +1,5 @@
-// The one thread that works for a device: runs, uploads and merges happen there, one after the
-// other. One thread, because a CUDA graph belongs to the thread that captured it.
+// A thread that works for a device. Runs, uploads and merges happen on one, one after the other;
+// the factors of coming merges are staged on another. One for runs, because a CUDA graph belongs to the thread that captured it.
 #pragma once
 #include <napi.h>
 

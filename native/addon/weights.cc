@@ -1,5 +1,7 @@
 #include "weights.h"
 
+#include <cstring>
+
 #include "values.h"
 
 namespace fluxd {
@@ -13,6 +15,8 @@ Napi::Function Weights::define(Napi::Env env) {
   return DefineClass(
       env, name,
       {InstanceMethod<&Weights::upload>("upload"), InstanceMethod<&Weights::merge>("merge"),
+       InstanceMethod<&Weights::stage>("stage"), InstanceMethod<&Weights::swap>("swap"),
+       InstanceMethod<&Weights::rescale>("rescale"),
        InstanceMethod<&Weights::bytes>("bytes"), InstanceMethod<&Weights::release>("release")});
 }
 
@@ -64,7 +68,7 @@ static WeightSource toSource(const Napi::Value &value) {
   return source;
 }
 
-// { name, begin, rows, rank, up, down }
+// { name, begin, rows, rank, up, down, scale? }
 static LowRankChange toChange(const Napi::Value &value, const WeightSet &set) {
   auto js = value.As<Napi::Object>();
   auto number = [&](const char *key) { return js.Get(key).ToNumber().Int64Value(); };
@@ -76,6 +80,12 @@ static LowRankChange toChange(const Napi::Value &value, const WeightSet &set) {
                           number("rank"),
                           reinterpret_cast<float *>(up.data),
                           reinterpret_cast<float *>(down.data)};
+  if (!js.Get("scale").IsUndefined()) {
+    const auto scale = toBytes(js.Get("scale"));
+    if (scale.size != size_t(change.rank) * sizeof(float))
+      throw std::invalid_argument(name + ": expected a float32 scale of each rank");
+    change.scale = reinterpret_cast<float *>(scale.data);
+  }
   const auto &dims = set.at(name).dims;
   const int64_t width = dims.size() == 2 ? dims[1] : 0;
   if (change.rank < 0 || change.rows < 0 ||
@@ -120,16 +130,65 @@ Napi::Value Weights::upload(const Napi::CallbackInfo &info) {
   });
 }
 
+// What merge and stage have in common; `changes` is an array of toChange.
+static Job changing(const Napi::CallbackInfo &info, std::shared_ptr<WeightSet> set,
+                    void (WeightSet::*act)(const std::vector<LowRankChange> &)) {
+  auto changes = std::make_shared<std::vector<LowRankChange>>();
+  for (auto &change : elements(info[0])) changes->push_back(toChange(change, *set));
+  Job job;
+  job.work = [set, changes, act] { (*set.*act)(*changes); };
+  job.result = nothing;
+  job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
+  job.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
+  return job;
+}
+
 // merge(changes): the base with these changes and no others
 Napi::Value Weights::merge(const Napi::CallbackInfo &info) {
   return rethrowing(info.Env(), [&] {
-    auto changes = std::make_shared<std::vector<LowRankChange>>();
-    for (auto &change : elements(info[0])) changes->push_back(toChange(change, *loaded()));
+    return device_->runner.enqueue(info.Env(), changing(info, loaded(), &WeightSet::merge));
+  });
+}
+
+// stage(changes): uploads for a swap, also during a run
+Napi::Value Weights::stage(const Napi::CallbackInfo &info) {
+  return rethrowing(info.Env(), [&] {
+    auto job = changing(info, loaded(), &WeightSet::stage);
+    job.ended = [this] { staging_--; };
+    staging_++;
+    return device_->stager.enqueue(info.Env(), std::move(job));
+  });
+}
+
+// swap(): the base with the staged changes
+Napi::Value Weights::swap(const Napi::CallbackInfo &info) {
+  return rethrowing(info.Env(), [&] {
+    // They are staged on another thread, so the order of the calls says nothing.
+    if (staging_ > 0) throw std::logic_error("expected stage to be awaited before swap");
     Job job;
-    job.work = [set = loaded(), changes] { set->merge(*changes); };
+    job.work = [set = loaded()] { set->swap(); };
     job.result = nothing;
     job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
-    job.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
+    return device_->runner.enqueue(info.Env(), std::move(job));
+  });
+}
+
+static std::vector<float> toFloats(const Napi::Value &value) {
+  const auto [data, size] = toBytes(value);
+  std::vector<float> floats(size / sizeof(float));
+  if (size > 0) std::memcpy(floats.data(), data, floats.size() * sizeof(float));
+  return floats;
+}
+
+// rescale(scales): the changes in use with other scales
+Napi::Value Weights::rescale(const Napi::CallbackInfo &info) {
+  return rethrowing(info.Env(), [&] {
+    std::vector<std::vector<float>> scales;
+    for (auto &each : elements(info[0])) scales.push_back(toFloats(each));
+    Job job;
+    job.work = [set = loaded(), scales] { set->rescale(scales); };
+    job.result = nothing;
+    job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
     return device_->runner.enqueue(info.Env(), std::move(job));
   });
 }

@@ -18,12 +18,17 @@ class Weights : public Napi::ObjectWrap<Weights> {
  private:
   Napi::Value upload(const Napi::CallbackInfo &info);
   Napi::Value merge(const Napi::CallbackInfo &info);
+  Napi::Value stage(const Napi::CallbackInfo &info);
+  Napi::Value swap(const Napi::CallbackInfo &info);
+  Napi::Value rescale(const Napi::CallbackInfo &info);
   Napi::Value bytes(const Napi::CallbackInfo &info);
   Napi::Value release(const Napi::CallbackInfo &info);
 
   std::shared_ptr<DeviceState> device_;
   std::shared_ptr<WeightSet> set_;
   Napi::ObjectReference data_;
+  // Calls of stage that have not settled.
+  int staging_ = 0;
 };
 
 }  // namespace fluxd

@@ -5,13 +5,13 @@
 
 namespace fluxd {
 
-// base + up·down of one row.
+// base + (up ⊙ rank_scale)·down of one row.
 template <typename T>
 static void mergeRow(const fluxd_merge &op, int64_t o, float *row) {
   auto base = static_cast<const T *>(op.base) + o * op.in;
   for (int64_t i = 0; i < op.in; i++) row[i] = toFloat(base[i]);
   for (int64_t k = 0; k < op.rank; k++) {
-    const float up = op.up[o * op.rank + k];
+    const float up = op.up[o * op.rank + k] * (op.rank_scale ? op.rank_scale[k] : 1);
     const float *down = op.down + k * op.in;
     for (int64_t i = 0; i < op.in; i++) row[i] += up * down[i];
   }

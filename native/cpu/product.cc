@@ -27,8 +27,11 @@ template <int rows>
   }
 }
 
-// The loader picks the version for the machine it runs on.
+// The loader picks the version for the machine it runs on, and does so before a thread sanitizer
+// could have started.
+#ifndef __SANITIZE_THREAD__
 [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
+#endif
 static void addTileVersions(const float *x, const float *w, int rows, int depth, float *sums) {
   int r = 0;
   for (; r + 4 <= rows; r += 4) addRows<4>(x + r * depth, w, depth, sums + r * tileOuts);

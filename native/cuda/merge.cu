@@ -1,6 +1,6 @@
 /*
- * Low-rank changes merged into a weight: merged = base + up·down; formula and shapes: fluxd_merge
- * in kernels.h.
+ * Low-rank changes merged into a weight: base + (up ⊙ rank_scale)·down; formula and shapes:
+ * fluxd_merge in kernels.h.
  *
  * Bound by memory at the ranks LoRAs have: base is read and merged written once (for e4m3: base is
  * read twice, because a row's scale must be known before its first value can be stored), and the
@@ -39,7 +39,7 @@ enum class Pass {
 
 struct MergeOperands {
   const void *base;
-  const float *up, *down;
+  const float *up, *down, *rankScale;
   void *merged;
   float *scale;
   int out, in, rank;
@@ -58,12 +58,13 @@ __device__ inline void loadFactors(Factors &factors, const MergeOperands &op, in
   const int thread = static_cast<int>(threadIdx.x);
   // Neighbouring threads read neighbouring ranks of `up` and columns of `down`.
   const int k = first + thread % kChunk;
+  const float scale = op.rankScale && k < op.rank ? op.rankScale[k] : 1;
 #pragma unroll
   for (int i = 0; i < kTileRows; i += kUpStep) {
     const int r = row + thread / kChunk + i;
     const bool inside = k < op.rank && r < op.out;
     factors.up[thread % kChunk][thread / kChunk + i] =
-        inside ? op.up[int64_t{r} * op.rank + k] : 0;
+        inside ? op.up[int64_t{r} * op.rank + k] * scale : 0;
   }
   const int c = column + thread % kTileColumns;
 #pragma unroll
@@ -260,6 +261,7 @@ void merge(const fluxd_merge &op, cudaStream_t stream) {
   const MergeOperands operands = {op.base,
                                   op.up,
                                   op.down,
+                                  op.rank_scale,
                                   op.merged,
                                   op.merged_scale,
                                   static_cast<int>(op.out),

@@ -82,6 +82,18 @@ TEST("a CUDA library uploads, quantises, merges and restores as the CPU does") {
     const auto got = valuesOf(*cuda, theirs->at("w")), want = valuesOf(cpu, ours->at("w"));
     CHECK(got != before);
     CHECK_CLOSE(relativeError(std::vector<float>(got.begin(), got.end()), want), 0, 2e-3);
+    // Half as much by a scale, and again by factors that were staged: the same bits.
+    theirs->rescale({std::vector<float>(rank, 0.5f)});
+    const auto half = valuesOf(*cuda, theirs->at("w"));
+    CHECK(half != got);
+    auto halved = change;
+    const std::vector<float> scale(rank, 0.5f);
+    halved.scale = scale.data();
+    theirs->stage({halved});
+    CHECK(valuesOf(*cuda, theirs->at("w")) == half);
+    theirs->merge({});
+    theirs->swap();
+    CHECK(valuesOf(*cuda, theirs->at("w")) == half);
     theirs->merge({});
     CHECK(valuesOf(*cuda, theirs->at("w")) == before);
   }

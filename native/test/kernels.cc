@@ -1,5 +1,7 @@
 // The CPU twins against their formulas in float64. Tolerances are relative (norms), with the
 // observed values beside them.
+#include <cstring>
+
 #include "check.h"
 #include "fluxd/kernels.h"
 #include "operands.h"
@@ -247,7 +249,7 @@ TEST("merge adds low-rank changes, in place and into e4m3") {
   std::vector<E4m3> merged(out * in);
   std::vector<float> scale(out);
   fluxd_merge op = {out, in, rank, FLUXD_BF16, FLUXD_E4M3, base.stored.data(), up.stored.data(),
-                    down.stored.data(), merged.data(), scale.data()};
+                    down.stored.data(), merged.data(), scale.data(), nullptr};
   CHECK(kernels.merge(&op, pool()) == 0);
   std::vector<float> dequantized;
   for (int64_t i = 0; i < out * in; i++) dequantized.push_back(toFloat(merged[i]) * scale[i / in]);
@@ -256,6 +258,22 @@ TEST("merge adds low-rank changes, in place and into e4m3") {
   op.merged_dtype = FLUXD_BF16, op.merged = base.stored.data();
   CHECK(kernels.merge(&op, pool()) == 0);
   CHECK_CLOSE(relativeError(base.stored, want), 0, 2e-3);
+}
+
+TEST("merge scales each rank as if its column of up had been scaled before") {
+  constexpr int64_t rank = 3;
+  std::mt19937 random(7);
+  auto base = randomOperand<Bf16>(random, out * in);
+  auto up = randomOperand<float>(random, out * rank), down = randomOperand<float>(random, rank * in);
+  auto scale = randomOperand<float>(random, rank);
+  std::vector<Bf16> merged(out * in), want(out * in);
+  fluxd_merge op = {out, in, rank, FLUXD_BF16, FLUXD_BF16, base.stored.data(), up.stored.data(),
+                    down.stored.data(), merged.data(), nullptr, scale.stored.data()};
+  CHECK(kernels.merge(&op, pool()) == 0);
+  for (int64_t i = 0; i < out * rank; i++) up.stored[i] *= scale.stored[i % rank];
+  op.merged = want.data(), op.rank_scale = nullptr;
+  CHECK(kernels.merge(&op, pool()) == 0);
+  CHECK(std::memcmp(merged.data(), want.data(), out * in * sizeof(Bf16)) == 0);
 }
 
 TEST("a kernel refuses what it has no code for, and says what") {

@@ -26,6 +26,7 @@ void LazyDevice::drain(LazyStream &stream, size_t count) {
 
 int LazyDevice::allocate(size_t bytes, void **memory, bool counted) {
   std::lock_guard lock(mutex_);
+  allocations_++;
   if (counted && bytes > capacity_ - used_) return fail("out of memory");
   *memory = std::aligned_alloc(256, (bytes + 511) / 256 * 256);
   blocks_[*memory] = counted ? bytes : 0;
@@ -79,6 +80,7 @@ LazyDevice::LazyDevice(size_t capacity) : capacity_(capacity), kernels_(*fluxd_c
           },
       .create_stream =
           [](void *it, fluxd_queue *stream) {
+            self(it).allocations_++;
             *stream = new LazyStream{&self(it), {}};
             return 0;
           },
@@ -88,7 +90,8 @@ LazyDevice::LazyDevice(size_t capacity) : capacity_(capacity), kernels_(*fluxd_c
             return 0;
           },
       .synchronize =
-          [](void *, fluxd_queue queue) {
+          [](void *it, fluxd_queue queue) {
+            self(it).synchronizations_++;
             auto &stream = *static_cast<LazyStream *>(queue);
             drain(stream, stream.work.size());
             return 0;
@@ -107,7 +110,8 @@ LazyDevice::LazyDevice(size_t capacity) : capacity_(capacity), kernels_(*fluxd_c
       .download = copy,
       .copy = copy,
       .create_event =
-          [](void *, void **event) {
+          [](void *it, void **event) {
+            self(it).allocations_++;
             *event = new LazyEvent;
             return 0;
           },

@@ -2,6 +2,7 @@
 // is synchronised or an event of it is waited for. Host code that reuses or frees memory too early
 // therefore goes wrong here, as it would on a GPU. It counts memory and can be made to fail.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -20,8 +21,13 @@ class LazyDevice {
   size_t used() const { return used_; }
   size_t mostUsed() const { return mostUsed_; }
   int live() const { return live_; }
-  // The call of a function after which it fails; 0 is never.
+  // So far: calls that allocate or create, calls that wait for a stream, and rows to be merged.
+  int allocations() const { return allocations_; }
+  int synchronizations() const { return synchronizations_; }
+  int64_t mergedRows() const { return mergedRows_; }
+  // The call of a function which fails; 0 is never.
   void failUploadAfter(int calls) { uploadsUntilFailure_ = calls; }
+  void failMergeAfter(int calls) { mergesUntilFailure_ = calls; }
 
  private:
   struct LazyStream {
@@ -34,6 +40,7 @@ class LazyDevice {
   };
 
   int fail(const std::string &why);
+  bool isMergeFailing() { return mergesUntilFailure_ > 0 && --mergesUntilFailure_ == 0; }
   static void drain(LazyStream &stream, size_t count);
   int allocate(size_t bytes, void **memory, bool counted);
   void release(void *memory);
@@ -41,14 +48,21 @@ class LazyDevice {
   template <typename Op, int (*fluxd_kernels::*kernel)(const Op *, fluxd_queue)>
   static int enqueue(const Op *op, fluxd_queue queue) {
     Op copy = *op;
-    static_cast<LazyStream *>(queue)->work.push_back(
+    auto stream = static_cast<LazyStream *>(queue);
+    if constexpr (std::is_same_v<Op, fluxd_merge>) {
+      if (stream->device->isMergeFailing()) return stream->device->fail("the GPU is broken");
+      stream->device->mergedRows_ += op->out;
+    }
+    stream->work.push_back(
         [copy] { (fluxd_cpu_kernels()->*kernel)(&copy, nullptr); });
     return 0;
   }
 
   std::mutex mutex_;
   size_t capacity_, used_ = 0, mostUsed_ = 0;
-  int live_ = 0, uploadsUntilFailure_ = 0;
+  int live_ = 0, uploadsUntilFailure_ = 0, mergesUntilFailure_ = 0;
+  std::atomic<int> allocations_ = 0, synchronizations_ = 0;
+  int64_t mergedRows_ = 0;
   std::map<void *, size_t> blocks_;
   fluxd_kernels kernels_;
   fluxd_device table_;

@@ -26,6 +26,10 @@ DeviceMemory::~DeviceMemory() {
   if (device_) device_->free(device_->context, memory_);
 }
 
+PinnedMemory::PinnedMemory(const fluxd_device &device, size_t bytes) : device_(device) {
+  check(device, device.alloc_host(device.context, bytes, &memory_));
+}
+
 Stream::Stream(const fluxd_device &device) : device_(device) {
   check(device, device.create_stream(device.context, &stream_));
 }
@@ -38,5 +42,15 @@ Stream::~Stream() {
 void Stream::synchronize() const {
   check(device_, device_.synchronize(device_.context, stream_));
 }
+
+Event::Event(const fluxd_device &device) : device_(device) {
+  check(device, device.create_event(device.context, &event_));
+}
+
+void Event::record(const Stream &stream) const {
+  check(device_, device_.record(device_.context, event_, stream.get()));
+}
+
+void Event::wait() const { check(device_, device_.wait(device_.context, event_)); }
 
 }  // namespace fluxd

@@ -15,6 +15,9 @@ inline std::byte *advance(void *memory, size_t bytes) {
   return static_cast<std::byte *>(memory) + bytes;
 }
 
+// What something takes of a block in which all are aligned.
+inline size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+
 class DeviceMemory {
  public:
   DeviceMemory() = default;
@@ -43,6 +46,20 @@ class DeviceMemory {
   size_t bytes_ = 0;
 };
 
+// Host memory that copies read while the host goes on.
+class PinnedMemory {
+ public:
+  PinnedMemory(const fluxd_device &device, size_t bytes);
+  PinnedMemory(const PinnedMemory &) = delete;
+  ~PinnedMemory() { device_.free_host(device_.context, memory_); }
+
+  void *get() const { return memory_; }
+
+ private:
+  const fluxd_device &device_;
+  void *memory_ = nullptr;
+};
+
 class Stream {
  public:
   explicit Stream(const fluxd_device &device);
@@ -56,6 +73,22 @@ class Stream {
  private:
   const fluxd_device &device_;
   fluxd_queue stream_ = nullptr;
+};
+
+// A point of a stream.
+class Event {
+ public:
+  explicit Event(const fluxd_device &device);
+  Event(const Event &) = delete;
+  ~Event() { device_.destroy_event(device_.context, event_); }
+
+  void record(const Stream &stream) const;
+  // Until the point last recorded is reached.
+  void wait() const;
+
+ private:
+  const fluxd_device &device_;
+  void *event_ = nullptr;
 };
 
 }  // namespace fluxd

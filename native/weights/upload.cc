@@ -14,36 +14,24 @@ namespace {
 // after which both may be used again.
 class Slot {
  public:
-  Slot(const fluxd_device &device, size_t bytes) : device_(device), scratch_(device, bytes) {
-    check(device, device.alloc_host(device.context, bytes, &pinned_));
-    if (device.create_event(device.context, &event_) != 0) {
-      device.free_host(device.context, pinned_);
-      check(device, 1);
-    }
-  }
-  Slot(const Slot &) = delete;
-  ~Slot() {
-    device_.destroy_event(device_.context, event_);
-    device_.free_host(device_.context, pinned_);
-  }
+  Slot(const fluxd_device &device, size_t bytes)
+      : device_(device), scratch_(device, bytes), pinned_(device, bytes), sent_(device) {}
 
-  void carry(const Transfer &transfer, fluxd_queue stream) {
-    if (busy_) check(device_, device_.wait(device_.context, event_));
-    convert(transfer.stored, pinned_, transfer.dtype, transfer.count);
+  void carry(const Transfer &transfer, const Stream &stream) {
+    sent_.wait();
+    convert(transfer.stored, pinned_.get(), transfer.dtype, transfer.count);
     void *target = transfer.finish ? scratch_.get() : transfer.to;
     const size_t bytes = transfer.count * bytesOf(transfer.dtype);
-    check(device_, device_.upload(device_.context, target, pinned_, bytes, stream));
-    if (transfer.finish) transfer.finish(target, stream);
-    check(device_, device_.record(device_.context, event_, stream));
-    busy_ = true;
+    check(device_, device_.upload(device_.context, target, pinned_.get(), bytes, stream.get()));
+    if (transfer.finish) transfer.finish(target, stream.get());
+    sent_.record(stream);
   }
 
  private:
   const fluxd_device &device_;
   DeviceMemory scratch_;
-  void *pinned_ = nullptr;
-  void *event_ = nullptr;
-  bool busy_ = false;
+  PinnedMemory pinned_;
+  Event sent_;
 };
 
 // The transfers that no thread has taken yet, and the first failure.
@@ -79,7 +67,7 @@ void carryAll(const fluxd_device &device, Queue &queue, size_t bytes) {
     Slot slots[2] = {Slot(device, bytes), Slot(device, bytes)};
     Stream stream(device);
     for (size_t i = 0; auto transfer = queue.take(); i++)
-      slots[i % 2].carry(*transfer, stream.get());
+      slots[i % 2].carry(*transfer, stream);
     stream.synchronize();
   } catch (...) {
     queue.fail(std::current_exception());

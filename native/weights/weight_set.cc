@@ -38,9 +38,6 @@ size_t scaleBytes(const WeightSource &source) {
   return source.dtype == FLUXD_E4M3 ? size_t(source.rows()) * sizeof(float) : 0;
 }
 
-// What a weight takes of a block in which all are aligned.
-size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
-
 }  // namespace
 
 int64_t WeightSource::width() const {
@@ -58,7 +55,11 @@ fluxd_dtype WeightSource::baseDtype() const {
 
 WeightSet::WeightSet(const fluxd_device &device, std::vector<WeightSource> sources, BasePlace base,
                      const UploadOptions &options)
-    : device_(device), basePlace_(base), options_(options) {
+    : device_(device),
+      basePlace_(base),
+      options_(options),
+      current_(std::make_unique<Factors>(device, options)),
+      next_(std::make_unique<Factors>(device, options)) {
   for (auto &source : sources) add(std::move(source));
   allocate();
   std::vector<Transfer> transfers;
@@ -122,85 +123,17 @@ const Weight &WeightSet::at(const std::string &name) const {
 void WeightSet::checkChanges(const std::vector<LowRankChange> &changes) const {
   if (basePlace_ == BasePlace::none)
     throw std::logic_error("expected weights with a base to merge into but none was kept");
-  std::map<std::string, std::vector<Rows>> touched;
   for (auto &change : changes) {
     auto &dims = at(change.name).dims;
     const int64_t end = change.begin + change.rows;
     if (dims.size() != 2 || change.begin < 0 || change.rows <= 0 || end > dims[0])
       throw std::invalid_argument(change.name + ": expected a change of its rows but got rows " +
                                   std::to_string(change.begin) + " to " + std::to_string(end));
-    for (auto &[begin, count] : touched[change.name])
-      if (change.begin < begin + count && begin < end)
-        throw std::invalid_argument(change.name + ": expected one change per row");
-    touched[change.name].push_back({change.begin, change.rows});
   }
-}
-
-void WeightSet::merge(const std::vector<LowRankChange> &changes) {
-  checkChanges(changes);
-  // A weight stays in this list until it is known to be its base again.
-  while (!changed_.empty()) {
-    restore(*changed_.begin());
-    changed_.erase(changed_.begin());
-  }
-  for (auto &change : changes) {
-    changed_.insert(change.name);
-    apply(change);
-  }
-}
-
-void WeightSet::restore(const std::string &name) {
-  const auto &weight = at(name);
-  // Not for codes that were stored: quantising them anew would not give them back.
-  if (baseOf_.contains(name) && !storedScales_.contains(name))
-    return apply({name, 0, weight.dims[0], 0, nullptr, nullptr});
-  const Rows all = {0, weight.dims[0]};
-  upload(device_, transfersOf(sources_.at(name), weight.dtype, all, weight.values), options_);
-}
-
-// The base of the change's rows on the device; `fetched` keeps it if it comes from the files.
-const void *WeightSet::baseRows(const LowRankChange &change, DeviceMemory &fetched) const {
-  const auto &source = sources_.at(change.name);
-  const size_t rowBytes = size_t(source.dims[1]) * bytesOf(source.baseDtype());
-  if (auto kept = baseOf_.find(change.name); kept != baseOf_.end())
-    return advance(kept->second, size_t(change.begin) * rowBytes);
-  fetched = DeviceMemory(device_, size_t(change.rows) * rowBytes);
-  const Rows rows = {change.begin, change.rows};
-  const auto transfers = transfersOf(source, source.baseDtype(), rows, fetched.get());
-  upload(device_, transfers, options_);
-  return fetched.get();
-}
-
-// Writes base + up·down over the rows; with rank 0 this restores them.
-void WeightSet::apply(const LowRankChange &change) {
-  const auto &weight = at(change.name);
-  const int64_t width = weight.dims[1];
-  DeviceMemory fetched, up, down;
-  const void *base = baseRows(change, fetched);
-  Stream stream(device_);
-  auto send = [&](const float *values, int64_t count) {
-    const size_t bytes = size_t(count) * sizeof(float);
-    DeviceMemory memory(device_, bytes);
-    check(device_, device_.upload(device_.context, memory.get(), values, bytes, stream.get()));
-    return memory;
-  };
-  if (change.rank > 0) {
-    up = send(change.up, change.rows * change.rank);
-    down = send(change.down, change.rank * width);
-  }
-  auto merged = advance(weight.values, size_t(change.begin * width) * bytesOf(weight.dtype));
-  fluxd_merge op = {.out = change.rows,
-                    .in = width,
-                    .rank = change.rank,
-                    .dtype = sources_.at(change.name).baseDtype(),
-                    .merged_dtype = weight.dtype,
-                    .base = base,
-                    .up = static_cast<const float *>(up.get()),
-                    .down = static_cast<const float *>(down.get()),
-                    .merged = merged,
-                    .merged_scale = weight.scale ? weight.scale + change.begin : nullptr};
-  check(device_, device_.kernels->merge(&op, stream.get()));
-  stream.synchronize();
+  for (auto &[name, rows] : rowsOf(changes))
+    for (size_t i = 1; i < rows.size(); i++)
+      if (rows[i].begin < rows[i - 1].begin + rows[i - 1].count)
+        throw std::invalid_argument(name + ": expected one change per row");
 }
 
 }  // namespace fluxd

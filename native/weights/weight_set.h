@@ -3,11 +3,13 @@
 #pragma once
 #include <functional>
 #include <map>
-#include <set>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "convert.h"
+#include "factors.h"
 #include "file.h"
 #include "memory.h"
 #include "upload.h"
@@ -48,12 +50,13 @@ struct Weight {
   float *scale;
 };
 
-// rows [begin, begin + rows) = base + up·down; up [rows, rank], down [rank, width].
-struct LowRankChange {
-  std::string name;
-  int64_t begin, rows, rank;
-  const float *up, *down;
+struct Rows {
+  int64_t begin, count;
 };
+using RowsByName = std::map<std::string, std::vector<Rows>>;
+
+// The rows of each weight that changes, in order.
+RowsByName rowsOf(const std::vector<LowRankChange> &changes);
 
 // Where the base is read from when changes are merged.
 enum class BasePlace {
@@ -73,17 +76,24 @@ class WeightSet {
 
   const Weight &at(const std::string &name) const;
   const std::map<std::string, Weight> &weights() const { return weights_; }
+  // Of the weights and their base, without factors.
   size_t bytes() const { return memory_.bytes() + base_.bytes(); }
 
   // Makes every weight its base with these changes, and with no others. The working copy is written
   // in place, so sessions over it see the new weights in their next run; none may be running.
+  // Where this or one of the next fails, the next that does not makes all weights right.
   void merge(const std::vector<LowRankChange> &changes);
 
- private:
-  struct Rows {
-    int64_t begin, count;
-  };
+  // The same in two steps. stage uploads the factors beside those in use and changes no weight, so
+  // sessions may be running; one other thread may call it at any time. swap merges them and keeps
+  // those that were in use: another swap goes back to them.
+  void stage(const std::vector<LowRankChange> &changes);
+  void swap();
 
+  // Merges the factors in use with other scales, a list of its rank for each change.
+  void rescale(const std::vector<std::vector<float>> &scales);
+
+ private:
   void add(WeightSource source);
   void allocate();
   std::vector<Transfer> transfersOf(const WeightSource &source, fluxd_dtype dtype, Rows rows,
@@ -95,8 +105,11 @@ class WeightSet {
                 const std::string &name, Rows rows) const;
   void checkChanges(const std::vector<LowRankChange> &changes) const;
   const void *baseRows(const LowRankChange &change, DeviceMemory &fetched) const;
-  void restore(const std::string &name);
-  void apply(const LowRankChange &change);
+  void load(Factors &factors, const std::vector<LowRankChange> &changes) const;
+  void apply();
+  void restore(const RowsByName &changed, const RowsByName &written);
+  void restoreRows(const std::string &name, Rows rows, std::vector<Transfer> &transfers);
+  void launch(const LowRankChange &change);
 
   const fluxd_device &device_;
   const BasePlace basePlace_;
@@ -106,11 +119,15 @@ class WeightSet {
   std::map<std::string, Weight> weights_;
   // Of weights whose e4m3 codes come from a file.
   std::map<std::string, std::vector<float>> storedScales_;
-  std::set<std::string> changed_;
+  // Rows that may differ from their base.
+  RowsByName changed_;
   DeviceMemory memory_;
   // In each weight's baseDtype; empty unless the base is kept on the device.
   DeviceMemory base_;
   std::map<std::string, void *> baseOf_;
+  std::unique_ptr<Factors> current_, next_;
+  // Held while next_ is loaded or exchanged.
+  std::mutex staging_;
 };
 
 }  // namespace fluxd

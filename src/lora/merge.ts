@@ -112,7 +112,8 @@ export async function createMerger(
   return { merge, mergeEach, targets, release }
 }
 
-function listTargets(
+/** Which tensors of `base` these LoRAs change, and what each adds. */
+export function listTargets(
   base: ReadonlyMap<string, TensorSlice>,
   adapters: readonly LoraAdapter[],
   rounding: MergeOptions['rounding'],

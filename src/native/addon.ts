@@ -1,7 +1,8 @@
 /**
  * The one description of the native addon (native/addon, in C++). Everything that takes time runs
- * on the one thread of its device, in the order of the calls, and returns a promise; what is passed
- * to such a call must not be changed before its promise settles.
+ * on the one thread of its device, in the order of the calls, and returns a promise; only
+ * WeightSet.stage has a thread of its own. What is passed to such a call must not be changed before
+ * its promise settles.
  */
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -75,7 +76,7 @@ export type WeightSource = {
   readonly parts: readonly WeightPart[]
 }
 
-/** W[begin, begin + rows) = base + up·down. */
+/** W[begin, begin + rows) = base + (up ⊙ scale)·down. */
 export type LowRankChange = {
   readonly name: string
   readonly begin: number
@@ -85,6 +86,8 @@ export type LowRankChange = {
   readonly up: Float32Array
   /** [rank, width] */
   readonly down: Float32Array
+  /** [rank], of each column of `up`, for several LoRAs side by side; all 1 without it. */
+  readonly scale?: Float32Array
 }
 
 /** Weights on a device; sessions over them are given every one whose name their graph has. */
@@ -99,6 +102,19 @@ export type WeightSet = {
   ) => Promise<void>
   /** The base with these changes and no others, in place: sessions see it in their next run. */
   readonly merge: (changes: readonly LowRankChange[]) => Promise<void>
+  /**
+   * Uploads the factors of the next set beside those in use, on a thread of its own: runs go on, and
+   * merges leave it alone.
+   */
+  readonly stage: (changes: readonly LowRankChange[]) => Promise<void>
+  /**
+   * Like `merge`, of what was staged; those that were in use take its place, so that another swap
+   * goes back to them. Throws while a `stage` is under way.
+   */
+  readonly swap: () => Promise<void>
+  /** Like `merge`, of the changes in use with other scales [rank], one array for each change. */
+  readonly rescale: (scales: readonly Float32Array[]) => Promise<void>
+  /** Of the weights and their base; the factors of changes come on top. */
   readonly bytes: () => number
   /** Sessions keep the weights until they are released themselves. */
   readonly release: () => Promise<void>

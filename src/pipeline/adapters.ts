@@ -1,11 +1,13 @@
 /**
- * The networks of a variant at a precision, with LoRAs merged in. Sessions hold merged weights, so
- * another set of LoRAs means other sessions; they are always built from the checkpoint's own
- * tensors, whatever ran before. The bases stay loaded, and so does the set that was used last.
+ * The networks of a variant at a precision, with LoRAs merged in: in place where a transformer's
+ * weights can be changed; else sessions hold merged weights, and another set of LoRAs means other
+ * sessions. Either way every merge starts from the checkpoint's own tensors, whatever ran before.
+ * The bases stay loaded, and so does the set that was used last.
  */
 import { statSync } from 'node:fs'
 import { FluxdError } from '../errors.js'
 import type { LoraFile, LoraSource, Precision } from '../plan/plan.js'
+import { type LowRankChanges, unchanged } from '../runtime/backend.js'
 import type { Session } from '../runtime/session.js'
 import {
   type AdaptedParts,
@@ -48,7 +50,12 @@ export type Adapters = {
 /** What is loaded, and under which name it can be had again. */
 type Held<T> = { readonly key: string; readonly value: T }
 
-type MergedNetworks = Adapted & { readonly sessions: readonly Session[] }
+type MergedNetworks = {
+  /** The networks, with all weights as they are to be. */
+  readonly use: () => Promise<Adapted>
+  /** What was loaded for them alone. */
+  readonly sessions: readonly Session[]
+}
 
 /** Loads the base in bf16; the rest is loaded when it is first asked for. */
 export async function createAdapters(
@@ -99,40 +106,60 @@ export async function createAdapters(
     const key = [precision, ...files.map(identity)].join('\n')
     if (set?.key === key) return set.value
     await dropSet()
-    const value = await openLoraSet(parts, precision, files, settings)
+    const value = await openLoraSet(parts, precision, files, { ...settings, changesInPlace })
     set = { key, value }
     return value
   }
 
+  async function selectChanged(precision: Precision, changes: LowRankChanges) {
+    const transformer = await selectBase(precision)
+    await transformer.adapt?.(changes)
+    return transformer
+  }
+
+  /** A transformer of its own shares with the bases all that is not merged. */
+  async function restoreBases() {
+    for (const { adapt } of bases.values()) await adapt?.(unchanged)
+  }
+
   async function loadMerged(precision: Precision, own: MergedParts): Promise<MergedNetworks> {
+    const { changes } = own
     try {
-      const transformer = await networks.loadTransformer(own.transformer, precision)
-      if (own.clip === parts.clip)
-        return { transformer, prompt: basePrompt, sessions: transformer.sessions }
-      const ownClip = await networks.loadClip(own.clip)
-      const prompt = createPromptEncoder(ownClip, networks.t5)
-      return { transformer, prompt, sessions: [...transformer.sessions, ...ownClip.sessions] }
+      const transformer =
+        own.transformer === parts.transformer
+          ? undefined
+          : await networks.loadTransformer(own.transformer, precision)
+      const ownClip = own.clip === parts.clip ? undefined : await networks.loadClip(own.clip)
+      const prompt = ownClip ? createPromptEncoder(ownClip, networks.t5) : basePrompt
+      const sessions = [...(transformer?.sessions ?? []), ...(ownClip?.sessions ?? [])]
+      if (!transformer)
+        return {
+          use: async () => ({ transformer: await selectChanged(precision, changes), prompt }),
+          sessions,
+        }
+      const adapted = { transformer, prompt }
+      return { use: () => restoreBases().then(() => adapted), sessions }
     } finally {
       own.release()
     }
   }
 
   const basePrompt = createPromptEncoder(clip, networks.t5)
-  await selectBase('bf16')
+  const changesInPlace = (await selectBase('bf16')).adapt !== undefined
   return {
     async select(precision, loras) {
       const files = loras.filter(({ scale }) => scale !== 0)
       if (files.length === 0)
-        return { transformer: await selectBase(precision), prompt: basePrompt }
+        return { transformer: await selectChanged(precision, unchanged), prompt: basePrompt }
       const key = [precision, ...files.map((file) => `${identity(file)} ${file.scale}`)].join('\n')
-      if (merged?.key === key) return merged.value
+      if (merged?.key === key) return merged.value.use()
       const lorasOfSet = await selectSet(precision, files)
       const own = await lorasOfSet.merge(files.map(({ scale }) => scale))
       // The old set goes first: two sets of a large model would not fit.
       await dropMerged()
       const value = await loadMerged(precision, own)
       merged = { key, value }
-      return value
+      return value.use()
     },
     busySeconds: () =>
       [...bases.values(), clip, ...(merged ? [merged.value] : [])]

@@ -6,10 +6,12 @@
 import type { Checkpoint, Component } from '../checkpoint/checkpoint.js'
 import type { ClipParams, FluxParams } from '../flux/params.js'
 import { isBlockWeight } from '../flux/transformer.js'
+import { areLowRank, openFactors } from '../lora/factors.js'
 import { openLora } from '../lora/lora.js'
-import { createMerger, type Merger } from '../lora/merge.js'
+import { createMerger, listTargets, type Merger } from '../lora/merge.js'
 import type { MergeTarget, Rounding } from '../lora/mergeGraph.js'
 import type { LoraSource, Precision } from '../plan/plan.js'
+import { type LowRankChanges, unchanged } from '../runtime/backend.js'
 import type { TensorSlice } from '../runtime/safetensors.js'
 import { elementCount } from '../runtime/tensor.js'
 import {
@@ -25,6 +27,8 @@ export type AdaptedParts = Pick<Checkpoint, 'transformer'> & {
 }
 
 export type MergedParts = AdaptedParts & {
+  /** What is to be changed in the transformer itself, where it is not another one. */
+  readonly changes: LowRankChanges
   /** To be called when the networks are loaded: gives the merged tensors' memory or disk back. */
   readonly release: () => void
 }
@@ -40,6 +44,16 @@ export type MergeSettings = {
   /** The folder for merged tensors that are larger together than `maxBytesInMemory`. */
   readonly scratch: string
   readonly maxBytesInMemory: number
+  /** Whether the transformer can be changed in place: then it is, by every set of low rank. */
+  readonly changesInPlace?: boolean
+}
+
+/** What a set makes of the transformer. */
+type TransformerMerger = Pick<Merger, 'targets' | 'release'> & {
+  readonly merge: (
+    scales: readonly number[],
+    store: TensorStore,
+  ) => Promise<Pick<MergedParts, 'transformer' | 'changes'>>
 }
 
 /** Reads the LoRAs' files; throws `lora_invalid` when one is none or is made for another model. */
@@ -52,9 +66,34 @@ export async function openLoraSet(
   const { threads } = settings
   const model = { transformer: transformer.params, clip: clip.params }
   const adapters = await Promise.all(files.map(({ path }) => openLora(path, model, threads)))
+  const rounding = roundingIn(precision)
   const open = ({ weights }: Component<FluxParams | ClipParams>) =>
-    createMerger(weights.pristine, adapters, { rounding: roundingIn(precision), threads })
-  const ofTransformer = await open(transformer)
+    createMerger(weights.pristine, adapters, { rounding, threads })
+
+  async function openInPlace(targets: readonly MergeTarget[]): Promise<TransformerMerger> {
+    const factors = await openFactors(targets, threads)
+    return {
+      // Nothing of them goes through a store.
+      targets: [],
+      merge: async (scales) => ({ transformer, changes: factors(scales) }),
+      release: async () => {},
+    }
+  }
+
+  async function openTransformer(): Promise<TransformerMerger> {
+    const targets = listTargets(transformer.weights.pristine, adapters, rounding)
+    if (settings.changesInPlace && areLowRank(targets)) return openInPlace(targets)
+    const merger = await open(transformer)
+    return {
+      ...merger,
+      merge: async (scales, store) => ({
+        transformer: await mergeInto(transformer, merger, scales, store),
+        changes: unchanged,
+      }),
+    }
+  }
+
+  const ofTransformer = await openTransformer()
   const ofClip = await open(clip).catch(async (error) => {
     await ofTransformer.release()
     throw error
@@ -64,7 +103,7 @@ export async function openLoraSet(
       const store = openStore([...ofTransformer.targets, ...ofClip.targets], settings)
       try {
         return {
-          transformer: await mergeInto(transformer, ofTransformer, scales, store),
+          ...(await ofTransformer.merge(scales, store)),
           clip: await mergeInto(clip, ofClip, scales, store),
           release: store.release,
         }

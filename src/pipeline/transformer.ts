@@ -8,7 +8,7 @@ import { modulationSize } from '../flux/modulation.js'
 import type { FluxParams } from '../flux/params.js'
 import { sinusoidDim } from '../flux/params.js'
 import { addTransformer } from '../flux/transformer.js'
-import { type Backend, portableBackend } from '../runtime/backend.js'
+import { type Adapt, type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
 import type { Precision } from '../runtime/ops.js'
 import type { Session, SessionOptions } from '../runtime/session.js'
@@ -52,6 +52,8 @@ export type Transformer = {
     rope: RopeTensors,
   ) => Promise<Float32Array>
   readonly sessions: readonly Session[]
+  /** Changes its weights in place, where the backend can do that. */
+  readonly adapt?: Adapt
 }
 
 /** The model bytes of both graphs; throws when the checkpoint does not fit its params. */
@@ -78,7 +80,10 @@ export async function loadTransformer(
   const { params } = component
   const graphs = buildTransformerGraphs(component, precision, backend)
   const models = { conditioning: { graph: graphs.conditioning }, step: { graph: graphs.step } }
-  const { conditioning, step } = await backend.createSessions(models, options)
+  const { sessions, adapt } = backend.createAdaptable
+    ? await backend.createAdaptable(models, options)
+    : { sessions: await backend.createSessions(models, options), adapt: undefined }
+  const { conditioning, step } = sessions
 
   async function condition({ prompt, timesteps, guidance }: ConditioningInput) {
     const result = await conditioning.run({
@@ -104,6 +109,7 @@ export async function loadTransformer(
       return (result['velocity'] as FloatTensor).data
     },
     sessions: [conditioning, step],
+    ...(adapt && { adapt }),
   }
 }
 

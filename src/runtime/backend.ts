@@ -7,6 +7,26 @@ import { createSession, type Session, type SessionOptions } from './session.js'
 /** A graph, and the inner values that its session returns beside the outputs. */
 export type Model = { readonly graph: Graph; readonly taps?: readonly string[] }
 
+/** (up ⊙ scale)·down, in float32: up [out, rank], down [rank, in], scale [rank]. */
+export type LowRank = {
+  readonly rank: number
+  readonly up: Float32Array
+  readonly down: Float32Array
+  readonly scale: Float32Array
+}
+
+/** What is added to matrices, by the names of their slices of the checkpoint. */
+export type LowRankChanges = ReadonlyMap<string, LowRank>
+
+export const unchanged: LowRankChanges = new Map()
+
+/**
+ * Makes every weight the checkpoint's own with these changes and no others, in place: sessions see
+ * it in their next run. So do other sessions that share a weight, until it is changed again; the
+ * same map again costs nothing.
+ */
+export type Adapt = (changes: LowRankChanges) => Promise<void>
+
 export type Backend = {
   /** Whether sessions copy all their weights into the memory of a device, which is scarce. */
   readonly copiesWeights?: boolean
@@ -17,6 +37,11 @@ export type Backend = {
     models: Readonly<Record<Name, Model>>,
     options: SessionOptions,
   ) => Promise<Readonly<Record<Name, Session>>>
+  /** The same, over weights that can be changed; absent where each session has its own. */
+  readonly createAdaptable?: <Name extends string>(
+    models: Readonly<Record<Name, Model>>,
+    options: SessionOptions,
+  ) => Promise<{ readonly sessions: Readonly<Record<Name, Session>>; readonly adapt: Adapt }>
 }
 
 /** onnxruntime-node on the CPU, in float32. */

@@ -10,9 +10,9 @@ import { type Backend, forEachModel, type Model } from './backend.js'
 import { type FusedOptions, fusedOps } from './fused.js'
 import type { Graph, SharedWeight } from './graph.js'
 import { modelConfig } from './onnx.js'
-import type { Session, SessionOptions } from './session.js'
+import { loadFailure, runFailure, type Session, type SessionOptions } from './session.js'
 import type { Tensor } from './tensor.js'
-import { createWeightStock, type StockedWeights } from './weightStock.js'
+import { createWeightStock, type StockedWeights, type WeightUse } from './weightStock.js'
 
 export type FusedSettings = Omit<FusedOptions, 'precision'> & {
   readonly addon: Addon
@@ -25,6 +25,8 @@ export type FusedSettings = Omit<FusedOptions, 'precision'> & {
  */
 export function createFusedBackend({ addon, device, dtype, attention }: FusedSettings): Backend {
   const stock = createWeightStock(addon, device)
+  // Nobody else can attend on the CPU.
+  const isOnGpu = attention !== 'float32'
 
   async function open(
     { graph, taps }: Model,
@@ -43,22 +45,32 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
       })
     } catch (error) {
       await drop()
-      throw error
+      throw isOnGpu ? loadFailure(error) : error
     }
-    return toSession(session, [...graph.outputs(), ...(taps ?? [])], drop)
+    const own = toSession(session, [...graph.outputs(), ...(taps ?? [])], drop)
+    return isOnGpu ? withGpuFailures(own) : own
+  }
+
+  async function create<Name extends string>(
+    models: Readonly<Record<Name, Model>>,
+    options: SessionOptions,
+    use: WeightUse,
+  ) {
+    const graphs = Object.values<Model>(models).map(({ graph }) => graph)
+    const weights = await stock.take(listWeights(graphs), use)
+    try {
+      const sessions = await forEachModel(models, (model) => open(model, options, weights))
+      return { sessions, adapt: weights.adapt }
+    } finally {
+      await weights.drop()
+    }
   }
 
   return {
+    copiesWeights: isOnGpu,
     ops: (graph, precision = 'bf16') => fusedOps(graph, { dtype, precision, attention }),
-    async createSessions(models, options) {
-      const graphs = Object.values<Model>(models).map(({ graph }) => graph)
-      const weights = await stock.take(listWeights(graphs))
-      try {
-        return await forEachModel(models, (model) => open(model, options, weights))
-      } finally {
-        await weights.drop()
-      }
-    },
+    createSessions: async (models, options) => (await create(models, options, 'fixed')).sessions,
+    createAdaptable: (models, options) => create(models, options, 'adaptable'),
   }
 }
 
@@ -95,6 +107,14 @@ function toSession(
     },
   }
 }
+
+const withGpuFailures = (session: Session): Session => ({
+  ...session,
+  run: (inputs) =>
+    session.run(inputs).catch((cause) => {
+      throw runFailure(cause)
+    }),
+})
 
 const nativeDTypes = {
   float32: 'F32',

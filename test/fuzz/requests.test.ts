@@ -8,7 +8,7 @@ import { expect, test } from 'vitest'
 import { publishedInput } from '../../src/contract/input.js'
 import { buildTestApp, type TestApp } from '../http/testApp.js'
 
-const numRuns = Number(process.env['FUZZ_CASES'] ?? 600) / 3
+const numRuns = Math.ceil(Number(process.env['FUZZ_CASES'] ?? 600) / 3)
 const timeoutMs = 3_600_000
 
 // A pixel, so that some images are sound.

@@ -315,7 +315,7 @@ void measureMerge() {
         const bool quantized = fp8 && s.quantized;
         merge({s.out, s.in, kRank, FLUXD_BF16, quantized ? FLUXD_E4M3 : FLUXD_BF16,
                base.get() + at, up.get(), down.get(), merged.get() + at,
-               quantized ? scale.get() : nullptr},
+               quantized ? scale.get() : nullptr, nullptr},
               stream);
         at += s.out * s.in;
       }

@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of this file that an older library would misread. */
-#define FLUXD_ABI_VERSION 1
+#define FLUXD_ABI_VERSION 2
 
 /* Numbers of ONNX's TensorProto.DataType. */
 typedef enum {
@@ -146,8 +146,9 @@ typedef struct {
 } fluxd_qk_norm_rope;
 
 /*
- * A weight with low-rank changes: merged = base + up·down, in float32, rounded once. Several
- * changes are one, with their ranks side by side; `up` already holds their scales.
+ * A weight with low-rank changes: merged = base + (up ⊙ rank_scale)·down, in float32, rounded once.
+ * Several changes are one, with their ranks side by side and a scale for each rank. Scaling rounds
+ * to float32 before the product, so that factors that were scaled before give the same bits.
  * `dtype` is that of base: F32 or BF16. `merged_dtype` is the same, or E4M3: then merged is
  * quantised as by fluxd_quantize_rows (from float32) and `merged_scale` is written.
  * merged may be base if their dtypes agree. rank 0 copies or quantises.
@@ -160,6 +161,7 @@ typedef struct {
   const float *down;   /* [rank, in] */
   void *merged;        /* [out, in] */
   float *merged_scale; /* [out]; merged_dtype E4M3 only */
+  const float *rank_scale; /* [rank], or NULL: all 1 */
 } fluxd_merge;
 
 typedef struct {
@@ -196,7 +198,7 @@ struct fluxd_device {
   int (*create_event)(void *context, void **event);
   int (*destroy_event)(void *context, void *event);
   int (*record)(void *context, void *event, fluxd_queue stream);
-  int (*wait)(void *context, void *event); /* the host waits until the event is reached */
+  int (*wait)(void *context, void *event); /* until it is reached; not if never recorded */
 };
 
 /* The CPU twins; operators take a fluxd_pool as their queue. */

@@ -1,13 +1,14 @@
 /** An engine process over the addon, on the CPU, with the embedded models. */
+import { readFileSync } from 'node:fs'
 import { pino } from 'pino'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readConfig } from '../../../src/config.js'
-import { type Engine, type GenerateOptions, startEngine } from '../../../src/engine/engine.js'
+import { type Engine, startEngine } from '../../../src/engine/engine.js'
+import type { GenerationEvent } from '../../../src/engine/protocol.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
 import type { BackendKind } from '../../../src/runtime/device.js'
 import { foxPlan } from '../../engine/foxPlan.js'
-import { fixturePath } from '../../goldens.js'
 
 const { checkpoints, threads, loras } = readConfig({})
 const silent = pino({ level: 'silent' })
@@ -34,8 +35,8 @@ afterAll(async () => {
   await ort.stop()
 })
 
-async function draw(engine: Engine, changes: Partial<GenerationPlan>, options?: GenerateOptions) {
-  const { images } = await engine.generate({ ...plan, ...changes }, options)
+async function draw(engine: Engine, changes: Partial<GenerationPlan>) {
+  const { images } = await engine.generate({ ...plan, ...changes })
   return images[0]!.bytes
 }
 
@@ -47,27 +48,75 @@ async function meanDifference(got: Uint8Array, want: Uint8Array) {
   return b.reduce((sum, value, i) => sum + Math.abs(value - a[i]!), 0) / b.length
 }
 
-const image = await sharp({
+const bytes = await sharp({
   create: { width: 256, height: 256, channels: 3, background: { r: 40, g: 90, b: 200 } },
 })
   .png()
   .toBuffer()
 
+// Observed: 1e-4 in bf16, and 0.23 with a LoRA, whose sum stays float32 here and is rounded to the
+// checkpoint's bfloat16 there; 1.9 in fp8, where codes next to a rounding border fall on either side.
 describe('its pictures are those of onnxruntime-node', () => {
   test.each<[string, Partial<GenerationPlan>, number]>([
     ['schnell', {}, 0.01],
     ['dev', { variant: 'dev', guidance: 3.5, steps: 6 }, 0.01],
     ['fp8', { precision: 'fp8' }, 4],
-    ['a LoRA', { variant: 'dev', guidance: 3.5, steps: 6, loras: lora(1) }, 0.01],
+    ['a LoRA', { variant: 'dev', guidance: 3.5, steps: 6, loras: lora(1) }, 1],
     [
       'a LoRA in fp8',
       { variant: 'dev', guidance: 3.5, steps: 6, precision: 'fp8', loras: lora(0.8) },
       4,
     ],
-    ['an image to start from', { start: { kind: 'image', image }, firstStep: 1 }, 0.01],
+    [
+      'an image to start from',
+      { start: { kind: 'image', image: { bytes, size: plan.size } }, firstStep: 1 },
+      0.01,
+    ],
   ])('%s', async (_, changes, tolerance) => {
     const difference = await meanDifference(await draw(native, changes), await draw(ort, changes))
-    if (process.env['SHOW']) console.log(_, difference)
     expect(difference).toBeLessThan(tolerance)
   })
 })
+
+const isProgress = (event: GenerationEvent) => event.kind === 'progress'
+
+test('a prediction is canceled between steps, and the engine goes on', async () => {
+  const canceling = new AbortController()
+  let steps = 0
+  const run = native.generate(
+    { ...plan, steps: 50 },
+    {
+      signal: canceling.signal,
+      onEvent: (event) => void (isProgress(event) && ++steps === 2 && canceling.abort()),
+    },
+  )
+  await expect(run).rejects.toMatchObject({ code: 'canceled' })
+  expect(steps).toBeLessThan(10)
+  expect((await native.generate(plan)).images).toHaveLength(1)
+})
+
+test('a released variant gives its memory back and loads again when it is needed', async () => {
+  const large = { size: { width: 768, height: 768 }, steps: 1 }
+  const before = await draw(native, large)
+  const loaded = residentMegabytes(native)
+  await native.release('schnell')
+  const returned = loaded - residentMegabytes(native)
+  // Observed: 235.
+  expect(returned).toBeGreaterThan(100)
+  expect(await draw(native, large)).toEqual(before)
+})
+
+test('a killed engine comes back with the same pictures', async () => {
+  const before = await draw(native, {})
+  const killed = native.pid()!
+  const run = native.generate(
+    { ...plan, steps: 50 },
+    { onEvent: (event) => void (isProgress(event) && process.kill(killed, 'SIGKILL')) },
+  )
+  await expect(run).rejects.toMatchObject({ code: 'engine_died' })
+  expect(await draw(native, {})).toEqual(before)
+  expect(native.pid()).not.toBe(killed)
+})
+
+const residentMegabytes = (engine: Engine) =>
+  Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${engine.pid()}/status`, 'utf8'))![1]) / 1024

@@ -35,6 +35,9 @@ describe.skipIf(!library)('a GPU', () => {
     expect(weights.bytes()).toBe(64 * 32 + 256 + 64 * 32 * 4)
     const change = { name: 'w', begin: 8, rows: 16, rank: 2 }
     await weights.merge([{ ...change, up: gaussian(32, 3), down: gaussian(64, 4) }])
+    await weights.stage([{ ...change, up: gaussian(32, 5), down: gaussian(64, 6) }])
+    await weights.rescale([new Float32Array([1, 0.5])])
+    await weights.swap()
     await weights.merge([])
     await weights.release()
   })

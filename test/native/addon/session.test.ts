@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import type { NativeSession, WeightSet } from '../../../src/native/addon.js'
+import type { LowRankChange, NativeSession, WeightSet } from '../../../src/native/addon.js'
 import { createGraph, type Graph } from '../../../src/runtime/graph.js'
 import { modelConfig } from '../../../src/runtime/onnx.js'
 import { createSession } from '../../../src/runtime/session.js'
@@ -219,7 +219,7 @@ describe('a weight set', () => {
     return graph
   }
 
-  async function upload(base: 'none' | 'files' = 'none'): Promise<WeightSet> {
+  async function upload(base: 'none' | 'files' | 'device' = 'none'): Promise<WeightSet> {
     const weights = new addon.WeightSet(device)
     await weights.upload([source], { base, threads: 2 })
     return weights
@@ -275,6 +275,45 @@ describe('a weight set', () => {
     await weights.merge([])
     expect(await multiply(sessions[1]!)).toEqual(before)
     for (const session of sessions) await session.release()
+    await weights.release()
+  })
+
+  test('changes by staged factors and other scales as by a merge, also beside runs', async () => {
+    const weights = await upload('device')
+    const session = await open(product('n'), weights)
+    const [begin, rows, rank] = [1000, 50, 3]
+    const first = { name: source.name, begin, rows, rank, up: gaussian(rows * rank, 5) }
+    const change = { ...first, down: gaussian(rank * width, 6) }
+    const other = { ...change, up: gaussian(rows * rank, 7), scale: gaussian(rank, 8) }
+    const merged = async (...changes: LowRankChange[]) => {
+      await weights.merge(changes)
+      return multiply(session)
+    }
+    const scale = gaussian(rank, 9)
+    const want = {
+      base: await merged(),
+      other: await merged(other),
+      scaled: await merged({ ...change, scale }),
+      change: await merged(change),
+    }
+    expect(want.scaled).not.toEqual(want.change)
+    const staging = weights.stage([other])
+    expect(() => weights.swap()).toThrow(/expected stage to be awaited before swap/)
+    expect(await multiply(session)).toEqual(want.change)
+    await staging
+    expect(await multiply(session)).toEqual(want.change)
+    await weights.swap()
+    expect(await multiply(session)).toEqual(want.other)
+    await weights.swap()
+    expect(await multiply(session)).toEqual(want.change)
+    await weights.rescale([scale])
+    expect(await multiply(session)).toEqual(want.scaled)
+    await expect(weights.rescale([])).rejects.toThrow(/expected scales of 1 changes but got 0/)
+    expect(() => weights.stage([{ ...change, scale: new Float32Array(2) }])).toThrow(
+      /expected a float32 scale of each rank/,
+    )
+    expect(await merged()).toEqual(want.base)
+    await session.release()
     await weights.release()
   })
 

@@ -1,6 +1,7 @@
 /** Which weights are uploaded, which are shared, and when they go. */
 import { expect, test } from 'vitest'
-import type { Addon, WeightSource } from '../../../src/native/addon.js'
+import type { Addon, LowRankChange, WeightSource } from '../../../src/native/addon.js'
+import { unchanged } from '../../../src/runtime/backend.js'
 import type { SharedWeight } from '../../../src/runtime/graph.js'
 import { openSafetensors } from '../../../src/runtime/safetensors.js'
 import { createWeightStock } from '../../../src/runtime/weightStock.js'
@@ -40,12 +41,20 @@ function watchedStock() {
       log.push(`+${this.names}`)
       return upload.call(this, sources, options)
     }
+    override merge = (changes: readonly LowRankChange[]) => {
+      log.push(`merge ${changes.map(({ name, scale }) => `${name} ${scale}`)}`)
+      return merge.call(this, changes)
+    }
+    override rescale = (scales: readonly Float32Array[]) => {
+      log.push(`rescale ${scales}`)
+      return rescale.call(this, scales)
+    }
     override release = () => {
       log.push(`-${this.names}`)
       return release.call(this)
     }
   }
-  const { upload, release } = addon.WeightSet.prototype
+  const { upload, merge, rescale, release } = addon.WeightSet.prototype
   const watched: Addon = { ...addon, WeightSet: WatchedSet }
   return { log, stock: createWeightStock(watched, device) }
 }
@@ -84,4 +93,27 @@ test('an upload that fails leaves the base to its users', async () => {
   await expect(stock.take([a, broken])).rejects.toThrow(/b: expected parts of 1 rows/)
   expect((await stock.take([a])).sets).toEqual(base.sets)
   expect(log).toEqual(['+a', '+b'])
+})
+
+test('factors are uploaded once for any scales, and the same changes again do nothing', async () => {
+  const { log, stock } = watchedStock()
+  const matrix = [...tensors.values()].find(({ shape }) => shape.length === 2)!
+  const [rows = 0, width = 0] = matrix.shape
+  const weights = await stock.take([shared('m', matrix)], 'adaptable')
+  const factors = { rank: 1, up: new Float32Array(rows), down: new Float32Array(width) }
+  const at = (scale: number) =>
+    new Map([[matrix.name, { ...factors, scale: Float32Array.of(scale) }]])
+  const one = at(1)
+  for (const changes of [one, one, at(0.5), unchanged, unchanged]) await weights.adapt(changes)
+  expect(log).toEqual(['+m', 'merge m 1', 'rescale 0.5', 'merge '])
+  await weights.drop()
+})
+
+test('weights whose base is not kept are not taken for adaptable ones', async () => {
+  const { log, stock } = watchedStock()
+  const fixed = await stock.take([a])
+  const adaptable = await stock.take([a], 'adaptable')
+  const shares = await stock.take([a])
+  expect(log).toEqual(['+a', '+a'])
+  for (const each of [fixed, adaptable, shares]) await each.drop()
 })
