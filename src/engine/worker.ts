@@ -15,7 +15,6 @@ import type { EngineCommand, EngineConfig, EngineEvent } from './protocol.js'
 
 type GenerateCommand = Extract<EngineCommand, { kind: 'generate' }>
 type Running = {
-  readonly id: string
   readonly controller: AbortController
   wantsPreviews: boolean
 }
@@ -27,7 +26,8 @@ const config: EngineConfig = JSON.parse(process.argv[2] ?? '{}')
 const loaded = new Map<Variant, Models>()
 let backend: Backend | undefined
 let checker: SafetyChecker | undefined
-let running: Running | undefined
+// From its command on, so that a cancel that follows at once is heard.
+const underWay = new Map<string, Running>()
 let tail: Promise<void> = Promise.resolve()
 
 // Without a parent there is nobody to be told, and the disconnect ends the process.
@@ -87,43 +87,40 @@ async function measure(image: Uint8Array) {
   }
 }
 
-async function runGeneration(command: GenerateCommand) {
+async function runGeneration(command: GenerateCommand, own: Running) {
   const { id, plan } = command
-  const controller = new AbortController()
-  const own: Running = { id, controller, wantsPreviews: command.wantsPreviews }
-  running = own
   const startedAt = performance.now()
   try {
     const models = await ensureLoaded(plan.variant)
     const safety = await openGate(command)
     const loadSeconds = (performance.now() - startedAt) / 1000
     const timings = await generate(plan, models, {
-      signal: controller.signal,
+      signal: own.controller.signal,
       onAdapted: (seconds) => send({ kind: 'adapted', id, seconds }),
       onProgress: (progress) => send({ kind: 'progress', id, ...progress }),
       onImage: (index, image) => send({ kind: 'image', id, index, ...image }),
-      previews: openPreviews(own),
+      previews: openPreviews(id, own),
       safety,
     })
     send({ kind: 'done', id, timings: { load: loadSeconds, ...timings } })
   } catch (error) {
     endIfLost(error)
-    const failure = controller.signal.aborted
+    const failure = own.controller.signal.aborted
       ? new FluxdError('canceled', 'The prediction was canceled')
       : error
     send({ kind: 'failed', id, error: toErrorRecord(failure) })
   } finally {
-    running = undefined
+    underWay.delete(id)
   }
 }
 
-function openPreviews(own: Running): PreviewHooks {
+function openPreviews(id: string, own: Running): PreviewHooks {
   let shownAtMs = Number.NEGATIVE_INFINITY
   return {
     isDue: () => own.wantsPreviews && performance.now() - shownAtMs >= previewPauseMs,
     onPreview(progress, preview) {
       shownAtMs = performance.now()
-      send({ kind: 'preview', id: own.id, ...progress, ...preview })
+      send({ kind: 'preview', id, ...progress, ...preview })
     },
   }
 }
@@ -137,6 +134,17 @@ function enqueue(work: () => Promise<void>) {
   tail = tail.then(work)
 }
 
+function enqueueGeneration(command: GenerateCommand) {
+  const own = { controller: new AbortController(), wantsPreviews: command.wantsPreviews }
+  underWay.set(command.id, own)
+  enqueue(() => runGeneration(command, own))
+}
+
+function want({ id, isWanted }: Extract<EngineCommand, { kind: 'preview' }>) {
+  const own = underWay.get(id)
+  if (own) own.wantsPreviews = isWanted
+}
+
 process.on('message', (command: EngineCommand) => {
   switch (command.kind) {
     case 'load':
@@ -144,15 +152,13 @@ process.on('message', (command: EngineCommand) => {
     case 'measure':
       return enqueue(() => measure(command.image))
     case 'generate':
-      return enqueue(() => runGeneration(command))
+      return enqueueGeneration(command)
     case 'release':
       return enqueue(() => release(command.variant))
     case 'cancel':
-      if (running?.id === command.id) running.controller.abort()
-      return
+      return underWay.get(command.id)?.controller.abort()
     case 'preview':
-      if (running?.id === command.id) running.wantsPreviews = command.isWanted
-      return
+      return want(command)
     case 'shutdown':
       return process.exit(0)
     default:

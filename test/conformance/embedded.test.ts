@@ -62,15 +62,18 @@ test('an uploaded picture decides the size', async () => {
 })
 
 test('previews come to those who ask for them, and to nobody else', async () => {
-  const { replicate, request } = await start()
+  const { replicate } = await start()
+  // An engine that stands still makes no step before both are watching.
+  process.kill(engine.pid()!, 'SIGSTOP')
   const { urls } = await replicate.predictions.create({
     model: 'fluxd/flux',
     input: { ...input, width: 512, height: 512, num_inference_steps: 16 },
   })
-  const { pathname } = new URL(urls.stream!)
-  const [plain, asked] = await Promise.all([request(pathname), request(`${pathname}?preview=1`)])
-  expect(plain.text).not.toContain('event: preview')
-  const previews = [...asked.text.matchAll(/^event: preview\ndata: (.*)$/gm)].map(([, data]) =>
+  const replies = await Promise.all([fetch(urls.stream!), fetch(`${urls.stream}?preview=1`)])
+  process.kill(engine.pid()!, 'SIGCONT')
+  const [plain, asked] = await Promise.all(replies.map((reply) => reply.text()))
+  expect(plain).not.toContain('event: preview')
+  const previews = [...asked!.matchAll(/^event: preview\ndata: (.*)$/gm)].map(([, data]) =>
     JSON.parse(data!),
   )
   expect(previews.length).toBeGreaterThan(0)
@@ -82,5 +85,5 @@ test('previews come to those who ask for them, and to nobody else', async () => 
   }
   const withoutPreviews = (text: string) =>
     text.split('\n\n').filter((part) => part.startsWith('id: '))
-  expect(withoutPreviews(asked.text)).toEqual(withoutPreviews(plain.text))
+  expect(withoutPreviews(asked!)).toEqual(withoutPreviews(plain!))
 })
