@@ -17,6 +17,8 @@ Napi::Function Weights::define(Napi::Env env) {
       {InstanceMethod<&Weights::upload>("upload"), InstanceMethod<&Weights::merge>("merge"),
        InstanceMethod<&Weights::stage>("stage"), InstanceMethod<&Weights::swap>("swap"),
        InstanceMethod<&Weights::rescale>("rescale"),
+       InstanceMethod<&Weights::keepBase>("keepBase"),
+       InstanceMethod<&Weights::dropBase>("dropBase"),
        InstanceMethod<&Weights::bytes>("bytes"), InstanceMethod<&Weights::release>("release")});
 }
 
@@ -160,16 +162,23 @@ Napi::Value Weights::stage(const Napi::CallbackInfo &info) {
   });
 }
 
+// What needs no arguments.
+Napi::Value Weights::enqueue(const Napi::CallbackInfo &info, void (WeightSet::*act)()) {
+  return rethrowing(info.Env(), [&] {
+    Job job;
+    job.work = [set = loaded(), act] { ((*set).*act)(); };
+    job.result = nothing;
+    job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
+    return device_->runner.enqueue(info.Env(), std::move(job));
+  });
+}
+
 // swap(): the base with the staged changes
 Napi::Value Weights::swap(const Napi::CallbackInfo &info) {
   return rethrowing(info.Env(), [&] {
     // They are staged on another thread, so the order of the calls says nothing.
     if (staging_ > 0) throw std::logic_error("expected stage to be awaited before swap");
-    Job job;
-    job.work = [set = loaded()] { set->swap(); };
-    job.result = nothing;
-    job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
-    return device_->runner.enqueue(info.Env(), std::move(job));
+    return enqueue(info, &WeightSet::swap);
   });
 }
 
@@ -191,6 +200,16 @@ Napi::Value Weights::rescale(const Napi::CallbackInfo &info) {
     job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
     return device_->runner.enqueue(info.Env(), std::move(job));
   });
+}
+
+// keepBase(): merges take the base from a copy on the device
+Napi::Value Weights::keepBase(const Napi::CallbackInfo &info) {
+  return enqueue(info, &WeightSet::keepBase);
+}
+
+// dropBase(): merges take it from its files
+Napi::Value Weights::dropBase(const Napi::CallbackInfo &info) {
+  return enqueue(info, &WeightSet::dropBase);
 }
 
 Napi::Value Weights::bytes(const Napi::CallbackInfo &info) {

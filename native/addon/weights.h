@@ -21,8 +21,12 @@ class Weights : public Napi::ObjectWrap<Weights> {
   Napi::Value stage(const Napi::CallbackInfo &info);
   Napi::Value swap(const Napi::CallbackInfo &info);
   Napi::Value rescale(const Napi::CallbackInfo &info);
+  Napi::Value keepBase(const Napi::CallbackInfo &info);
+  Napi::Value dropBase(const Napi::CallbackInfo &info);
   Napi::Value bytes(const Napi::CallbackInfo &info);
   Napi::Value release(const Napi::CallbackInfo &info);
+
+  Napi::Value enqueue(const Napi::CallbackInfo &info, void (WeightSet::*act)());
 
   std::shared_ptr<DeviceState> device_;
   std::shared_ptr<WeightSet> set_;

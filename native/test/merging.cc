@@ -122,7 +122,7 @@ TEST("1,000 random switches leave the bits of a fresh merge, whichever way they 
       WeightSet set(device.table(), network.sources(), base, options);
       Changes current, other;
       for (int i = 0; i < (base == BasePlace::device ? 1000 : 50); i++) {
-        switch (random() % 4) {
+        switch (random() % 6) {
           case 0:
             current = randomChanges(random, network);
             set.merge(current.list);
@@ -138,12 +138,41 @@ TEST("1,000 random switches leave the bits of a fresh merge, whichever way they 
           case 3:
             current.rescale(random);
             set.rescale(current.scales);
+            break;
+          case 4:
+            set.dropBase();
+            break;
+          case 5:
+            set.keepBase();
         }
         CHECK(bitsOf(set) == freshBits(network, current.scaled().list, base));
       }
     }
     CHECK(device.live() == 0 && device.used() == 0);
   }
+}
+
+TEST("a base that is dropped gives its memory back, and one that does not fit changes nothing") {
+  Network network;
+  std::mt19937 random(22);
+  const Changes changes = randomChanges(random, network);
+  LazyDevice device(plenty);
+  WeightSet set(device.table(), network.sources(), BasePlace::files, options);
+  const size_t small = set.bytes();
+  const size_t used = device.used();
+  set.keepBase();
+  const size_t large = set.bytes();
+  CHECK(large > small && device.used() == used + large - small);
+  set.merge(changes.list);
+  set.dropBase();
+  CHECK(set.bytes() == small);
+  CHECK(bitsOf(set) == freshBits(network, changes.list));
+  device.failUploadAfter(2);
+  CHECK(messageOf([&] { set.keepBase(); }) == "the bus is broken");
+  CHECK(set.bytes() == small && bitsOf(set) == freshBits(network, changes.list));
+  set.keepBase();
+  set.merge({});
+  CHECK(bitsOf(set) == freshBits(network, {}));
 }
 
 TEST("a switch waits once and, after a set as large, allocates nothing") {

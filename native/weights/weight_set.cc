@@ -34,6 +34,8 @@ size_t valueBytes(const WeightSource &source, fluxd_dtype dtype) {
   return size_t(source.rows() * source.width()) * bytesOf(dtype);
 }
 
+bool isMatrix(const WeightSource &source) { return source.dims.size() == 2; }
+
 size_t scaleBytes(const WeightSource &source) {
   return source.dtype == FLUXD_E4M3 ? size_t(source.rows()) * sizeof(float) : 0;
 }
@@ -62,14 +64,12 @@ WeightSet::WeightSet(const fluxd_device &device, std::vector<WeightSource> sourc
       next_(std::make_unique<Factors>(device, options)) {
   for (auto &source : sources) add(std::move(source));
   allocate();
+  if (basePlace_ == BasePlace::device) allocateBase();
   std::vector<Transfer> transfers;
   for (auto &[name, source] : sources_) {
-    const Rows all = {0, source.rows()};
-    auto own = transfersOf(source, source.dtype, all, weights_.at(name).values);
-    transfers.insert(transfers.end(), own.begin(), own.end());
-    if (!baseOf_.contains(name)) continue;
-    auto copy = transfersOf(source, source.baseDtype(), all, baseOf_.at(name));
-    transfers.insert(transfers.end(), copy.begin(), copy.end());
+    addAll(transfers, source, source.dtype, weights_.at(name).values);
+    if (auto base = baseOf_.find(name); base != baseOf_.end())
+      addAll(transfers, source, source.baseDtype(), base->second);
   }
   upload(device_, transfers, options_);
   if (basePlace_ != BasePlace::none) return;
@@ -88,29 +88,72 @@ void WeightSet::add(WeightSource source) {
     throw std::invalid_argument(name + ": expected one weight of this name but got two");
 }
 
-// Gives every weight its place in one block of memory, and in another for its base.
-void WeightSet::allocate() {
-  const auto keepsBase = [&](const WeightSource &source) {
-    return basePlace_ == BasePlace::device && source.dims.size() == 2;
-  };
-  size_t bytes = 0, baseBytes = 0;
-  for (auto &[name, source] : sources_) {
-    bytes += aligned(valueBytes(source, source.dtype)) + aligned(scaleBytes(source));
-    if (keepsBase(source)) baseBytes += aligned(valueBytes(source, source.baseDtype()));
-  }
-  memory_ = DeviceMemory(device_, bytes);
-  if (baseBytes > 0) base_ = DeviceMemory(device_, baseBytes);
+void WeightSet::addAll(std::vector<Transfer> &transfers, const WeightSource &source,
+                       fluxd_dtype dtype, void *to) const {
+  auto own = transfersOf(source, dtype, {0, source.rows()}, to);
+  transfers.insert(transfers.end(), own.begin(), own.end());
+}
 
-  std::byte *next = advance(memory_.get(), 0), *nextBase = advance(base_.get(), 0);
+// Gives every weight its place in one block of memory.
+void WeightSet::allocate() {
+  size_t bytes = 0;
+  for (auto &[name, source] : sources_)
+    bytes += aligned(valueBytes(source, source.dtype)) + aligned(scaleBytes(source));
+  memory_ = DeviceMemory(device_, bytes);
+
+  std::byte *next = advance(memory_.get(), 0);
   for (auto &[name, source] : sources_) {
     const size_t values = valueBytes(source, source.dtype);
     auto scale = scaleBytes(source) > 0 ? reinterpret_cast<float *>(next + aligned(values)) : nullptr;
     weights_[name] = {source.dims, source.dtype, next, values, scale};
     next += aligned(values) + aligned(scaleBytes(source));
-    if (!keepsBase(source)) continue;
-    baseOf_[name] = nextBase;
-    nextBase += aligned(valueBytes(source, source.baseDtype()));
   }
+}
+
+// And every matrix a place for its base in another.
+void WeightSet::allocateBase() {
+  size_t bytes = 0;
+  for (auto &[name, source] : sources_)
+    if (isMatrix(source)) bytes += aligned(valueBytes(source, source.baseDtype()));
+  base_ = DeviceMemory(device_, bytes);
+
+  std::byte *next = advance(base_.get(), 0);
+  for (auto &[name, source] : sources_) {
+    if (!isMatrix(source)) continue;
+    baseOf_[name] = next;
+    next += aligned(valueBytes(source, source.baseDtype()));
+  }
+}
+
+void WeightSet::keepBase() {
+  checkChanges({});
+  if (base_) return;
+  allocateBase();
+  try {
+    std::vector<Transfer> transfers;
+    for (auto &[name, base] : baseOf_) {
+      const auto &source = sources_.at(name);
+      const auto &weight = weights_.at(name);
+      // What is still its own base need not come from the file again.
+      if (weight.dtype == source.baseDtype() && !changed_.contains(name))
+        check(device_, device_.copy(device_.context, base, weight.values, weight.bytes,
+                                    current_->stream().get()));
+      else
+        addAll(transfers, source, source.baseDtype(), base);
+    }
+    upload(device_, transfers, options_);
+    current_->stream().synchronize();
+  } catch (...) {
+    device_.synchronize(device_.context, current_->stream().get());
+    dropBase();
+    throw;
+  }
+}
+
+void WeightSet::dropBase() {
+  checkChanges({});
+  baseOf_.clear();
+  base_ = DeviceMemory();
 }
 
 const Weight &WeightSet::at(const std::string &name) const {

@@ -90,12 +90,20 @@ class WeightSet {
   void stage(const std::vector<LowRankChange> &changes);
   void swap();
 
+  // Makes or frees the copy of the base on the device, from which merges are much faster; weights
+  // stay as they are. keepBase throws, and has changed nothing, where there is no room.
+  void keepBase();
+  void dropBase();
+
   // Merges the factors in use with other scales, a list of its rank for each change.
   void rescale(const std::vector<std::vector<float>> &scales);
 
  private:
   void add(WeightSource source);
   void allocate();
+  void allocateBase();
+  void addAll(std::vector<Transfer> &transfers, const WeightSource &source, fluxd_dtype dtype,
+              void *to) const;
   std::vector<Transfer> transfersOf(const WeightSource &source, fluxd_dtype dtype, Rows rows,
                                     void *to) const;
   void forEachPiece(const WeightSource &source, Rows rows,
