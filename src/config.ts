@@ -68,6 +68,8 @@ export type Config = {
   /** What `go_fast` multiplies LoRA scales by. */
   readonly goFastLoraMultiplier: number
   readonly device: DeviceChoice
+  /** What networks and their runs may fill; undefined leaves it to the machine. */
+  readonly memoryBytes: number | undefined
   readonly backend: BackendChoice
   readonly threads: number
   /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
@@ -155,6 +157,7 @@ export function readConfig(
     goFastLoraMultiplier: read('FLUXD_GO_FAST_LORA_MULTIPLIER'),
     safetyModel: read('FLUXD_SAFETY_MODEL') ? resolvePath(read('FLUXD_SAFETY_MODEL')) : undefined,
     device: read('FLUXD_DEVICE'),
+    memoryBytes: read('FLUXD_MEMORY_BYTES'),
     backend: read('FLUXD_BACKEND'),
     threads: read('FLUXD_THREADS'),
     readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,

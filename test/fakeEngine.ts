@@ -95,6 +95,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
     },
     measure: measureImage,
     generate,
+    expectRoom: () => {},
     release: async () => {},
     stop: async () => void stops++,
   }

@@ -44,8 +44,9 @@ export async function runBench(flags: BenchFlags, context: RunContext): Promise<
   const checkpoints = chooseCheckpoints(flags, config)
   const models = chosen.map((variant) => inspectModel(variant, checkpoints[variant]))
   const { threads } = config
-  const { device, backend } = await chooseTarget(config)
-  const engine: EngineConfig = { checkpoints, device, backend, threads }
+  const target = await chooseTarget(config)
+  const { device } = target
+  const engine: EngineConfig = { checkpoints, ...target, threads }
   // The pictures' own log would go through the progress.
   const logger = pino({ level: 'warn' }, pino.destination(2))
   const report = await bench(

@@ -8,6 +8,7 @@ import {
   describeFinding,
   diagnose,
   type Finding,
+  freeMemory,
   isMissingAddon,
   listProblems,
 } from '../doctor/diagnosis.js'
@@ -28,8 +29,12 @@ export async function runDoctor({ config, stdout, places }: DoctorContext): Prom
   return listProblems(findings).length === 0
 }
 
-/** What the engines run on, and who runs the networks there. */
-export type Target = { readonly device: Device; readonly backend: BackendKind }
+/** What the engines run on, who runs the networks there, and what these may fill of its memory. */
+export type Target = {
+  readonly device: Device
+  readonly backend: BackendKind
+  readonly memoryBytes: number | undefined
+}
 
 /**
  * What the engines are to run on. Throws `engine_failed` with all that is wrong where that is a GPU
@@ -37,7 +42,7 @@ export type Target = { readonly device: Device; readonly backend: BackendKind }
  */
 export async function chooseTarget(config: Config, places?: MachinePlaces): Promise<Target> {
   if (config.device === 'cpu' && config.backend !== 'native')
-    return { device: 'cpu', backend: 'ort' }
+    return { device: 'cpu', backend: 'ort', memoryBytes: config.memoryBytes }
   const { findings, ...target } = await examine(config, places)
   const missing = findings.find(isMissingAddon)
   if (missing)
@@ -89,5 +94,8 @@ export async function examine(
     hasHubToken: hosts.huggingFace.token !== undefined,
   })
   const device = chooseDevice(config.device, machine)
-  return { device, backend: chooseBackend(config.backend, device, machine), findings }
+  return {
+    ...{ device, backend: chooseBackend(config.backend, device, machine), findings },
+    memoryBytes: config.memoryBytes ?? (device === 'cuda' ? freeMemory(machine) : undefined),
+  }
 }

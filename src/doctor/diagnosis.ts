@@ -51,6 +51,13 @@ const providersOf: Readonly<Record<string, string>> = {
 export const chooseDevice = (choice: DeviceChoice, { gpus, driverVersion }: Machine): Device =>
   choice === 'auto' ? (gpus.length > 0 || driverVersion ? 'cuda' : 'cpu') : choice
 
+// For the contexts of CUDA and its libraries, and for memory that runs keep for the next one.
+const reservedBytes = 4 * 2 ** 30
+
+/** What networks and their runs may fill of the first GPU, where there is one. */
+export const freeMemory = ({ gpus: [gpu] }: Machine): number | undefined =>
+  gpu && Math.max(0, gpu.freeBytes - reservedBytes)
+
 /** Who runs the networks on `device`, by choice and by what has been built. */
 export function chooseBackend(
   choice: BackendChoice,

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
 import { FluxdError, fromErrorRecord } from '../errors.js'
 import type { EncodedImage } from '../media/encoding.js'
+import { type DrawSizes, expectRoom } from '../pipeline/footprint.js'
 import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
 import { type EngineProcess, startProcess } from './process.js'
 import type {
@@ -58,6 +59,13 @@ export type Engine = {
    * Throws `canceled` when `signal` aborts and `engine_died` when the process died under it.
    */
   readonly generate: (plan: GenerationPlan, options?: GenerateOptions) => Promise<GenerationResult>
+  /**
+   * Throws `not_supported`, with the numbers, where a plan can never fit into the device's memory, as
+   * far as that is known: nothing is before a variant is loaded.
+   */
+  readonly expectRoom: (
+    plan: Pick<GenerationPlan, 'variant' | 'precision' | 'size' | 'checkSafety'>,
+  ) => void
   /** Gives a variant's memory back. */
   readonly release: (variant: Variant) => Promise<void>
   readonly stop: () => Promise<void>
@@ -76,6 +84,7 @@ const maxFailedStarts = 5
 /** Starts an engine process and keeps it running until `stop`. */
 export function startEngine(config: EngineConfig, logger: Logger): Engine {
   let status: EngineStatus = 'starting'
+  const sizes = new Map<Variant, DrawSizes>()
   let task: Task | undefined
   let tail: Promise<unknown> = Promise.resolve()
   let failedStarts = 0
@@ -87,6 +96,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   }
 
   function onEvent(event: EngineEvent) {
+    if (event.kind === 'sizes') return void sizes.set(event.variant, event.sizes)
     if (event.kind !== 'ready') return task?.onEvent(event)
     if (status === 'stopped') return
     status = 'ready'
@@ -210,6 +220,10 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
         }),
       ),
     generate,
+    expectRoom(plan) {
+      const known = sizes.get(plan.variant)
+      if (known) expectRoom(known, plan)
+    },
     release: (variant) =>
       exclusively(() =>
         request<void>({ kind: 'release', variant }, (event, resolve) => {

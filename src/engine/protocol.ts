@@ -3,6 +3,7 @@
  * survives structured clone; image bytes travel as Uint8Array.
  */
 import type { ErrorRecord } from '../errors.js'
+import type { DrawSizes } from '../pipeline/footprint.js'
 import type { StageSeconds } from '../pipeline/generate.js'
 import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
 import type { BackendKind, Device } from '../runtime/device.js'
@@ -15,6 +16,8 @@ export type EngineConfig = {
   readonly device?: Device
   /** Who runs them there: onnxruntime-node by default. */
   readonly backend?: BackendKind
+  /** What the networks and their runs may fill of the device's memory; half of the machine by default. */
+  readonly memoryBytes?: number | undefined
   /** Threads of a session's operators; 0 lets ONNX Runtime decide. */
   readonly threads: number
   /** Where merged LoRAs go that are too large for memory; by default the system's temporary folder. */
@@ -79,6 +82,8 @@ export type GenerationEvent =
 export type EngineEvent =
   | { readonly kind: 'ready' }
   | { readonly kind: 'loaded'; readonly variant: Variant }
+  /** What predictions of a variant take, known once it has been opened. */
+  | { readonly kind: 'sizes'; readonly variant: Variant; readonly sizes: DrawSizes }
   | { readonly kind: 'released'; readonly variant: Variant }
   | { readonly kind: 'loadFailed'; readonly variant: Variant; readonly error: ErrorRecord }
   | { readonly kind: 'measured'; readonly size: PixelSize }

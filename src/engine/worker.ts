@@ -2,13 +2,17 @@
  * The engine process: owns the sessions, runs one command after another, and answers with events.
  * A cancel is heard between steps, because a run of ONNX Runtime holds the thread.
  */
+import { totalmem } from 'node:os'
 import { FluxdError, toErrorRecord } from '../errors.js'
 import { measureImage } from '../media/images.js'
+import { createBudget, type Resident } from '../pipeline/budget.js'
+import type { DrawSizes } from '../pipeline/footprint.js'
 import { generate, type PreviewHooks } from '../pipeline/generate.js'
 import { loadModels, type Models } from '../pipeline/models.js'
-import { createSafetyChecker, type SafetyChecker } from '../pipeline/safety.js'
+import { createRoom, type Part } from '../pipeline/room.js'
+import { openSafetyChecker, type SafetyChecker } from '../pipeline/safety.js'
 import type { SafetyGate } from '../pipeline/safetyGate.js'
-import type { Variant } from '../plan/plan.js'
+import type { Precision, Variant } from '../plan/plan.js'
 import type { Backend } from '../runtime/backend.js'
 import { openBackend } from '../runtime/device.js'
 import type { EngineCommand, EngineConfig, EngineEvent } from './protocol.js'
@@ -24,8 +28,10 @@ const previewPauseMs = 500
 
 const config: EngineConfig = JSON.parse(process.argv[2] ?? '{}')
 const loaded = new Map<Variant, Models>()
+const capacity = config.memoryBytes ?? totalmem() / 2
+const room = createRoom(createBudget(capacity))
 let backend: Backend | undefined
-let checker: SafetyChecker | undefined
+let checker: Part<SafetyChecker> | undefined
 // From its command on, so that a cancel that follows at once is heard.
 const underWay = new Map<string, Running>()
 let tail: Promise<void> = Promise.resolve()
@@ -40,20 +46,34 @@ async function ensureLoaded(variant: Variant): Promise<Models> {
   const present = loaded.get(variant)
   if (present) return present
   const { checkpoints, threads, scratch } = config
-  const models = await loadModels(variant, checkpoints[variant], threads, scratch, ensureBackend())
+  const settings = { threads, scratch, backend: ensureBackend(), room }
+  const models = await loadModels(variant, checkpoints[variant], settings)
   loaded.set(variant, models)
+  send({ kind: 'sizes', variant, sizes: sizesOf(models) })
   return models
 }
 
-async function ensureChecker(): Promise<SafetyChecker | undefined> {
+function sizesOf({ transformers, decoder, shapes }: Models): DrawSizes {
+  const parts = (precision: Precision) => [transformers[precision], decoder].map(toResident)
+  const safety = ensureChecker()
+  return {
+    ...{ capacity, shapes },
+    parts: { bf16: parts('bf16'), fp8: parts('fp8') },
+    checker: safety && toResident(safety),
+  }
+}
+
+const toResident = ({ name, bytes }: Resident): Resident => ({ name, bytes })
+
+function ensureChecker(): Part<SafetyChecker> | undefined {
   if (config.safety === undefined) return undefined
-  checker ??= await createSafetyChecker(config.safety, config.threads, ensureBackend())
+  checker ??= openSafetyChecker(config.safety, config.threads, ensureBackend(), room)
   return checker
 }
 
 /** The gate of a plan that wants one; what is wrong with the checker is no concern of the others. */
-async function openGate({ id, plan }: GenerateCommand): Promise<SafetyGate | undefined> {
-  const present = plan.checkSafety ? await ensureChecker() : undefined
+function openGate({ id, plan }: GenerateCommand): SafetyGate | undefined {
+  const present = plan.checkSafety ? ensureChecker() : undefined
   return (
     present && {
       checker: present,
@@ -66,7 +86,9 @@ async function openGate({ id, plan }: GenerateCommand): Promise<SafetyGate | und
 async function load(variant: Variant) {
   try {
     await ensureLoaded(variant)
-    await ensureChecker()
+    const gate = ensureChecker()
+    const leave = await room.enter(gate ? [gate] : [])
+    leave()
     send({ kind: 'loaded', variant })
   } catch (error) {
     send({ kind: 'loadFailed', variant, error: toErrorRecord(error) })
@@ -92,7 +114,7 @@ async function runGeneration(command: GenerateCommand, own: Running) {
   const startedAt = performance.now()
   try {
     const models = await ensureLoaded(plan.variant)
-    const safety = await openGate(command)
+    const safety = openGate(command)
     const loadSeconds = (performance.now() - startedAt) / 1000
     const timings = await generate(plan, models, {
       signal: own.controller.signal,

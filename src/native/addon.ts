@@ -114,6 +114,9 @@ export type WeightSet = {
   readonly swap: () => Promise<void>
   /** Like `merge`, of the changes in use with other scales [rank], one array for each change. */
   readonly rescale: (scales: readonly Float32Array[]) => Promise<void>
+  /** Makes or frees the copy of the base on the device; sessions may not run meanwhile. */
+  readonly keepBase: () => Promise<void>
+  readonly dropBase: () => Promise<void>
   /** Of the weights and their base; the factors of changes come on top. */
   readonly bytes: () => number
   /** Sessions keep the weights until they are released themselves. */

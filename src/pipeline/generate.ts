@@ -3,16 +3,17 @@ import { FluxdError } from '../errors.js'
 import { type EncodedImage, encodeImage } from '../media/encoding.js'
 import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
 import { floatTensor } from '../runtime/tensor.js'
-import type { Adapted } from './adapters.js'
+import type { Decoder } from './decoder.js'
 import { denoise, type Predict } from './denoise.js'
+import { drawBytes } from './footprint.js'
 import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
 import type { Models } from './models.js'
 import { startNoise } from './noise.js'
 import { makePreview } from './preview.js'
 import { chooseGate, isSafe, type SafetyGate } from './safetyGate.js'
 import { getSchedule, guidanceArgument, timestepArgument, timestepEmbedding } from './schedule.js'
-import { prepareStart } from './start.js'
-import type { PromptEmbedding } from './transformer.js'
+import { type MakeStart, prepareStart } from './start.js'
+import type { PromptEmbedding, Transformer } from './transformer.js'
 
 export type GenerateHooks = {
   readonly signal: AbortSignal
@@ -53,21 +54,47 @@ export type StageSeconds = Readonly<Record<Stage | 'total' | 'ort', number>>
 export async function generate(
   plan: GenerationPlan,
   models: Models,
-  { signal, onAdapted, onProgress, onImage, previews, safety }: GenerateHooks,
+  hooks: GenerateHooks,
 ): Promise<StageSeconds> {
-  const gate = chooseGate(plan, safety)
-  const clock = startClock(models, gate)
-  const { tokenRows, tokenCols } = tokenGrid(plan.size)
-  const { transformer, prompt } = await clock.time('lora', () =>
-    models.adapters.select(plan.precision, plan.loras),
-  )
-  onAdapted?.(clock.timings().lora)
-  const { predict, sigmas } = await clock.time('prompt', async () =>
-    prepare(plan, { transformer, scheduler: models.scheduler }, await prompt.encode(plan.prompt)),
-  )
+  const gate = chooseGate(plan, hooks.safety)
+  const clock = startClock(models)
+  const adapted = await clock.time('lora', () => models.adapters.select(plan.precision, plan.loras))
+  const prompt = await clock.time('prompt', () => adapted.prompt.encode(plan.prompt))
   const makeStart = await clock.time('start', () =>
-    prepareStart(plan.start, plan.size, models.encoder),
+    prepareStart(plan.start, plan.size, models.encode),
   )
+  // Text encoders and the image's encoder may have to make room for what draws.
+  const others = [models.decoder, ...(gate ? [gate.checker] : [])]
+  const { transformer, leave } = await clock.time('lora', () =>
+    adapted.enter(others, drawBytes(models.shapes, plan.size)),
+  )
+  try {
+    hooks.onAdapted?.(clock.timings().lora)
+    const { scheduler } = models
+    const prepared = await clock.time('prompt', () =>
+      prepare(plan, { transformer, scheduler }, prompt),
+    )
+    const decoder = models.decoder.network()
+    await draw(plan, { ...prepared, makeStart, decoder, gate }, hooks, clock)
+    return clock.timings()
+  } finally {
+    leave()
+  }
+}
+
+type Prepared = Awaited<ReturnType<typeof prepare>> & {
+  readonly makeStart: MakeStart
+  readonly decoder: Decoder
+  readonly gate: SafetyGate | undefined
+}
+
+async function draw(
+  plan: GenerationPlan,
+  { predict, sigmas, makeStart, decoder, gate }: Prepared,
+  { signal, onProgress, onImage, previews }: GenerateHooks,
+  clock: Clock,
+): Promise<void> {
+  const { tokenRows, tokenCols } = tokenGrid(plan.size)
   // The last picture is still being encoded while the next one is denoised.
   let encoding: Promise<void> = Promise.resolve()
   let safeImages = 0
@@ -80,13 +107,13 @@ export async function generate(
       // After the last step comes the picture itself, and what is to be judged is not shown before.
       if (step === progress.steps || gate || !previews?.isDue()) return
       const preview = { latents, velocity, sigma: sigmas[step]! }
-      previews.onPreview(progress, await makePreview(preview, plan.size, models.decoder))
+      previews.onPreview(progress, await makePreview(preview, plan.size, decoder))
     }
     const packed = await clock.time('denoise', () =>
       denoise(predict, start.latents, sigmas, { blend: start.blend, signal, onStep }),
     )
     const latents = unpackLatents(packed, tokenRows, tokenCols)
-    const rgb = await clock.time('decode', () => models.decoder.decode(latents, plan.size))
+    const rgb = await clock.time('decode', () => decoder.decode(latents, plan.size))
     if (!(await clock.time('safety', () => isSafe(gate, rgb, plan.size, image)))) continue
     safeImages++
     await encoding
@@ -98,7 +125,6 @@ export async function generate(
   }
   await encoding
   if (safeImages === 0) throw new FluxdError('unsafe_output', nothingLeft)
-  return clock.timings()
 }
 
 // The reference's words (replicate-contract §1.8).
@@ -113,7 +139,7 @@ export async function prepare(
     firstStep,
     guidance,
   }: Pick<GenerationPlan, 'size' | 'steps' | 'firstStep' | 'guidance'>,
-  { transformer, scheduler }: Pick<Models, 'scheduler'> & Pick<Adapted, 'transformer'>,
+  { transformer, scheduler }: Pick<Models, 'scheduler'> & { readonly transformer: Transformer },
   prompt: PromptEmbedding,
 ): Promise<{ readonly sigmas: readonly number[]; readonly predict: Predict }> {
   const { tokenRows, tokenCols } = tokenGrid(size)
@@ -135,8 +161,9 @@ export async function prepare(
   }
 }
 
-function startClock(models: Models, gate: SafetyGate | undefined) {
-  const busySeconds = () => models.busySeconds() + (gate?.checker.busySeconds() ?? 0)
+type Clock = ReturnType<typeof startClock>
+
+function startClock({ busySeconds }: Models) {
   const startedAt = performance.now()
   const ortAtStart = busySeconds()
   const seconds: Record<Stage, number> = {

@@ -11,7 +11,7 @@ import { openLora } from '../lora/lora.js'
 import { createMerger, listTargets, type Merger } from '../lora/merge.js'
 import type { MergeTarget, Rounding } from '../lora/mergeGraph.js'
 import type { LoraSource, Precision } from '../plan/plan.js'
-import { type LowRankChanges, unchanged } from '../runtime/backend.js'
+import type { LowRankChanges } from '../runtime/backend.js'
 import type { TensorSlice } from '../runtime/safetensors.js'
 import { elementCount } from '../runtime/tensor.js'
 import {
@@ -26,16 +26,27 @@ export type AdaptedParts = Pick<Checkpoint, 'transformer'> & {
   readonly clip: Component<ClipParams>
 }
 
-export type MergedParts = AdaptedParts & {
-  /** What is to be changed in the transformer itself, where it is not another one. */
-  readonly changes: LowRankChanges
-  /** To be called when the networks are loaded: gives the merged tensors' memory or disk back. */
+/** A network's weights with LoRAs in them. */
+export type MergedComponent<Params> = {
+  readonly component: Component<Params>
+  /** To be called when the network is loaded: gives the merged tensors' memory or disk back. */
   readonly release: () => void
 }
 
+/** What the weights become with one scale per LoRA. */
+type Merge<Params> = (scales: readonly number[]) => Promise<MergedComponent<Params>>
+
+/** What a set makes of the transformer. */
+export type TransformerChange =
+  | { readonly kind: 'none' }
+  /** Of low rank, for weights that can be changed where they are. */
+  | { readonly kind: 'inPlace'; readonly changes: (scales: readonly number[]) => LowRankChanges }
+  | { readonly kind: 'merged'; readonly merge: Merge<FluxParams> }
+
 export type LoraSet = {
-  /** What each network becomes with one scale per LoRA; the same component where nothing changes. */
-  readonly merge: (scales: readonly number[]) => Promise<MergedParts>
+  readonly transformer: TransformerChange
+  /** Undefined where CLIP stays as it is. */
+  readonly clip: Merge<ClipParams> | undefined
   readonly release: () => Promise<void>
 }
 
@@ -46,14 +57,6 @@ export type MergeSettings = {
   readonly maxBytesInMemory: number
   /** Whether the transformer can be changed in place: then it is, by every set of low rank. */
   readonly changesInPlace?: boolean
-}
-
-/** What a set makes of the transformer. */
-type TransformerMerger = Pick<Merger, 'targets' | 'release'> & {
-  readonly merge: (
-    scales: readonly number[],
-    store: TensorStore,
-  ) => Promise<Pick<MergedParts, 'transformer' | 'changes'>>
 }
 
 /** Reads the LoRAs' files; throws `lora_invalid` when one is none or is made for another model. */
@@ -70,27 +73,15 @@ export async function openLoraSet(
   const open = ({ weights }: Component<FluxParams | ClipParams>) =>
     createMerger(weights.pristine, adapters, { rounding, threads })
 
-  async function openInPlace(targets: readonly MergeTarget[]): Promise<TransformerMerger> {
-    const factors = await openFactors(targets, threads)
-    return {
-      // Nothing of them goes through a store.
-      targets: [],
-      merge: async (scales) => ({ transformer, changes: factors(scales) }),
-      release: async () => {},
-    }
-  }
-
-  async function openTransformer(): Promise<TransformerMerger> {
+  async function openTransformer(): Promise<Opened<TransformerChange>> {
     const targets = listTargets(transformer.weights.pristine, adapters, rounding)
-    if (settings.changesInPlace && areLowRank(targets)) return openInPlace(targets)
-    const merger = await open(transformer)
-    return {
-      ...merger,
-      merge: async (scales, store) => ({
-        transformer: await mergeInto(transformer, merger, scales, store),
-        changes: unchanged,
-      }),
+    if (settings.changesInPlace && areLowRank(targets)) {
+      const changes = await openFactors(targets, threads)
+      return { value: { kind: 'inPlace', changes }, release: async () => {} }
     }
+    const merger = await open(transformer)
+    const merge = mergeOf(transformer, merger, settings)
+    return { value: merge ? { kind: 'merged', merge } : { kind: 'none' }, release: merger.release }
   }
 
   const ofTransformer = await openTransformer()
@@ -99,23 +90,35 @@ export async function openLoraSet(
     throw error
   })
   return {
-    async merge(scales) {
-      const store = openStore([...ofTransformer.targets, ...ofClip.targets], settings)
-      try {
-        return {
-          ...(await ofTransformer.merge(scales, store)),
-          clip: await mergeInto(clip, ofClip, scales, store),
-          release: store.release,
-        }
-      } catch (error) {
-        store.release()
-        throw error
-      }
-    },
+    transformer: ofTransformer.value,
+    clip: mergeOf(clip, ofClip, settings),
     async release() {
       await ofTransformer.release()
       await ofClip.release()
     },
+  }
+}
+
+type Opened<T> = { readonly value: T; readonly release: () => Promise<void> }
+
+/** Undefined where the LoRAs have nothing for this network. */
+function mergeOf<Params>(
+  component: Component<Params>,
+  merger: Merger,
+  settings: MergeSettings,
+): Merge<Params> | undefined {
+  if (merger.targets.length === 0) return undefined
+  return async (scales) => {
+    const store = openStore(merger.targets, settings)
+    try {
+      return {
+        component: await mergeInto(component, merger, scales, store),
+        release: store.release,
+      }
+    } catch (error) {
+      store.release()
+      throw error
+    }
   }
 }
 
@@ -149,6 +152,5 @@ async function mergeInto<Params>(
   const merged = new Map<string, TensorSource>()
   for await (const { name, tensor, rounding } of merger.mergeEach(scales))
     merged.set(name, store.keep(name, tensor, storedAs(rounding)))
-  if (merged.size === 0) return component
   return { ...component, weights: withMerged(component.weights, merged) }
 }

@@ -1,53 +1,73 @@
 /** A variant's networks, loaded and ready to run. */
 import { tmpdir, totalmem } from 'node:os'
-import { type Checkpoint, type Component, openCheckpoint } from '../checkpoint/checkpoint.js'
+import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import { invalidCheckpoint } from '../errors.js'
-import type { FluxParams, SchedulerParams } from '../flux/params.js'
-import type { Variant } from '../plan/plan.js'
+import type { SchedulerParams } from '../flux/params.js'
+import type { Precision, Variant } from '../plan/plan.js'
 import { type Backend, portableBackend } from '../runtime/backend.js'
-import type { Session, SessionOptions } from '../runtime/session.js'
+import type { SessionOptions } from '../runtime/session.js'
 import { elementCount } from '../runtime/tensor.js'
 import type { Weights } from '../runtime/weights.js'
 import { type Adapters, createAdapters } from './adapters.js'
-import { type Decoder, loadDecoder } from './decoder.js'
+import { createBudget, type Resident } from './budget.js'
+import { buildAutoencoderGraphs, type Decoder, loadDecoder } from './decoder.js'
 import { type Encoder, loadEncoder } from './encoder.js'
-import { loadClip, loadT5 } from './prompt.js'
-import { loadTransformer } from './transformer.js'
+import { autoencoderBytes, type Shapes } from './footprint.js'
+import { buildClipGraph, buildT5Graph, encodeOnDemand, loadClip, loadT5 } from './prompt.js'
+import { createRoom, type Part, type Room } from './room.js'
+import { buildTransformerGraphs, loadTransformer } from './transformer.js'
 
 export type Models = {
   readonly variant: Variant
   readonly scheduler: SchedulerParams
   /** Transformer and text encoders, with LoRAs or without. */
   readonly adapters: Adapters
-  readonly decoder: Decoder
-  /** Loaded when it is first asked for: most predictions have no image. */
-  readonly encoder: () => Promise<Encoder>
-  /** Seconds spent inside ONNX Runtime so far. */
+  readonly decoder: Part<Decoder>
+  /** The transformers without LoRAs. */
+  readonly transformers: Readonly<Record<Precision, Resident>>
+  /** The encoder comes when it is first asked for: most predictions have no image. */
+  readonly encode: Encoder['encode']
+  /** They tell what drawing a picture takes beside the weights. */
+  readonly shapes: Shapes
+  /** Seconds spent inside ONNX Runtime so far, by all models of the room. */
   readonly busySeconds: () => number
   /** Gives all memory back. */
   readonly release: () => Promise<void>
 }
 
+export type ModelSettings = {
+  /** Of an operator; 0 lets ONNX Runtime decide. */
+  readonly threads: number
+  /** The folder for large sets of merged LoRAs. */
+  readonly scratch?: string | undefined
+  readonly backend?: Backend
+  /** Where the networks live, which may be others' too; by default without a limit. */
+  readonly room?: Room
+}
+
 // T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
 export const maxTextTokens = { dev: 512, schnell: 256 } as const
 
-// Widened weights may fill this share of the machine; beyond it they stay mapped.
+// A network's widened weights may fill this share of the machine; beyond it they stay mapped.
 const widenedShare = 0.25
 
 // Half of what a model's bytes can hold; the graphs and their constants need room too.
 const maxMergedBytes = 2 ** 30
 
 /**
- * Opens the checkpoint at `path` and loads its networks; large sets of merged LoRAs go through files
- * in the folder `scratch`.
- * Throws `checkpoint_invalid` when it is damaged or not a checkpoint of `variant`.
+ * Opens the checkpoint at `path` and loads its networks, as far as they have room together.
+ * Throws `checkpoint_invalid` when it is damaged or not a checkpoint of `variant`, and
+ * `not_supported` when there is too little memory for a picture.
  */
 export async function loadModels(
   variant: Variant,
   path: string,
-  threads: number,
-  scratch: string = tmpdir(),
-  backend: Backend = portableBackend,
+  {
+    threads,
+    scratch = tmpdir(),
+    backend = portableBackend,
+    room = createRoom(createBudget(Number.POSITIVE_INFINITY)),
+  }: ModelSettings,
 ): Promise<Models> {
   const checkpoint = openCheckpoint(path)
   checkVariant(checkpoint, variant)
@@ -59,48 +79,81 @@ export async function loadModels(
   })
   const ofText = options([text.clip.weights, text.t5.weights])
   const ofTransformer = options([transformer.weights])
-  const t5 = await loadT5(text, maxTextTokens[variant], ofText, backend)
-  const adapters = await createAdapters(
+  const ofAutoencoder = options([autoencoder.weights])
+  // All graphs are built once before anything is loaded: that checks the checkpoint as a whole.
+  const bytesOf = (precision: Precision) =>
+    backend.weightBytes(
+      Object.values(buildTransformerGraphs(transformer, precision, backend)),
+      ofTransformer,
+    )
+  const pixelGraphs = buildAutoencoderGraphs(autoencoder)
+
+  const t5 = room.part({
+    name: `${variant} T5`,
+    bytes: backend.weightBytes([buildT5Graph(text.t5, backend)], ofText),
+    load: () => loadT5(text, maxTextTokens[variant], ofText, backend),
+  })
+  const decoder = room.part({
+    name: `${variant} VAE`,
+    bytes: backend.weightBytes([pixelGraphs.decoder], ofAutoencoder),
+    load: () => loadDecoder(autoencoder, ofAutoencoder, backend),
+  })
+  const encoder = room.part({
+    name: `${variant} VAE encoder`,
+    bytes: backend.weightBytes([pixelGraphs.encoder], ofAutoencoder),
+    load: () => loadEncoder(autoencoder, ofAutoencoder, backend),
+  })
+  const adapters = createAdapters(
     { transformer, clip: text.clip },
     {
-      loadTransformer: (component, precision) =>
-        loadTransformer(component, ofTransformer, precision, backend),
+      name: variant,
+      transformerBytes: { bf16: bytesOf('bf16'), fp8: bytesOf('fp8') },
+      loadTransformer: (component, precision, use) =>
+        loadTransformer(component, ofTransformer, precision, backend, use),
+      clipBytes: backend.weightBytes([buildClipGraph(text.clip, backend)], ofText),
       loadClip: (clip) => loadClip({ ...text, clip }, ofText, backend),
-      t5,
+      t5: encodeOnDemand(t5, room),
+      changesInPlace: backend.createAdaptable !== undefined,
     },
-    {
-      ...{ threads, scratch, maxBytesInMemory: maxMergedBytes },
-      keepsBases: !backend.copiesWeights && hasRoomFor(2, transformer),
-    },
+    { threads, scratch, maxBytesInMemory: maxMergedBytes },
+    room,
   )
-  const decoder = await loadDecoder(autoencoder, options([autoencoder.weights]), backend)
-  const sessions: Session[] = [...t5.sessions, ...decoder.sessions]
-  let encoder: Promise<Encoder> | undefined
-  const openEncoder = async () => {
-    const opened = await loadEncoder(autoencoder, options([autoencoder.weights]), backend)
-    sessions.push(...opened.sessions)
-    return opened
-  }
-  return {
-    variant,
-    scheduler,
-    adapters,
-    decoder,
-    encoder: () => (encoder ??= openEncoder()),
-    busySeconds: () =>
-      sessions.reduce((sum, session) => sum + session.busySeconds(), adapters.busySeconds()),
+  const models: Models = {
+    ...{ variant, scheduler, adapters, decoder, transformers: adapters.bases },
+    async encode(image, size) {
+      const leave = await room.enter([encoder], autoencoderBytes(autoencoder.params, size))
+      return encoder.network().encode(image, size).finally(leave)
+    },
+    shapes: {
+      ...{ transformer: transformer.params, autoencoder: autoencoder.params },
+      textTokens: maxTextTokens[variant],
+    },
+    busySeconds: room.busySeconds,
     async release() {
       await adapters.release()
-      for (const session of sessions) await session.release()
+      await room.release([t5, decoder, encoder])
     },
   }
+  await warm(models, [t5], room)
+  return models
 }
 
-/** Mapped weights take no memory of their own; a widened copy does. */
-function hasRoomFor(copies: number, { weights }: Component<FluxParams>) {
-  const bytes = widenedBytes([weights])
-  const limit = totalmem() * widenedShare
-  return bytes >= limit || copies * bytes < limit
+/** Loads what the first prediction is most likely to need; throws where nothing could be drawn. */
+async function warm(
+  { adapters, decoder, release }: Models,
+  text: readonly Part[],
+  room: Room,
+): Promise<void> {
+  try {
+    const leave = await room.enter(text)
+    leave()
+    const adapted = await adapters.select('bf16', [])
+    const entered = await adapted.enter([decoder])
+    entered.leave()
+  } catch (error) {
+    await release()
+    throw error
+  }
 }
 
 const widenedBytes = (weights: readonly Weights[]) =>

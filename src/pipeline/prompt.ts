@@ -9,6 +9,7 @@ import { type FloatTensor, intTensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
 import { loadClipTokenizer } from '../tokenizers/clip.js'
 import { loadT5Tokenizer } from '../tokenizers/t5.js'
+import type { Part, Room } from './room.js'
 import type { PromptEmbedding } from './transformer.js'
 
 export type PromptEncoder = {
@@ -61,7 +62,7 @@ export async function loadClip(
     const { pooled } = await session.run({ ids: intTensor(ids, [ids.length]) })
     return pooled as FloatTensor
   }
-  return { encode: remember(encode), sessions: [session] }
+  return { encode, sessions: [session] }
 }
 
 /**
@@ -84,8 +85,15 @@ export async function loadT5(
     const { hidden } = await session.run({ ids: intTensor(ids, [tokens]), buckets })
     return hidden as FloatTensor
   }
-  return { encode: remember(encode), sessions: [session] }
+  return { encode, sessions: [session] }
 }
+
+/** An encoder that is loaded when a prompt comes that it has not seen. */
+export const encodeOnDemand = (part: Part<TextEncoder>, room: Room): TextEncoder['encode'] =>
+  remember(async (prompt) => {
+    const leave = await room.enter([part])
+    return part.network().encode(prompt).finally(leave)
+  })
 
 // T5's states for one prompt take 8 MB at full size.
 const rememberedPrompts = 8
@@ -103,9 +111,12 @@ export function remember(encode: TextEncoder['encode']): TextEncoder['encode'] {
   }
 }
 
-export const createPromptEncoder = (clip: TextEncoder, t5: TextEncoder): PromptEncoder => ({
+export const createPromptEncoder = (
+  clip: TextEncoder['encode'],
+  t5: TextEncoder['encode'],
+): PromptEncoder => ({
   encode: async (prompt, t5Prompt = prompt) => ({
-    pooled: await clip.encode(prompt),
-    hidden: await t5.encode(t5Prompt),
+    pooled: await clip(prompt),
+    hidden: await t5(t5Prompt),
   }),
 })

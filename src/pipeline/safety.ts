@@ -15,10 +15,11 @@ import type { PixelSize } from '../plan/plan.js'
 import { type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
 import { portableOps } from '../runtime/portable.js'
-import type { Session } from '../runtime/session.js'
+import type { Session, SessionOptions } from '../runtime/session.js'
 import { floatTensor, type Tensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
 import { processImage } from './imageProcessor.js'
+import type { Part, Room } from './room.js'
 
 export type SafetyVerdict =
   | { readonly kind: 'safe' }
@@ -30,10 +31,6 @@ export type SafetyChecker = {
   /** Judges a picture of H·W·3 bytes. Throws only when the first stage breaks down. */
   readonly check: (rgb: Uint8Array, size: PixelSize) => Promise<SafetyVerdict>
   readonly sessions: readonly Session[]
-  /** Seconds spent inside ONNX Runtime so far. */
-  readonly busySeconds: () => number
-  /** Gives all memory back. */
-  readonly release: () => Promise<void>
 }
 
 // Left in some files by other tools; no network uses them.
@@ -52,10 +49,27 @@ export function buildSafetyGraphs({ concepts, classifier }: SafetyModel) {
 }
 
 /**
- * Opens the safety checker at `folder` and loads both networks.
+ * The safety checker at `folder`, in a room; nothing is loaded.
  * Throws `checkpoint_invalid` when it is damaged or not a safety checker.
  */
-export async function createSafetyChecker(
+export function openSafetyChecker(
+  folder: string,
+  threads: number,
+  backend: Backend,
+  room: Room,
+): Part<SafetyChecker> {
+  const graphs = buildSafetyGraphs(openSafetyModel(folder))
+  return room.part({
+    name: 'safety checker',
+    bytes: backend.weightBytes(Object.values(graphs), sessionOptions(threads)),
+    load: () => loadSafetyChecker(folder, threads, backend),
+  })
+}
+
+const sessionOptions = (threads: number): SessionOptions => ({ threads, widenWeights: 'load' })
+
+/** Loads both networks of the safety checker at `folder`; throws as `openSafetyChecker`. */
+export async function loadSafetyChecker(
   folder: string,
   threads: number,
   backend: Backend = portableBackend,
@@ -64,7 +78,7 @@ export async function createSafetyChecker(
   const graphs = buildSafetyGraphs(model)
   const sessionsOf = await backend.createSessions(
     { concepts: { graph: graphs.concepts }, classifier: { graph: graphs.classifier } },
-    { threads, widenWeights: 'load' },
+    sessionOptions(threads),
   )
   const concepts = createVision(model.concepts, sessionsOf.concepts)
   const classifier = createVision(model.classifier, sessionsOf.classifier)
@@ -86,10 +100,6 @@ export async function createSafetyChecker(
       return isFlagged(scores!, specialCare!) ? classify(rgb, size) : { kind: 'safe' }
     },
     sessions,
-    busySeconds: () => sessions.reduce((sum, session) => sum + session.busySeconds(), 0),
-    async release() {
-      for (const session of sessions) await session.release()
-    },
   }
 }
 

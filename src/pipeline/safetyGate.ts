@@ -1,11 +1,12 @@
 /** What every finished picture passes before it is encoded (replicate-contract §1.8). */
 import { FluxdError } from '../errors.js'
 import type { GenerationPlan, PixelSize } from '../plan/plan.js'
+import type { Part } from './room.js'
 import type { SafetyChecker } from './safety.js'
 
 /** A checker, and who is told of the pictures it holds back. */
 export type SafetyGate = {
-  readonly checker: SafetyChecker
+  readonly checker: Part<SafetyChecker>
   readonly onFlagged: (image: number) => void
   /** Why a picture could not be judged; it is flagged too. */
   readonly onError: (reason: string) => void
@@ -32,7 +33,7 @@ export async function isSafe(
   image: number,
 ): Promise<boolean> {
   if (!gate) return true
-  const verdict = await gate.checker.check(rgb, size)
+  const verdict = await gate.checker.network().check(rgb, size)
   if (verdict.kind === 'safe') return true
   if (verdict.kind === 'unknown') gate.onError(verdict.reason)
   gate.onFlagged(image)

@@ -19,20 +19,19 @@ export type MakeStart = (noise: Float32Array, sigma: number) => StartLatents
 
 /**
  * Reads and encodes what all pictures of a plan start from. Throws a sentence when the image or the
- * mask cannot be read. `loadEncoder` is called only where there is an image.
+ * mask cannot be read.
  */
 export async function prepareStart(
   start: Start,
   size: PixelSize,
-  loadEncoder: () => Promise<Encoder>,
+  encode: Encoder['encode'],
 ): Promise<MakeStart> {
   if (start.kind === 'noise') return (noise) => ({ latents: noise })
   const mask =
     start.kind === 'inpaint' ? packMask(await readMask(start.mask, size), size) : undefined
   const image = await readImage(start.image.bytes, size)
   const { tokenRows, tokenCols } = tokenGrid(size)
-  const encoder = await loadEncoder()
-  const latents = packLatents(await encoder.encode(image, size), tokenRows, tokenCols)
+  const latents = packLatents(await encode(image, size), tokenRows, tokenCols)
   return startFromImage(latents, mask)
 }
 

@@ -8,7 +8,7 @@ import { modulationSize } from '../flux/modulation.js'
 import type { FluxParams } from '../flux/params.js'
 import { sinusoidDim } from '../flux/params.js'
 import { addTransformer } from '../flux/transformer.js'
-import { type Adapt, type Backend, portableBackend } from '../runtime/backend.js'
+import { type Adaptable, type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
 import type { Precision } from '../runtime/ops.js'
 import type { Session, SessionOptions } from '../runtime/session.js'
@@ -52,8 +52,8 @@ export type Transformer = {
     rope: RopeTensors,
   ) => Promise<Float32Array>
   readonly sessions: readonly Session[]
-  /** Changes its weights in place, where the backend can do that. */
-  readonly adapt?: Adapt
+  /** Where the backend can change its weights in place. */
+  readonly adaptable?: Adaptable
 }
 
 /** The model bytes of both graphs; throws when the checkpoint does not fit its params. */
@@ -70,19 +70,21 @@ export function buildTransformerGraphs(
   return { conditioning, step }
 }
 
-/** Loads a transformer's sessions. */
+/** Loads a transformer's sessions; `fixed` ones are never changed. */
 export async function loadTransformer(
   component: Component<FluxParams>,
   options: SessionOptions,
   precision: Precision = 'bf16',
   backend: Backend = portableBackend,
+  use: 'adaptable' | 'fixed' = 'adaptable',
 ): Promise<Transformer> {
   const { params } = component
   const graphs = buildTransformerGraphs(component, precision, backend)
   const models = { conditioning: { graph: graphs.conditioning }, step: { graph: graphs.step } }
-  const { sessions, adapt } = backend.createAdaptable
-    ? await backend.createAdaptable(models, options)
-    : { sessions: await backend.createSessions(models, options), adapt: undefined }
+  const { sessions, ...adaptable } =
+    use === 'adaptable' && backend.createAdaptable
+      ? await backend.createAdaptable(models, options)
+      : { sessions: await backend.createSessions(models, options) }
   const { conditioning, step } = sessions
 
   async function condition({ prompt, timesteps, guidance }: ConditioningInput) {
@@ -109,7 +111,7 @@ export async function loadTransformer(
       return (result['velocity'] as FloatTensor).data
     },
     sessions: [conditioning, step],
-    ...(adapt && { adapt }),
+    ...('adapt' in adaptable && { adaptable }),
   }
 }
 

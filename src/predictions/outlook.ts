@@ -38,21 +38,21 @@ export const workOf = (plan: GenerationPlan): Work => ({
   amount: stepsToRun(plan) * ((plan.size.width * plan.size.height) / 256) * plan.count,
 })
 
-/** The work of a wish as far as it is known before its image is: none where it will fail. */
-export function foreseeWork(input: FluxInput): Work {
+/** The plan of a wish as far as it is known before its image is; undefined where there is none. */
+export function foreseePlan(input: FluxInput, safetyChecker: boolean): GenerationPlan | undefined {
   const withoutFiles = { ...input, image: undefined, mask: undefined }
+  const circumstances = { drawnSeed: 0, noise: 'torch-cuda', goFastLoraMultiplier: 1 } as const
   try {
-    return workOf(
-      planGeneration(withoutFiles, {
-        drawnSeed: 0,
-        noise: 'torch-cuda',
-        goFastLoraMultiplier: 1,
-        safetyChecker: false,
-      }),
-    )
+    return planGeneration(withoutFiles, { ...circumstances, safetyChecker })
   } catch {
-    return { kind: `${input.model} bf16`, amount: 0 }
+    return undefined
   }
+}
+
+/** The work of a wish as far as it is known: none where it will fail. */
+export function foreseeWork(input: FluxInput): Work {
+  const plan = foreseePlan(input, false)
+  return plan ? workOf(plan) : { kind: `${input.model} bf16`, amount: 0 }
 }
 
 export type Outlook = {

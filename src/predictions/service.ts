@@ -23,7 +23,14 @@ import {
   unknownPrediction,
   type WaitOptions,
 } from './live.js'
-import { createPace, foreseeWork, lookAhead, type Outlook, type Work } from './outlook.js'
+import {
+  createPace,
+  foreseePlan,
+  foreseeWork,
+  lookAhead,
+  type Outlook,
+  type Work,
+} from './outlook.js'
 import { type Listed, listPage, type PredictionPage } from './page.js'
 import { cancel } from './prediction.js'
 import type { LoraLibrary } from './preparation.js'
@@ -160,6 +167,8 @@ export function createPredictions(options: PredictionOptions): Predictions {
     if (isDraining) throw new FluxdError('draining', 'The server is shutting down')
     if (options.engine.status() === 'stopped')
       throw new FluxdError('not_ready', 'The engine is stopped')
+    const plan = foreseePlan(request.wish, options.settings.safetyChecker)
+    if (plan) options.engine.expectRoom(plan)
     const outcome = await admit(request)
     if (outcome.kind === 'repeated') return expect(outcome.id)
     const { stored, wish } = outcome

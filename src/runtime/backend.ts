@@ -3,6 +3,7 @@ import type { Graph } from './graph.js'
 import type { Ops, Precision } from './ops.js'
 import { portableOps } from './portable.js'
 import { createSession, type Session, type SessionOptions } from './session.js'
+import { elementCount, storedBytes } from './tensor.js'
 
 /** A graph, and the inner values that its session returns beside the outputs. */
 export type Model = { readonly graph: Graph; readonly taps?: readonly string[] }
@@ -20,6 +21,19 @@ export type LowRankChanges = ReadonlyMap<string, LowRank>
 
 export const unchanged: LowRankChanges = new Map()
 
+/** Networks whose weights can be changed, and the values that every change starts from. */
+export type Adaptable = {
+  readonly adapt: Adapt
+  readonly base: WeightBase
+}
+
+/** A copy of the weights as they are without changes: with it, changes come much faster. */
+export type WeightBase = {
+  readonly bytes: number
+  readonly keep: () => Promise<void>
+  readonly drop: () => Promise<void>
+}
+
 /**
  * Makes every weight the checkpoint's own with these changes and no others, in place: sessions see
  * it in their next run. So do other sessions that share a weight, until it is changed again; the
@@ -28,8 +42,8 @@ export const unchanged: LowRankChanges = new Map()
 export type Adapt = (changes: LowRankChanges) => Promise<void>
 
 export type Backend = {
-  /** Whether sessions copy all their weights into the memory of a device, which is scarce. */
-  readonly copiesWeights?: boolean
+  /** What the weights of sessions over these graphs take of the device's memory. */
+  readonly weightBytes: (graphs: readonly Graph[], options: SessionOptions) => number
   /** The words in which `graph` is to be written. */
   readonly ops: (graph: Graph, precision?: Precision) => Ops
   /** A session of each model; weights that the models have in common are held once. */
@@ -41,15 +55,27 @@ export type Backend = {
   readonly createAdaptable?: <Name extends string>(
     models: Readonly<Record<Name, Model>>,
     options: SessionOptions,
-  ) => Promise<{ readonly sessions: Readonly<Record<Name, Session>>; readonly adapt: Adapt }>
+  ) => Promise<Adaptable & { readonly sessions: Readonly<Record<Name, Session>> }>
 }
 
 /** onnxruntime-node on the CPU, in float32. */
 export const portableBackend: Backend = {
   ops: portableOps,
+  // Weights that stay mapped take no memory that others could not have.
+  weightBytes: (graphs, { widenWeights }) =>
+    widenWeights === 'run' ? 0 : sumOver(graphs, ({ dims }) => 4 * elementCount(dims)),
   createSessions: (models, options) =>
     forEachModel(models, ({ graph, taps }) => createSession(graph.encode(taps), options)),
 }
+
+/** As `Backend.weightBytes`, of sessions that copy weights as their graphs hold them. */
+export const copiedBytes: Backend['weightBytes'] = (graphs) =>
+  sumOver(graphs, ({ dtype, dims }) => storedBytes[dtype] * elementCount(dims))
+
+type Tensors = ReturnType<Graph['initializers']>
+
+const sumOver = (graphs: readonly Graph[], bytesOf: (tensor: Tensors[number]) => number) =>
+  graphs.flatMap((graph) => graph.initializers()).reduce((sum, tensor) => sum + bytesOf(tensor), 0)
 
 /** What `open` makes of each model, one after the other; if one fails, the others are released. */
 export async function forEachModel<Name extends string>(

@@ -1,11 +1,11 @@
 /** Dialect `cuda` in sessions of onnxruntime-node with its CUDA provider. */
-import { type Backend, forEachModel } from './backend.js'
+import { type Backend, copiedBytes, forEachModel } from './backend.js'
 import { type AttentionKernel, cudaOps } from './cuda.js'
 import { createSession } from './session.js'
 
 /** onnxruntime-node on the GPU, in bfloat16. */
 export const createCudaBackend = (attention: AttentionKernel): Backend => ({
-  copiesWeights: true,
+  weightBytes: copiedBytes,
   ops: (graph, precision = 'bf16') => cudaOps(graph, { precision, attention, dtype: 'BF16' }),
   createSessions: (models, options) =>
     forEachModel(models, ({ graph, taps }) =>

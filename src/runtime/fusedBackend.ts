@@ -6,9 +6,8 @@ import type {
   NativeDType,
   NativeSession,
 } from '../native/addon.js'
-import { type Backend, forEachModel, type Model } from './backend.js'
+import { type Backend, copiedBytes, forEachModel, type Model } from './backend.js'
 import { type FusedOptions, fusedOps } from './fused.js'
-import type { Graph, SharedWeight } from './graph.js'
 import { modelConfig } from './onnx.js'
 import { loadFailure, runFailure, type Session, type SessionOptions } from './session.js'
 import type { Tensor } from './tensor.js'
@@ -57,17 +56,21 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
     use: WeightUse,
   ) {
     const graphs = Object.values<Model>(models).map(({ graph }) => graph)
-    const weights = await stock.take(listWeights(graphs), use)
+    const weights = await stock.take(
+      graphs.map((graph) => graph.sharedWeights()),
+      use,
+    )
     try {
       const sessions = await forEachModel(models, (model) => open(model, options, weights))
-      return { sessions, adapt: weights.adapt }
+      const { adapt, base } = weights
+      return { sessions, adapt, base }
     } finally {
       await weights.drop()
     }
   }
 
   return {
-    copiesWeights: isOnGpu,
+    weightBytes: copiedBytes,
     ops: (graph, precision = 'bf16') => fusedOps(graph, { dtype, precision, attention }),
     createSessions: async (models, options) => (await create(models, options, 'fixed')).sessions,
     createAdaptable: (models, options) => create(models, options, 'adaptable'),
@@ -76,12 +79,6 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
 
 // Exhaustive search would try every algorithm at each new picture size.
 const cuda = { cudnn_conv_algo_search: 'HEURISTIC', arena_extend_strategy: 'kSameAsRequested' }
-
-/** Every weight once, however many graphs use it. */
-function listWeights(graphs: readonly Graph[]): SharedWeight[] {
-  const all = graphs.flatMap((graph) => graph.sharedWeights())
-  return [...new Map(all.map((weight) => [weight.name, weight])).values()]
-}
 
 function toSession(
   session: NativeSession,

@@ -46,6 +46,8 @@ export type Graph = {
   readonly shared: (parts: readonly TensorSource[], dtype: SharedWeight['dtype']) => Value
   /** What `shared` was asked for. */
   readonly sharedWeights: () => readonly SharedWeight[]
+  /** Every tensor that comes with the graph. */
+  readonly initializers: () => readonly Pick<Initializer, 'name' | 'dtype' | 'dims'>[]
   /** The tensor as stored; asking twice gives the same value. */
   readonly weight: (source: TensorSource) => Value
   readonly floats: (values: ArrayLike<number>, dims?: readonly number[]) => Value
@@ -154,6 +156,7 @@ export function createGraph(name: string): Graph {
     weight,
     shared,
     sharedWeights: () => [...given.values()],
+    initializers: () => [...initializers.values()],
     floats: (values, dims = [values.length]) => inline('F32', Float32Array.from(values), dims),
     int64s: (values, dims = [values.length]) =>
       inline('I64', BigInt64Array.from(values, BigInt), dims),

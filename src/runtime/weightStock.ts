@@ -3,28 +3,32 @@
  * that they leave alone with its base; weights go with the last session that uses them.
  */
 import type { Addon, NativeDevice, WeightPart, WeightSet, WeightSource } from '../native/addon.js'
-import { type Adapt, type LowRankChanges, unchanged } from './backend.js'
+import { type Adaptable, type LowRankChanges, unchanged, type WeightBase } from './backend.js'
 import type { SharedWeight } from './graph.js'
-import { elementCount } from './tensor.js'
+import { elementCount, storedBytes } from './tensor.js'
 import type { TensorSource } from './weights.js'
 
 /** Weights that sessions can use, until they are dropped. */
-export type StockedWeights = {
+export type StockedWeights = Adaptable & {
   /** For a session's options: together they hold every weight. */
   readonly sets: readonly WeightSet[]
   /** The same weights for one more user. */
   readonly share: () => StockedWeights
   readonly drop: () => Promise<void>
-  /** Of weights that were taken to be adaptable, as long as somebody uses them. */
-  readonly adapt: Adapt
 }
 
-/** Adaptable weights can be changed in place; their base is kept for that. */
+/**
+ * Adaptable weights can be changed in place: they are shared as a whole or not at all, so that none
+ * is kept because of a few. Fixed ones take from others all that these have.
+ */
 export type WeightUse = 'fixed' | 'adaptable'
 
 export type WeightStock = {
-  /** Uploads what the device does not have yet. */
-  readonly take: (weights: readonly SharedWeight[], use?: WeightUse) => Promise<StockedWeights>
+  /** Uploads what the device does not have yet; each group is kept as long as it is used. */
+  readonly take: (
+    groups: readonly (readonly SharedWeight[])[],
+    use?: WeightUse,
+  ) => Promise<StockedWeights>
 }
 
 type Held = {
@@ -32,16 +36,11 @@ type Held = {
   /** By name, where the values come from; values that were in memory only come from nowhere. */
   readonly places: ReadonlyMap<string, string | undefined>
   readonly weights: readonly SharedWeight[]
-  readonly base: WeightBase
+  readonly use: WeightUse
   users: number
   /** What the weights are changed by; undefined after a failure, when nobody knows. */
   applied: LowRankChanges | undefined
 }
-
-type WeightBase = Parameters<WeightSet['upload']>[1]['base']
-
-// What a second copy of a network leaves free: for another variant with its T5, and for runs.
-const reservedBytes = 44 * 2 ** 30
 
 // Enough to fill a bus; reading a file is what they wait for.
 const uploadThreads = 4
@@ -51,26 +50,23 @@ export function createWeightStock(addon: Addon, device: NativeDevice): WeightSto
 
   async function upload(weights: readonly SharedWeight[], use: WeightUse): Promise<Held> {
     const set = new addon.WeightSet(device)
-    const base = chooseBase(weights, use)
+    const base = use === 'fixed' ? 'none' : 'files'
     await set.upload(weights.map(toSource), { base, threads: uploadThreads })
     const places = new Map(weights.map((weight) => [weight.name, placeOf(weight)]))
-    return { set, places, weights, base, users: 0, applied: unchanged }
-  }
-
-  /** On the device, where there is room for two copies: reading files anew takes much longer. */
-  function chooseBase(weights: readonly SharedWeight[], use: WeightUse): WeightBase {
-    // Values in memory are merged already.
-    if (use === 'fixed' || weights.some((weight) => placeOf(weight) === undefined)) return 'none'
-    const bytes = weights.reduce((sum, weight) => sum + bytesWithBase(weight), 0)
-    return bytes + reservedBytes <= device.memory().free ? 'device' : 'files'
+    return { set, places, weights, use, users: 0, applied: unchanged }
   }
 
   /** The set that has the most of these weights already. */
   function findBase(weights: readonly SharedWeight[], use: WeightUse): Held | undefined {
     const hits = (each: Held) => weights.filter((weight) => has(each, weight)).length
-    return [...held]
-      .filter((each) => hits(each) > 0 && (use === 'fixed' || each.base !== 'none'))
-      .sort((a, b) => hits(b) - hits(a))[0]
+    const isEnough = (each: Held) =>
+      use === 'fixed' ? hits(each) > 0 : each.use === use && hits(each) === weights.length
+    return [...held].filter(isEnough).sort((a, b) => hits(b) - hits(a))[0]
+  }
+
+  async function drop(all: readonly Held[]): Promise<void> {
+    for (const each of all) each.users--
+    for (const each of all) if (each.users === 0 && held.delete(each)) await each.set.release()
   }
 
   function share(all: readonly Held[]): StockedWeights {
@@ -78,29 +74,41 @@ export function createWeightStock(addon: Addon, device: NativeDevice): WeightSto
     return {
       sets: all.map(({ set }) => set),
       share: () => share(all),
-      async drop() {
-        for (const each of all) each.users--
-        for (const each of all) if (each.users === 0 && held.delete(each)) await each.set.release()
-      },
+      drop: () => drop(all),
       async adapt(changes) {
         checkNames(all, changes)
         for (const each of all) await apply(each, changes)
       },
+      base: baseOf(all),
+    }
+  }
+
+  /** The sets that have all of these weights together, with one more user each. */
+  async function takeGroup(weights: readonly SharedWeight[], use: WeightUse): Promise<Held[]> {
+    const base = findBase(weights, use)
+    // In use while the rest is under way, lest it goes.
+    if (base) base.users++
+    try {
+      const missing = weights.filter((weight) => !base || !has(base, weight))
+      if (missing.length === 0) return base ? [base] : []
+      const own = await upload(missing, use)
+      held.add(own)
+      own.users++
+      return base ? [base, own] : [own]
+    } catch (error) {
+      if (base) await drop([base])
+      throw error
     }
   }
 
   return {
-    async take(weights, use = 'fixed') {
-      const base = findBase(weights, use)
-      // Shared while the rest is under way, lest it goes.
-      const kept = share(base ? [base] : [])
+    async take(groups, use = 'fixed') {
+      const taken: Held[] = []
       try {
-        const missing = weights.filter((weight) => !base || !has(base, weight))
-        const own = missing.length > 0 ? await upload(missing, use) : undefined
-        if (own) held.add(own)
-        return share([base, own].filter((each) => each !== undefined))
+        for (const weights of groups) taken.push(...(await takeGroup(weights, use)))
+        return share(taken)
       } finally {
-        await kept.drop()
+        await drop(taken)
       }
     },
   }
@@ -144,13 +152,27 @@ function checkNames(all: readonly Held[], changes: LowRankChanges) {
       throw new RangeError(`Expected the name of a weight to change but got ${name}`)
 }
 
-const widths = { F32: 4, BF16: 2, F8_E4M3: 1 } as const
+/** Of the sets together. Those that are fixed have none. */
+function baseOf(all: readonly Held[]): WeightBase {
+  const adaptable = all.filter(({ use }) => use === 'adaptable')
+  const forEach = async (act: (set: WeightSet) => Promise<void>) => {
+    for (const { set } of adaptable) await act(set)
+  }
+  return {
+    bytes: adaptable
+      .flatMap(({ weights }) => weights)
+      .reduce((sum, each) => sum + baseBytes(each), 0),
+    keep: () => forEach((set) => set.keepBase()),
+    drop: () => forEach((set) => set.dropBase()),
+  }
+}
 
-/** What is quantised keeps the values that it is quantised from. */
-function bytesWithBase({ dtype, dims, parts }: SharedWeight): number {
+/** Matrices have a base; what is quantised keeps the values that it is quantised from. */
+function baseBytes({ dtype, dims, parts }: SharedWeight): number {
+  if (dims.length !== 2) return 0
   const isExact = parts.every((part) => part.dtype === 'BF16')
-  const base = dtype === 'F8_E4M3' ? widths[isExact ? 'BF16' : 'F32'] : widths[dtype]
-  return (widths[dtype] + base) * elementCount(dims)
+  const kept = dtype !== 'F8_E4M3' ? dtype : isExact ? 'BF16' : 'F32'
+  return storedBytes[kept] * elementCount(dims)
 }
 
 const has = ({ places }: Held, weight: SharedWeight) => {

@@ -58,6 +58,12 @@ export const bytes = z
   })
   .meta({ expects: 'a size such as 512MiB or 20GiB' })
 
+export const optionalBytes = z
+  .string()
+  .refine((text) => text === '' || sizePattern.test(text))
+  .transform((text) => (text === '' ? undefined : bytes.parse(text)))
+  .meta({ expects: 'a size such as 512MiB or 20GiB' })
+
 const list = z.string().transform((text) =>
   text
     .split(',')

@@ -7,6 +7,7 @@ import {
   decimal,
   hostList,
   integer,
+  optionalBytes,
   optionalUrl,
   originList,
   secret,
@@ -188,6 +189,12 @@ export const settings = {
     fallback: 'auto',
     meaning:
       'Who runs the networks: `native` is the addon of `npm run build:native`, `ort` needs nothing; `auto` is the addon on a GPU where it is built',
+  },
+  FLUXD_MEMORY_BYTES: {
+    schema: optionalBytes,
+    fallback: '',
+    meaning:
+      'What networks and their runs may fill of the GPU, by default what is free at the start less 4GiB; without a GPU of the machine, by default half',
   },
   FLUXD_THREADS: {
     schema: integer(0, 1024),

@@ -91,8 +91,9 @@ async function measureModes() {
 
 const config = readConfig(process.env)
 const { checkpoints, threads } = config
-const { device, backend } = await chooseTarget(config)
-const engine = startEngine({ checkpoints, device, backend, threads }, pino({ level: 'silent' }))
+const target = await chooseTarget(config)
+const { device } = target
+const engine = startEngine({ checkpoints, ...target, threads }, pino({ level: 'silent' }))
 const loadSeconds: Record<string, number> = {}
 const loopDelays: Record<string, IntervalHistogram> = {}
 const results = []

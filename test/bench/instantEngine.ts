@@ -43,6 +43,7 @@ export function createInstantEngine(kind: EngineKind): Engine {
     status: () => 'ready',
     pid: () => undefined,
     load: async () => {},
+    expectRoom: () => {},
     measure: async () => ({ width: 1024, height: 1024 }),
     generate,
     release: async () => {},

@@ -207,7 +207,7 @@ test('a path where nothing is is refused', () => {
 })
 
 test('a checkpoint of the other variant is refused', async () => {
-  await expect(loadModels('schnell', fixturePath('tiny-dev'), 1)).rejects.toThrow(
+  await expect(loadModels('schnell', fixturePath('tiny-dev'), { threads: 1 })).rejects.toThrow(
     /expected a Flux\.1 schnell checkpoint but it is dev/,
   )
 })
@@ -216,7 +216,7 @@ test('text encoders of another width than the transformer expects are refused', 
   const folder = copyOf('tiny-dev')
   for (const [name, change] of [['transformer', { joint_attention_dim: 32 }]] as const)
     editConfig(join(folder, name, 'config.json'), change)
-  await expect(loadModels('dev', folder, 1)).rejects.toThrow(
+  await expect(loadModels('dev', folder, { threads: 1 })).rejects.toThrow(
     /the transformer expects T5 hidden states of width 32 but they are 24 wide/,
   )
 })

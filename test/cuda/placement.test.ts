@@ -10,7 +10,7 @@ import { buildAutoencoderGraphs } from '../../src/pipeline/decoder.js'
 import { generate } from '../../src/pipeline/generate.js'
 import { loadModels } from '../../src/pipeline/models.js'
 import { buildClipGraph, buildT5Graph } from '../../src/pipeline/prompt.js'
-import { createSafetyChecker } from '../../src/pipeline/safety.js'
+import { loadSafetyChecker } from '../../src/pipeline/safety.js'
 import type { GenerationPlan } from '../../src/plan/plan.js'
 import { createCudaBackend } from '../../src/runtime/cudaBackend.js'
 import { createGraph } from '../../src/runtime/graph.js'
@@ -122,9 +122,9 @@ describeOnStubs('on the CUDA provider', () => {
 
   test('the safety checker', async () => {
     const { requests } = await watch(async () => {
-      const checker = await createSafetyChecker(safetyFolder, 1, backend)
+      const checker = await loadSafetyChecker(safetyFolder, 1, backend)
       await checker.check(new Uint8Array(64 * 64 * 3), { width: 64, height: 64 })
-      await checker.release()
+      for (const session of checker.sessions) await session.release()
     })
     expect(requests.products).toBeGreaterThan(0)
     expectAllFreed(requests)
@@ -145,7 +145,7 @@ describeOnStubs('on the CUDA provider', () => {
       },
     }
     const { requests } = await watch(async () => {
-      const models = await loadModels('dev', fixturePath('tiny-dev'), 1, undefined, backend)
+      const models = await loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend })
       for (const plan of plans) await generate(plan, models, hooks)
       await models.release()
     })

@@ -23,7 +23,7 @@ describe.each(cases)('$variant at $side × $side', ({ variant, side }) => {
   test('40 prompts: colours and positions 90 % right, shapes 75 %', {
     timeout: 600_000,
   }, async () => {
-    const models = await loadModels(variant, checkpoints[variant], threads)
+    const models = await loadModels(variant, checkpoints[variant], { threads })
     const verdicts: Verdict[] = []
     for (const [i, scene] of scenes.entries()) {
       const plan = {

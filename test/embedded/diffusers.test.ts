@@ -34,7 +34,7 @@ const { checkpoints, threads } = readConfig({})
 
 describe.each(cases)('$name', ({ name, width, height, ...wish }) => {
   test('every pixel is within 2/255 of diffusers', async () => {
-    const models = await loadModels(wish.variant, checkpoints[wish.variant], threads)
+    const models = await loadModels(wish.variant, checkpoints[wish.variant], { threads })
     const pictures: Uint8Array[] = []
     const plan = {
       ...wish,

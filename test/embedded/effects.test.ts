@@ -12,7 +12,7 @@ let models: Models
 let plain: Uint8Array
 beforeAll(async () => {
   // One thread: several would wait for each other on a machine that runs other tests too.
-  models = await loadModels('dev', readConfig({}).checkpoints.dev, 1)
+  models = await loadModels('dev', readConfig({}).checkpoints.dev, { threads: 1 })
   plain = await draw({})
 })
 afterAll(() => models.release())

@@ -13,7 +13,7 @@ const { checkpoints, threads } = readConfig({})
 
 let models: Models
 beforeAll(async () => {
-  models = await loadModels('dev', checkpoints.dev, threads)
+  models = await loadModels('dev', checkpoints.dev, { threads })
 })
 afterAll(() => models.release())
 

@@ -7,7 +7,7 @@ import { drawPng, sketch } from './studio.js'
 import { styleOf } from './styles.js'
 
 const { checkpoints } = readConfig({})
-const load = (variant: Variant) => loadModels(variant, checkpoints[variant], 1)
+const load = (variant: Variant) => loadModels(variant, checkpoints[variant], { threads: 1 })
 
 const shadow = (scale: number) => ({ path: styleOf('fofr/shxdo').path, scale })
 const warm = (scale: number) => ({ path: styleOf('jose0012kjo').path, scale })

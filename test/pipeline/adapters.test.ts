@@ -5,9 +5,11 @@ import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { openCheckpoint } from '../../src/checkpoint/checkpoint.js'
 import { addTransformer, isBlockWeight } from '../../src/flux/transformer.js'
 import { mergeLoras } from '../../src/lora/merge.js'
-import { type AdapterSettings, type Adapters, createAdapters } from '../../src/pipeline/adapters.js'
-import { openLoraSet } from '../../src/pipeline/merging.js'
+import { type Adapters, createAdapters } from '../../src/pipeline/adapters.js'
+import { createBudget } from '../../src/pipeline/budget.js'
+import { type MergeSettings, openLoraSet } from '../../src/pipeline/merging.js'
 import { loadClip, loadT5 } from '../../src/pipeline/prompt.js'
+import { createRoom } from '../../src/pipeline/room.js'
 import { loadTransformer } from '../../src/pipeline/transformer.js'
 import type { LoraFile, Precision } from '../../src/plan/plan.js'
 import { createGraph } from '../../src/runtime/graph.js'
@@ -26,11 +28,10 @@ const golden = goldenCase('lora_peft')
 const t5 = await loadT5(text, 16, options)
 afterAll(() => t5.sessions[0]!.release())
 
-const settings = (changes: Partial<AdapterSettings> = {}): AdapterSettings => ({
+const settings = (changes: Partial<MergeSettings> = {}): MergeSettings => ({
   threads: 1,
   scratch: temporaryFolder(),
   maxBytesInMemory: 2 ** 30,
-  keepsBases: true,
   ...changes,
 })
 
@@ -39,17 +40,20 @@ const lora = (name: string, scale = 1): LoraFile => ({
   scale,
 })
 
-/** Adapters that note what they load. */
+/** Adapters that note what they load. Transformers take 2 bytes of the room, CLIP takes 1. */
 async function create(
-  changes: Partial<AdapterSettings> = {},
+  changes: Partial<MergeSettings> = {},
   widenWeights: 'load' | 'run' = 'load',
+  capacity = Number.POSITIVE_INFINITY,
 ) {
   const loaded: string[] = []
   const own = { ...options, widenWeights }
-  const adapters = await createAdapters(
+  const adapters = createAdapters(
     parts,
     {
-      t5,
+      ...{ name: 'dev', changesInPlace: false },
+      ...{ transformerBytes: { bf16: 2, fp8: 2 }, clipBytes: 1 },
+      t5: t5.encode,
       loadTransformer: async (component, precision) => {
         loaded.push(precision)
         return loadTransformer(component, own, precision)
@@ -60,45 +64,67 @@ async function create(
       },
     },
     settings(changes),
+    createRoom(createBudget(capacity)),
   )
   onTestFinished(() => adapters.release())
   return { adapters, loaded }
 }
 
-const predict = async (adapters: Adapters, precision: Precision, ...loras: LoraFile[]) =>
-  velocity((await adapters.select(precision, loras)).transformer, golden)
+async function predict(adapters: Adapters, precision: Precision, ...loras: LoraFile[]) {
+  const { enter } = await adapters.select(precision, loras)
+  const { transformer, leave } = await enter()
+  return velocity(transformer, golden).finally(leave)
+}
 
 describe('the networks', () => {
-  test('are loaded once for each precision, and CLIP once for all', async () => {
+  test('are loaded once for each precision', async () => {
     const { adapters, loaded } = await create()
     const bf16 = await predict(adapters, 'bf16')
     const fp8 = await predict(adapters, 'fp8')
     expect(fp8).not.toEqual(bf16)
     expect(await predict(adapters, 'bf16')).toEqual(bf16)
     expect(await predict(adapters, 'fp8', lora('peft', 0))).toEqual(fp8)
-    expect(loaded).toEqual(['clip', 'bf16', 'fp8'])
+    expect(loaded).toEqual(['bf16', 'fp8'])
   })
 
-  test('are dropped where there is memory for one precision', async () => {
-    const { adapters, loaded } = await create({ keepsBases: false })
+  test('go where there is memory for one precision', async () => {
+    const { adapters, loaded } = await create({}, 'load', 3)
     const bf16 = await predict(adapters, 'bf16')
     await predict(adapters, 'fp8')
     expect(await predict(adapters, 'bf16')).toEqual(bf16)
-    expect(loaded).toEqual(['clip', 'bf16', 'fp8', 'bf16'])
+    expect(loaded).toEqual(['bf16', 'fp8', 'bf16'])
   })
 
   test('of the same set of LoRAs are loaded once; another scale or precision is another set', async () => {
     const { adapters, loaded } = await create()
     const set = [lora('peft', 0.5), lora('kohya_dense', -0.7)]
-    const first = await adapters.select('bf16', set)
-    loaded.length = 0
-    expect(await adapters.select('bf16', [...set, lora('lokr', 0)])).toBe(first)
-    expect(loaded).toEqual([])
-    await adapters.select('bf16', [set[0]!, lora('kohya_dense', -0.6)])
-    await adapters.select('fp8', [set[0]!, lora('kohya_dense', -0.6)])
-    expect(loaded).toEqual(['bf16', 'fp8'])
-    await adapters.select('bf16', [set[1]!, set[0]!])
-    expect(loaded).toHaveLength(3)
+    const first = await predict(adapters, 'bf16', ...set)
+    expect(await predict(adapters, 'bf16', ...set, lora('lokr', 0))).toEqual(first)
+    expect(loaded).toEqual(['bf16'])
+    await predict(adapters, 'bf16', set[0]!, lora('kohya_dense', -0.6))
+    await predict(adapters, 'fp8', set[0]!, lora('kohya_dense', -0.6))
+    expect(loaded).toEqual(['bf16', 'bf16', 'fp8'])
+    await predict(adapters, 'bf16', set[1]!, set[0]!)
+    expect(loaded).toHaveLength(4)
+  })
+
+  test('of a set whose memory was taken are merged again', async () => {
+    const { adapters, loaded } = await create({}, 'load', 3)
+    const first = await predict(adapters, 'bf16', lora('peft'))
+    await predict(adapters, 'fp8')
+    expect(await predict(adapters, 'bf16', lora('peft'))).toEqual(first)
+    expect(loaded).toEqual(['bf16', 'fp8', 'bf16'])
+  })
+
+  test('of a prompt that was encoded before need no text encoder', async () => {
+    const { adapters, loaded } = await create({}, 'load', 2)
+    const { prompt } = await adapters.select('bf16', [])
+    const first = await prompt.encode('a red fox')
+    await predict(adapters, 'bf16')
+    expect(await prompt.encode('a red fox')).toEqual(first)
+    expect(loaded).toEqual(['clip', 'bf16'])
+    expect(await prompt.encode('a dog')).not.toEqual(first)
+    expect(loaded).toEqual(['clip', 'bf16', 'clip'])
   })
 
   test('share the text encoders with every set that leaves them alone', async () => {
@@ -131,11 +157,10 @@ describe('the networks', () => {
     const [here, there] = [join(temporaryFolder(), 'a'), join(temporaryFolder(), 'b')]
     for (const path of [here, there]) copyFileSync(lora('peft').path, path)
     const digest = 'sha256:5f'
-    const first = await adapters.select('bf16', [{ path: here, digest, scale: 1 }])
+    const first = await predict(adapters, 'bf16', { path: here, digest, scale: 1 })
     for (const path of [here, there]) rmSync(path)
-    loaded.length = 0
-    expect(await adapters.select('bf16', [{ path: there, digest, scale: 1 }])).toBe(first)
-    expect(loaded).toEqual([])
+    expect(await predict(adapters, 'bf16', { path: there, digest, scale: 1 })).toEqual(first)
+    expect(loaded).toEqual(['bf16'])
     const scaled = await predict(adapters, 'bf16', { path: there, digest, scale: 0.5 })
     expect(scaled).toEqual(await predict(adapters, 'bf16', lora('peft', 0.5)))
   })
@@ -144,10 +169,11 @@ describe('the networks', () => {
 describe('what is merged', () => {
   const merge = async (precision: Precision, scale: number) => {
     const set = await openLoraSet(parts, precision, [lora('peft')], settings())
-    const { transformer: merged, release } = await set.merge([scale])
+    if (set.transformer.kind !== 'merged') throw new TypeError(`Got ${set.transformer.kind}`)
+    const { component, release } = await set.transformer.merge([scale])
     release()
     await set.release()
-    return merged.weights
+    return component.weights
   }
   const block = ['transformer_blocks.0.attn.to_q.weight', [32, 32]] as const
   const embedder = ['proj_out.weight', [64, 32]] as const
@@ -241,7 +267,10 @@ describe('a set that is too large for a model', () => {
       [lora('peft')],
       settings({ scratch, maxBytesInMemory: 0 }),
     )
-    await expect(set.merge([Number.NaN])).rejects.toThrow(/Expected 1 finite LoRA scales/)
+    if (set.transformer.kind !== 'merged') throw new TypeError(`Got ${set.transformer.kind}`)
+    await expect(set.transformer.merge([Number.NaN])).rejects.toThrow(
+      /Expected 1 finite LoRA scales/,
+    )
     expect(readdirSync(scratch)).toEqual([])
     await set.release()
   })

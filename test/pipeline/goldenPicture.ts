@@ -23,8 +23,8 @@ export async function drawPicture(
   const { tokenRows, tokenCols } = tokenGrid(size)
   const { text, transformer: component, autoencoder, scheduler } = checkpoints[layout]()
   const encoder = createPromptEncoder(
-    await loadClip(text, options, backend),
-    await loadT5(text, msl, options, backend),
+    (await loadClip(text, options, backend)).encode,
+    (await loadT5(text, msl, options, backend)).encode,
   )
   const transformer = await loadTransformer(component, options, 'bf16', backend)
   const decoder = await loadDecoder(autoencoder, options, backend)

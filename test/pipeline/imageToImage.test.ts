@@ -67,8 +67,8 @@ describe.each(cases)('$id from $layout', ({ id, layout }) => {
   beforeAll(async () => {
     const { text, transformer: component, autoencoder, scheduler } = checkpoints[layout]()
     const encoder = createPromptEncoder(
-      await loadClip(text, options),
-      await loadT5(text, golden.params['msl'], options),
+      (await loadClip(text, options)).encode,
+      (await loadT5(text, golden.params['msl'], options)).encode,
     )
     const transformer = await loadTransformer(component, options)
     const decoder = await loadDecoder(autoencoder, options)
@@ -81,14 +81,11 @@ describe.each(cases)('$id from $layout', ({ id, layout }) => {
       { transformer, scheduler },
       await encoder.encode(plan.prompt),
     )
-    const makeStart = await prepareStart(plan.start, plan.size, async () => ({
-      ...imageEncoder,
-      async encode(image, size) {
-        const latents = await imageEncoder.encode(image, size)
-        got['image_latents'] = latents
-        return latents
-      },
-    }))
+    const makeStart = await prepareStart(plan.start, plan.size, async (image, size) => {
+      const latents = await imageEncoder.encode(image, size)
+      got['image_latents'] = latents
+      return latents
+    })
     noise = startNoise(plan.noise, plan.seed, plan.size)
     const start = makeStart(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
     const stepLatents: number[] = []

@@ -36,7 +36,7 @@ describe('with the embedded model', () => {
 
   let models: Models
   beforeAll(async () => {
-    models = await loadModels('dev', checkpoints.dev, threads)
+    models = await loadModels('dev', checkpoints.dev, { threads })
   })
   afterAll(() => models.release())
 

@@ -6,8 +6,8 @@ import { openSafetyModel } from '../../src/checkpoint/safety.js'
 import { processImage } from '../../src/pipeline/imageProcessor.js'
 import {
   buildSafetyGraphs,
-  createSafetyChecker,
   isFlagged,
+  loadSafetyChecker,
   roundScore,
   type SafetyChecker,
 } from '../../src/pipeline/safety.js'
@@ -63,9 +63,9 @@ describe('the decision', () => {
 describe('the checker', () => {
   let checker: SafetyChecker
   beforeAll(async () => {
-    checker = await createSafetyChecker(safetyFolder, 1)
+    checker = await loadSafetyChecker(safetyFolder, 1)
   })
-  afterAll(() => checker.release())
+  afterAll(() => release(checker))
 
   test.each(safetyPictures)('judges as the reference does: $role', async (picture) => {
     const { rgb, size, flagged, label } = picture
@@ -78,12 +78,16 @@ describe('the checker', () => {
   })
 })
 
+async function release({ sessions }: SafetyChecker) {
+  for (const session of sessions) await session.release()
+}
+
 async function checkCopy(change: (folder: string) => void, index: number) {
   const folder = copySafetyModel()
   change(folder)
-  const checker = await createSafetyChecker(folder, 1)
+  const checker = await loadSafetyChecker(folder, 1)
   const { rgb, size } = safetyPictures[index]!
-  return checker.check(rgb, size).finally(checker.release)
+  return checker.check(rgb, size).finally(() => release(checker))
 }
 
 test('a second stage that breaks down leaves the verdict open', async () => {

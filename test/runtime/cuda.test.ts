@@ -36,6 +36,7 @@ const backendOf = (
   ops: (graph, precision = 'bf16') =>
     cudaOps(through(graph), { precision, attention, dtype: 'F32' }),
   createSessions: portableBackend.createSessions,
+  weightBytes: portableBackend.weightBytes,
 })
 
 // What only moves values has nothing to round; angles are float32.
@@ -137,7 +138,7 @@ describe('rounded to bfloat16', () => {
 
   test('a picture of the embedded model is like that of float32', async () => {
     const draw = async (own: Backend) => {
-      const models = await loadModels('dev', embedded, 0, undefined, own)
+      const models = await loadModels('dev', embedded, { threads: 0, backend: own })
       try {
         return await drawPng(models, sketch)
       } finally {

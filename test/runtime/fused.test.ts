@@ -26,6 +26,7 @@ function stepNodes(options: FusedOptions): Node[] {
   const { step } = buildTransformerGraphs(component, options.precision, {
     ops: (graph, precision = 'bf16') => fusedOps(graph, { ...options, precision }),
     createSessions: () => Promise.reject(new Error('Expected no session')),
+    weightBytes: () => 0,
   })
   const model = root.lookupType('Model').decode(step.encode()).toJSON()
   return model['graph'].node

@@ -41,7 +41,7 @@ describe('the embedded model', () => {
   }
 
   async function draw(precision: GenerationPlan['precision'], backend: Backend) {
-    const models = await loadModels('schnell', checkpoints.schnell, threads, undefined, backend)
+    const models = await loadModels('schnell', checkpoints.schnell, { threads, backend })
     let bytes: Uint8Array = new Uint8Array()
     await generate({ ...plan, precision }, models, {
       signal: new AbortController().signal,

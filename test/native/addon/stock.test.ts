@@ -61,9 +61,9 @@ function watchedStock() {
 
 test('only what is new is uploaded, and weights go with their last user', async () => {
   const { log, stock } = watchedStock()
-  const base = await stock.take([a, b])
-  const lora = await stock.take([a, merged(b)])
-  const wider = await stock.take([a, b, c])
+  const base = await stock.take([[a, b]])
+  const lora = await stock.take([[a, merged(b)]])
+  const wider = await stock.take([[a, b, c]])
   expect(log).toEqual(['+a,b', '+b', '+c'])
   expect([base, lora, wider].map(({ sets }) => sets.length)).toEqual([1, 2, 2])
   const another = base.share()
@@ -73,14 +73,14 @@ test('only what is new is uploaded, and weights go with their last user', async 
   expect(log.slice(3)).toEqual(['-b', '-c'])
   await another.drop()
   expect(log.slice(5)).toEqual(['-a,b'])
-  await (await stock.take([a])).drop()
+  await (await stock.take([[a]])).drop()
   expect(log.slice(6)).toEqual(['+a', '-a'])
 })
 
 test('values in memory are never taken for others', async () => {
   const { log, stock } = watchedStock()
-  const one = await stock.take([merged(a)])
-  const other = await stock.take([merged(a)])
+  const one = await stock.take([[merged(a)]])
+  const other = await stock.take([[merged(a)]])
   expect(log).toEqual(['+a', '+a'])
   await one.drop()
   await other.drop()
@@ -88,10 +88,10 @@ test('values in memory are never taken for others', async () => {
 
 test('an upload that fails leaves the base to its users', async () => {
   const { log, stock } = watchedStock()
-  const base = await stock.take([a])
+  const base = await stock.take([[a]])
   const broken = { ...b, dims: [1] }
-  await expect(stock.take([a, broken])).rejects.toThrow(/b: expected parts of 1 rows/)
-  expect((await stock.take([a])).sets).toEqual(base.sets)
+  await expect(stock.take([[a, broken]])).rejects.toThrow(/b: expected parts of 1 rows/)
+  expect((await stock.take([[a]])).sets).toEqual(base.sets)
   expect(log).toEqual(['+a', '+b'])
 })
 
@@ -99,7 +99,7 @@ test('factors are uploaded once for any scales, and the same changes again do no
   const { log, stock } = watchedStock()
   const matrix = [...tensors.values()].find(({ shape }) => shape.length === 2)!
   const [rows = 0, width = 0] = matrix.shape
-  const weights = await stock.take([shared('m', matrix)], 'adaptable')
+  const weights = await stock.take([[shared('m', matrix)]], 'adaptable')
   const factors = { rank: 1, up: new Float32Array(rows), down: new Float32Array(width) }
   const at = (scale: number) =>
     new Map([[matrix.name, { ...factors, scale: Float32Array.of(scale) }]])
@@ -111,9 +111,9 @@ test('factors are uploaded once for any scales, and the same changes again do no
 
 test('weights whose base is not kept are not taken for adaptable ones', async () => {
   const { log, stock } = watchedStock()
-  const fixed = await stock.take([a])
-  const adaptable = await stock.take([a], 'adaptable')
-  const shares = await stock.take([a])
+  const fixed = await stock.take([[a]])
+  const adaptable = await stock.take([[a]], 'adaptable')
+  const shares = await stock.take([[a]])
   expect(log).toEqual(['+a', '+a'])
   for (const each of [fixed, adaptable, shares]) await each.drop()
 })

@@ -4,7 +4,9 @@ import { openCheckpoint } from '../../../src/checkpoint/checkpoint.js'
 import { areLowRank, openFactors } from '../../../src/lora/factors.js'
 import { listTargets, mergeLoras } from '../../../src/lora/merge.js'
 import { type Adapters, createAdapters } from '../../../src/pipeline/adapters.js'
+import { createBudget } from '../../../src/pipeline/budget.js'
 import { loadClip, loadT5 } from '../../../src/pipeline/prompt.js'
+import { createRoom } from '../../../src/pipeline/room.js'
 import { loadTransformer, type Transformer } from '../../../src/pipeline/transformer.js'
 import type { LoraFile, Precision } from '../../../src/plan/plan.js'
 import { type Backend, unchanged } from '../../../src/runtime/backend.js'
@@ -28,24 +30,29 @@ const golden = goldenCase('lora_peft')
 const t5 = await loadT5(text, 16, options, backend)
 afterAll(() => t5.sessions[0]!.release())
 
-async function create(own: Backend, keepsBases = true) {
+async function create(own: Backend, capacity = Number.POSITIVE_INFINITY) {
   const loaded: string[] = []
-  const adapters = await createAdapters(
+  const room = createRoom(createBudget(capacity))
+  const adapters = createAdapters(
     { transformer, clip: text.clip },
     {
-      t5,
-      loadTransformer: (component, precision) => {
+      ...{ name: 'dev', changesInPlace: true },
+      // One that has no room beside another is told by the capacity.
+      ...{ transformerBytes: { bf16: 2, fp8: 2 }, clipBytes: 0 },
+      t5: t5.encode,
+      loadTransformer: (component, precision, use) => {
         loaded.push(precision)
-        return loadTransformer(component, options, precision, own)
+        return loadTransformer(component, options, precision, own, use)
       },
       loadClip: (clip) => {
         loaded.push('clip')
         return loadClip({ ...text, clip }, options, own)
       },
     },
-    { threads: 1, scratch: temporaryFolder(), maxBytesInMemory: 2 ** 30, keepsBases },
+    { threads: 1, scratch: temporaryFolder(), maxBytesInMemory: 2 ** 30 },
+    room,
   )
-  return { adapters, loaded }
+  return { adapters, loaded, room }
 }
 
 const lora = (name: string, scale: number): LoraFile => ({
@@ -56,9 +63,10 @@ const lora = (name: string, scale: number): LoraFile => ({
 type Wish = { readonly precision: Precision; readonly loras: readonly LoraFile[] }
 
 async function draw(adapters: Adapters, { precision, loras }: Wish) {
-  const { transformer, prompt } = await adapters.select(precision, loras)
+  const { enter, prompt } = await adapters.select(precision, loras)
   const { pooled } = await prompt.encode('a red fox')
-  return [...(await velocity(transformer, golden)), ...pooled.data]
+  const { transformer, leave } = await enter()
+  return [...(await velocity(transformer, golden).finally(leave)), ...pooled.data]
 }
 
 async function lowRankChanges(
@@ -107,10 +115,10 @@ describe('merged in place', () => {
       const changes = await lowRankChanges(uses)
       if (!changes) return
       covered++
-      await base.adapt!(changes)
+      await base.adaptable!.adapt(changes)
       expectOutputs(golden, { [output]: await velocity(base, golden) })
     }
-    await base.adapt!(unchanged)
+    await base.adaptable!.adapt(unchanged)
     expect(await velocity(base, golden)).toEqual(before)
   })
 
@@ -125,7 +133,7 @@ describe('merged in place', () => {
     const use = { adapter: fixtureLora('lora/lora_peft.safetensors'), scale: 0.6 }
     const inPlace = await load(precision)
     const base = await velocity(inPlace, golden)
-    await inPlace.adapt!((await lowRankChanges([use]))!)
+    await inPlace.adaptable!.adapt((await lowRankChanges([use]))!)
     const merged = await mergeLoras(pristine, [use], { rounding: 'float32', threads: 1 })
     const fresh = await loadMerged(merged, tinyDev, precision, fusedBackend('F32'))
     const [got, want] = [await velocity(inPlace, golden), await velocity(fresh, golden)]
@@ -136,9 +144,9 @@ describe('merged in place', () => {
   test('a tensor that the network does not have is refused by name', async () => {
     const one = new Float32Array(1)
     const nowhere = { rank: 1, up: one, down: one, scale: one }
-    await expect((await load('bf16')).adapt!(new Map([['nowhere', nowhere]]))).rejects.toThrow(
-      'Expected the name of a weight to change but got nowhere',
-    )
+    await expect(
+      (await load('bf16')).adaptable!.adapt(new Map([['nowhere', nowhere]])),
+    ).rejects.toThrow('Expected the name of a weight to change but got nowhere')
   })
 })
 
@@ -187,22 +195,22 @@ test.each(['bf16', 'fp8'] as const)(
     const fresh: Float32Array[] = []
     for (const one of changes) {
       const own = await load(precision, fusedBackend('F32'))
-      await own.adapt!(one)
+      await own.adaptable!.adapt(one)
       fresh.push(await velocity(own, golden))
     }
     const switched = await load(precision)
     const roll = createDice(changes.length)
     for (let i = 0; i < 500; i++) {
       const next = roll()
-      await switched.adapt!(changes[next]!)
+      await switched.adaptable!.adapt(changes[next]!)
       expect(await velocity(switched, golden), `switch ${i} to ${next}`).toEqual(fresh[next])
     }
   },
 )
 
-test.each([true, false])(
-  'switches between precisions and kinds of LoRAs leave every picture as a fresh engine makes it (all bases kept: %s)',
-  async (keepsBases) => {
+test.each([Number.POSITIVE_INFINITY, 4])(
+  'switches between precisions and kinds of LoRAs leave every picture as a fresh engine makes it (room: %d)',
+  async (capacity) => {
     const fresh: number[][] = []
     for (const wish of wishes) {
       const { adapters } = await create(fusedBackend('F32'))
@@ -210,7 +218,7 @@ test.each([true, false])(
       await adapters.release()
     }
     expect(new Set(fresh.map(String)).size).toBe(wishes.length)
-    const { adapters } = await create(backend, keepsBases)
+    const { adapters } = await create(backend, capacity)
     const roll = createDice(wishes.length)
     for (let i = 0; i < 80; i++) {
       const next = roll()
@@ -223,9 +231,10 @@ test.each([true, false])(
 test('a switch between LoRAs of low rank opens no session', async () => {
   const { adapters, loaded } = await create(backend)
   onTestFinished(() => adapters.release())
-  expect(loaded).toEqual(['clip', 'bf16'])
-  for (const loras of sets.slice(0, 6)) await adapters.select('bf16', loras)
-  expect(loaded).toEqual(['clip', 'bf16'])
-  await adapters.select('bf16', [lora('lokr', 1)])
-  expect(loaded).toEqual(['clip', 'bf16', 'bf16'])
+  const use = async (loras: readonly LoraFile[]) =>
+    (await (await adapters.select('bf16', loras)).enter()).leave()
+  for (const loras of sets.slice(0, 6)) await use(loras)
+  expect(loaded).toEqual(['bf16'])
+  await use([lora('lokr', 1)])
+  expect(loaded).toEqual(['bf16', 'bf16'])
 })

@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createBudget, stepBytes } from '../../src/native/budget.js'
+import { createBudget, type Demand } from '../../src/pipeline/budget.js'
 
 const GB = 1e9
 // Sizes of the published checkpoints.
@@ -21,7 +21,9 @@ const shared: readonly Name[] = ['T5', 'CLIP', 'VAE']
 function serve(capacityGB: number, demands: readonly (readonly Name[])[], runGB = 2) {
   const budget = createBudget(capacityGB * GB)
   const decisions = demands.map((names) => {
-    const { evict, load } = budget.admit({ parts: names.map(part), runBytes: runGB * GB })
+    const demand = { parts: names.map(part), runBytes: runGB * GB }
+    const { evict, load } = budget.admit(demand)
+    budget.leave(demand)
     return { evict: evict.map(({ name }) => name), load: load.map(({ name }) => name) }
   })
   return { decisions, residents: budget.residents().map(({ name }) => name) }
@@ -86,7 +88,9 @@ test('no order of demands exceeds the capacity or evicts what is needed', () => 
   for (let i = 0; i < 2000; i++) {
     const parts = [part(names[random(4)]!), ...shared.filter(() => random(2) === 0).map(part)]
     const runBytes = random(8) * GB
-    const { evict, load } = budget.admit({ parts, runBytes })
+    const demand = { parts, runBytes }
+    const { evict, load } = budget.admit(demand)
+    budget.leave(demand)
     for (const { name } of evict) {
       expect(loaded.delete(name)).toBe(true)
       expect(parts.map((each) => each.name)).not.toContain(name)
@@ -109,21 +113,75 @@ test('no order of demands exceeds the capacity or evicts what is needed', () => 
 
 test('what could not be served alone is refused with the numbers, and changes nothing', () => {
   const budget = createBudget(24 * GB)
-  budget.admit({ parts: [part('dev fp8')], runBytes: 0 })
+  serveOne(budget, { parts: [part('dev fp8')], runBytes: 0 })
   expect(() => budget.admit({ parts: dev.map(part), runBytes: 3.1 * GB })).toThrow(
-    'Expected a prediction that fits into 24.0 GB of GPU memory but it needs 36.9 GB: dev bf16 23.8 GB, T5 9.5 GB, CLIP 0.3 GB, VAE 0.2 GB, its run 3.1 GB',
+    'Expected a prediction that fits into 24.0 GB of memory but it needs 36.9 GB: dev bf16 23.8 GB, T5 9.5 GB, CLIP 300.0 MB, VAE 200.0 MB, its run 3.1 GB',
   )
   expect(budget.residents()).toEqual([part('dev fp8')])
 })
 
-test('a part that was dropped is loaded when it is next needed', () => {
+test('a part that was dropped is loaded when it is next needed, and what is of no use without it', () => {
   const budget = createBudget(80 * GB)
-  budget.admit({ parts: [part('T5')], runBytes: 0 })
-  budget.drop('T5')
-  expect(budget.admit({ parts: [part('T5')], runBytes: 0 }).load).toEqual([part('T5')])
+  const base = { ...part('dev bf16'), name: 'base', of: 'dev bf16' }
+  serveOne(budget, { parts: [part('dev bf16'), base], runBytes: 0 })
+  expect(budget.drop('dev bf16')).toMatchObject([{ name: 'base' }])
+  expect(serveOne(budget, { parts: [base], runBytes: 0 }).load).toEqual([base])
 })
 
-test('a step of Flux.1 dev at 1024² holds half a gigabyte of activations', () => {
-  const shape = { tokens: 4608, width: 3072, mlpHidden: 12288, bytesPerValue: 2 }
-  expect(stepBytes(shape)).toBe(509_607_936)
+test('what is in use stays, whatever else is demanded meanwhile', () => {
+  const budget = createBudget(40 * GB)
+  const drawing: Demand = { parts: [part('dev bf16')], runBytes: 5 * GB }
+  serveOne(budget, { parts: [part('T5')], runBytes: 0 })
+  budget.admit(drawing)
+  expect(serveOne(budget, { parts: [part('CLIP')], runBytes: 0 }).evict).toEqual([])
+  const { evict } = serveOne(budget, { parts: [part('VAE')], runBytes: 2 * GB })
+  expect(evict).toMatchObject([{ name: 'T5' }])
+  expect(() => budget.admit({ parts: [part('schnell fp8')], runBytes: 0 })).toThrow(
+    'Expected a prediction that fits into 40.0 GB of memory but it needs 44.0 GB: dev bf16 23.8 GB, schnell fp8 15.2 GB, its run 5.0 GB',
+  )
+  budget.leave(drawing)
+  expect(serveOne(budget, { parts: [part('schnell fp8')], runBytes: 0 }).evict).toEqual([])
 })
+
+describe('what is useful and not necessary', () => {
+  const base = { ...part('dev bf16'), name: 'base', of: 'dev bf16' }
+  const names = (parts: readonly { name: string }[] = []) => parts.map(({ name }) => name)
+
+  test('comes where there is room, and goes first when it was used first', () => {
+    const budget = createBudget(80 * GB)
+    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
+    expect(names(budget.offer(base)?.load)).toEqual(['base'])
+    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
+    expect(names(budget.offer(base)?.load)).toEqual([])
+    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
+    const { evict } = serveOne(budget, { parts: dev.map(part), runBytes: 25 * GB })
+    expect(names(evict)).toEqual(['base'])
+  })
+
+  test('drives out only what has not been used since it was last offered', () => {
+    const budget = createBudget(60 * GB)
+    const draw = (name: Name) => serveOne(budget, { parts: [part(name)], runBytes: 0 })
+    draw('schnell bf16')
+    draw('dev bf16')
+    expect(budget.offer(base)).toBeUndefined()
+    draw('schnell bf16')
+    draw('dev bf16')
+    expect(budget.offer(base)).toBeUndefined()
+    draw('dev bf16')
+    expect(names(budget.offer(base)?.evict)).toEqual(['schnell bf16'])
+  })
+
+  test('goes with what it belongs to, before it', () => {
+    const budget = createBudget(60 * GB)
+    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
+    budget.offer(base)
+    const { evict } = serveOne(budget, { parts: schnell.map(part), runBytes: 20 * GB })
+    expect(names(evict)).toEqual(['base', 'dev bf16'])
+  })
+})
+
+function serveOne(budget: ReturnType<typeof createBudget>, demand: Demand) {
+  const admission = budget.admit(demand)
+  budget.leave(demand)
+  return admission
+}
