@@ -8,6 +8,7 @@ import { statSync } from 'node:fs'
 import { FluxdError } from '../errors.js'
 import type { LoraFile, LoraSource, Precision } from '../plan/plan.js'
 import { type LowRankChanges, unchanged } from '../runtime/backend.js'
+import { type Base, type Company, createBase, type Entered, enterPart } from './base.js'
 import type { Resident } from './budget.js'
 import {
   type AdaptedParts,
@@ -22,20 +23,14 @@ import {
   type PromptEncoder,
   type TextEncoder,
 } from './prompt.js'
-import type { Leave, Part, Room } from './room.js'
+import type { Part, Room } from './room.js'
 import type { Transformer } from './transformer.js'
 
 /** The networks that a LoRA may change. */
 export type Adapted = {
   readonly prompt: PromptEncoder
-  /**
-   * Has the transformer ready, and `others` beside it, until `leave`. `runBytes` is what is done with
-   * them.
-   */
-  readonly enter: (
-    others?: readonly Part[],
-    runBytes?: number,
-  ) => Promise<{ readonly transformer: Transformer; readonly leave: Leave }>
+  /** Has the transformer ready. */
+  readonly enter: (company?: Company) => Promise<Entered>
 }
 
 /** How the networks are loaded, and what their weights take. */
@@ -76,9 +71,6 @@ type MergedNetworks = {
   readonly parts: readonly Part[]
 }
 
-/** A transformer without LoRAs of its own, and the copy of its weights that merges start from. */
-type Base = { readonly part: Part<Transformer>; readonly copy: () => Part; changes: LowRankChanges }
-
 /** Loads nothing: networks come when they are entered. */
 export function createAdapters(
   parts: AdaptedParts,
@@ -87,7 +79,6 @@ export function createAdapters(
   room: Room,
 ): Adapters {
   const { name, changesInPlace } = networks
-  const bases = { bf16: createBase('bf16'), fp8: createBase('fp8') }
   const clip = room.part({
     name: `${name} CLIP`,
     bytes: networks.clipBytes,
@@ -97,57 +88,18 @@ export function createAdapters(
   let set: Held<LoraSet> | undefined
   let merged: Held<MergedNetworks> | undefined
 
-  function createBase(precision: Precision): Base {
-    const part = room.part({
+  const openBase = (precision: Precision): Base =>
+    createBase(room, {
       name: `${name} ${precision}`,
       bytes: networks.transformerBytes[precision],
       load: () => networks.loadTransformer(parts.transformer, precision, 'adaptable'),
     })
-    const weights = () => part.network().adaptable!.base
-    const copy = () =>
-      room.part({
-        ...{ name: `base of ${part.name}`, of: part.name, bytes: weights().bytes },
-        async load() {
-          await weights().keep()
-          return { sessions: [] }
-        },
-        unload: () => weights().drop(),
-      })
-    return { part, copy, changes: unchanged }
-  }
+  const bases = { bf16: openBase('bf16'), fp8: openBase('fp8') }
 
-  /** A base with these changes and no others. */
-  function adaptBase(base: Base, changes: LowRankChanges, prompt: PromptEncoder): Adapted {
-    return {
-      prompt,
-      enter: (others = [], runBytes = 0) =>
-        entering(base.part, others, runBytes, async (wasLoaded) => {
-          const { adaptable } = base.part.network()
-          if (!adaptable) return
-          // Without changes nobody merges, and when it is loaded there may be room to spare.
-          if (!wasLoaded || changes !== base.changes) await room.offer(base.copy())
-          await adaptable.adapt(changes)
-          base.changes = changes
-        }),
-    }
-  }
-
-  async function entering(
-    part: Part<Transformer>,
-    others: readonly Part[],
-    runBytes: number,
-    prepare: (wasLoaded: boolean) => Promise<void>,
-  ) {
-    const wasLoaded = part.isLoaded()
-    const leave = await room.enter([...others, part], runBytes)
-    try {
-      await prepare(wasLoaded)
-      return { transformer: part.network(), leave }
-    } catch (error) {
-      leave()
-      throw error
-    }
-  }
+  const withChanges = (base: Base, changes: LowRankChanges, prompt: PromptEncoder): Adapted => ({
+    prompt,
+    enter: (company) => base.enter(changes, company),
+  })
 
   /** Sessions of its own share with the base all that is not merged, which must be as it was. */
   function ownTransformer(
@@ -166,21 +118,15 @@ export function createAdapters(
     })
   }
 
-  function adaptOwn(base: Base, own: Part<Transformer>, prompt: PromptEncoder): Adapted {
-    if (!changesInPlace)
-      return {
-        prompt,
-        enter: (others = [], runBytes = 0) => entering(own, others, runBytes, async () => {}),
-      }
-    return {
-      prompt,
-      enter: (others = [], runBytes = 0) =>
-        entering(own, [...others, base.part], runBytes, async () => {
-          await base.part.network().adaptable?.adapt(unchanged)
-          base.changes = unchanged
-        }),
-    }
-  }
+  const withOwn = (base: Base, own: Part<Transformer>, prompt: PromptEncoder): Adapted => ({
+    prompt,
+    async enter(company = {}) {
+      if (!changesInPlace) return enterPart(room, own, company)
+      const { leave } = await base.enter(unchanged)
+      const others = [...(company.others ?? []), base.part]
+      return enterPart(room, own, { ...company, others }).finally(leave)
+    },
+  })
 
   function mergeNetworks(
     precision: Precision,
@@ -193,11 +139,12 @@ export function createAdapters(
       ? createPromptEncoder(encodeOnDemand(ownClip, room), networks.t5)
       : basePrompt
     const clips = ownClip ? [ownClip] : []
-    if (change.kind === 'inPlace')
-      return { adapted: adaptBase(base, change.changes(scales), prompt), parts: clips }
-    if (change.kind === 'none') return { adapted: adaptBase(base, unchanged, prompt), parts: clips }
-    const own = ownTransformer(base, change.merge, scales, precision)
-    return { adapted: adaptOwn(base, own, prompt), parts: [own, ...clips] }
+    if (change.kind === 'merged') {
+      const own = ownTransformer(base, change.merge, scales, precision)
+      return { adapted: withOwn(base, own, prompt), parts: [own, ...clips] }
+    }
+    const changes = change.kind === 'inPlace' ? change.changes(scales) : unchanged
+    return { adapted: withChanges(base, changes, prompt), parts: clips }
   }
 
   const clipWithLoras = (merge: NonNullable<LoraSet['clip']>, scales: readonly number[]) =>
@@ -234,7 +181,7 @@ export function createAdapters(
     bases: { bf16: bases.bf16.part, fp8: bases.fp8.part },
     async select(precision, loras) {
       const files = loras.filter(({ scale }) => scale !== 0)
-      if (files.length === 0) return adaptBase(bases[precision], unchanged, basePrompt)
+      if (files.length === 0) return withChanges(bases[precision], unchanged, basePrompt)
       const key = [precision, ...files.map((file) => `${identity(file)} ${file.scale}`)].join('\n')
       if (merged?.key === key) return merged.value.adapted
       const lorasOfSet = await selectSet(precision, files)

@@ -66,7 +66,7 @@ export async function generate(
   // Text encoders and the image's encoder may have to make room for what draws.
   const others = [models.decoder, ...(gate ? [gate.checker] : [])]
   const { transformer, leave } = await clock.time('lora', () =>
-    adapted.enter(others, drawBytes(models.shapes, plan.size)),
+    adapted.enter({ others, runBytes: drawBytes(models.shapes, plan.size) }),
   )
   try {
     hooks.onAdapted?.(clock.timings().lora)

@@ -148,7 +148,7 @@ async function warm(
     const leave = await room.enter(text)
     leave()
     const adapted = await adapters.select('bf16', [])
-    const entered = await adapted.enter([decoder])
+    const entered = await adapted.enter({ others: [decoder] })
     entered.leave()
   } catch (error) {
     await release()
