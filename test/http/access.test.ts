@@ -137,7 +137,7 @@ describe('with a key', () => {
   test('nothing of it is echoed or stored with a prediction', async () => {
     const { send, bearer, services } = buildGuardedApp()
     const reply = await send('POST', '/v1/models/fluxd/flux/predictions', bearer)
-    const secret = bearer.split('_').at(-1)!
+    const secret = bearer.slice(-20)
     expect(reply.body).not.toContain(secret)
     expect(services.database.sqlite.serialize().includes(secret)).toBe(false)
   })
