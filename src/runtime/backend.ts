@@ -21,11 +21,23 @@ export type LowRankChanges = ReadonlyMap<string, LowRank>
 
 export const unchanged: LowRankChanges = new Map()
 
-/** Networks whose weights can be changed, and the values that every change starts from. */
-export type Adaptable = {
-  readonly adapt: Adapt
-  readonly base: WeightBase
+/** What can be done to weights that sessions use. */
+export type Adaptation = {
+  /**
+   * Makes every weight the checkpoint's own with these changes and no others, in place: sessions
+   * see it in their next run, and none may be running. So do other sessions that share a weight,
+   * until it is changed again; the same map again costs nothing.
+   */
+  readonly adapt: (changes: LowRankChanges) => Promise<void>
+  /**
+   * Uploads changes beside those in use, also while sessions run: `adapt` to the same map then uploads
+   * nothing, and leaves those that were in use in their place. There is room for one set.
+   */
+  readonly stage: (changes: LowRankChanges) => Promise<void>
 }
+
+/** Networks whose weights can be changed, and the values that every change starts from. */
+export type Adaptable = Adaptation & { readonly base: WeightBase }
 
 /** A copy of the weights as they are without changes: with it, changes come much faster. */
 export type WeightBase = {
@@ -33,13 +45,6 @@ export type WeightBase = {
   readonly keep: () => Promise<void>
   readonly drop: () => Promise<void>
 }
-
-/**
- * Makes every weight the checkpoint's own with these changes and no others, in place: sessions see
- * it in their next run. So do other sessions that share a weight, until it is changed again; the
- * same map again costs nothing.
- */
-export type Adapt = (changes: LowRankChanges) => Promise<void>
 
 export type Backend = {
   /** What the weights of sessions over these graphs take of the device's memory. */

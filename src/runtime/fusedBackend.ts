@@ -62,8 +62,8 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
     )
     try {
       const sessions = await forEachModel(models, (model) => open(model, options, weights))
-      const { adapt, base } = weights
-      return { sessions, adapt, base }
+      const { adapt, stage, base } = weights
+      return { sessions, adapt, stage, base }
     } finally {
       await weights.drop()
     }

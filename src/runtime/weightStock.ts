@@ -3,7 +3,8 @@
  * that they leave alone with its base; weights go with the last session that uses them.
  */
 import type { Addon, NativeDevice, WeightPart, WeightSet, WeightSource } from '../native/addon.js'
-import { type Adaptable, type LowRankChanges, unchanged, type WeightBase } from './backend.js'
+import { type AdaptableSet, createAdaptableSet } from './adaptableSet.js'
+import type { Adaptable, LowRankChanges, WeightBase } from './backend.js'
 import type { SharedWeight } from './graph.js'
 import { elementCount, storedBytes } from './tensor.js'
 import type { TensorSource } from './weights.js'
@@ -31,15 +32,13 @@ export type WeightStock = {
   ) => Promise<StockedWeights>
 }
 
-type Held = {
+type Held = AdaptableSet & {
   readonly set: WeightSet
   /** By name, where the values come from; values that were in memory only come from nowhere. */
   readonly places: ReadonlyMap<string, string | undefined>
   readonly weights: readonly SharedWeight[]
   readonly use: WeightUse
   users: number
-  /** What the weights are changed by; undefined after a failure, when nobody knows. */
-  applied: LowRankChanges | undefined
 }
 
 // Enough to fill a bus; reading a file is what they wait for.
@@ -53,7 +52,7 @@ export function createWeightStock(addon: Addon, device: NativeDevice): WeightSto
     const base = use === 'fixed' ? 'none' : 'files'
     await set.upload(weights.map(toSource), { base, threads: uploadThreads })
     const places = new Map(weights.map((weight) => [weight.name, placeOf(weight)]))
-    return { set, places, weights, use, users: 0, applied: unchanged }
+    return { ...createAdaptableSet(set, weights), set, places, weights, use, users: 0 }
   }
 
   /** The set that has the most of these weights already. */
@@ -66,7 +65,7 @@ export function createWeightStock(addon: Addon, device: NativeDevice): WeightSto
 
   async function drop(all: readonly Held[]): Promise<void> {
     for (const each of all) each.users--
-    for (const each of all) if (each.users === 0 && held.delete(each)) await each.set.release()
+    for (const each of all) if (each.users === 0 && held.delete(each)) await each.release()
   }
 
   function share(all: readonly Held[]): StockedWeights {
@@ -77,7 +76,11 @@ export function createWeightStock(addon: Addon, device: NativeDevice): WeightSto
       drop: () => drop(all),
       async adapt(changes) {
         checkNames(all, changes)
-        for (const each of all) await apply(each, changes)
+        for (const each of all) await each.adapt(changes)
+      },
+      async stage(changes) {
+        checkNames(all, changes)
+        for (const each of all) await each.stage(changes)
       },
       base: baseOf(all),
     }
@@ -112,35 +115,6 @@ export function createWeightStock(addon: Addon, device: NativeDevice): WeightSto
       }
     },
   }
-}
-
-async function apply(each: Held, changes: LowRankChanges) {
-  const { applied, set, weights } = each
-  if (applied === changes) return
-  const own = weights.flatMap((weight) => changesOf(weight, changes))
-  each.applied = undefined
-  if (applied && haveSameFactors(applied, changes)) await set.rescale(own.map(({ scale }) => scale))
-  else await set.merge(own)
-  each.applied = changes
-}
-
-/** Whether they differ in scale only: then the device has the factors already. */
-const haveSameFactors = (one: LowRankChanges, other: LowRankChanges) =>
-  one.size === other.size &&
-  [...other].every(([name, { up, down }]) => {
-    const known = one.get(name)
-    return known?.up === up && known.down === down
-  })
-
-/** The changes of a weight's parts, by the rows where they lie. */
-function changesOf({ name, parts }: SharedWeight, changes: LowRankChanges) {
-  let end = 0
-  return parts.flatMap((part) => {
-    const rows = part.shape[0]!
-    end += rows
-    const change = changes.get(part.name)
-    return change ? [{ name, begin: end - rows, rows, ...change }] : []
-  })
 }
 
 function checkNames(all: readonly Held[], changes: LowRankChanges) {

@@ -1,7 +1,7 @@
 /** Which weights are uploaded, which are shared, and when they go. */
 import { expect, test } from 'vitest'
 import type { Addon, LowRankChange, WeightSource } from '../../../src/native/addon.js'
-import { unchanged } from '../../../src/runtime/backend.js'
+import { type LowRankChanges, unchanged } from '../../../src/runtime/backend.js'
 import type { SharedWeight } from '../../../src/runtime/graph.js'
 import { openSafetensors } from '../../../src/runtime/safetensors.js'
 import { createWeightStock } from '../../../src/runtime/weightStock.js'
@@ -34,6 +34,14 @@ const merged = (weight: SharedWeight): SharedWeight => ({
 /** A stock over the addon that also writes down what it uploads and releases. */
 function watchedStock() {
   const log: string[] = []
+  const faults: string[] = []
+  /** Writes a call down; it fails after it was made where `faults` says so. */
+  const note = (call: string, result: Promise<void>) => {
+    log.push(call)
+    if (faults[0] !== call.split(' ')[0]) return result
+    faults.shift()
+    return result.then(() => Promise.reject(new Error(`no ${call}`)))
+  }
   class WatchedSet extends addon.WeightSet {
     names = ''
     override upload = (sources: readonly WeightSource[], options: Parameters<typeof upload>[1]) => {
@@ -41,22 +49,34 @@ function watchedStock() {
       log.push(`+${this.names}`)
       return upload.call(this, sources, options)
     }
-    override merge = (changes: readonly LowRankChange[]) => {
-      log.push(`merge ${changes.map(({ name, scale }) => `${name} ${scale}`)}`)
-      return merge.call(this, changes)
-    }
-    override rescale = (scales: readonly Float32Array[]) => {
-      log.push(`rescale ${scales}`)
-      return rescale.call(this, scales)
-    }
+    override merge = (changes: readonly LowRankChange[]) =>
+      note(`merge ${showScales(changes)}`, merge.call(this, changes))
+    override stage = (changes: readonly LowRankChange[]) =>
+      note(`stage ${showScales(changes)}`, stage.call(this, changes))
+    override swap = () => note('swap', swap.call(this))
+    override rescale = (scales: readonly Float32Array[]) =>
+      note(`rescale ${scales}`, rescale.call(this, scales))
     override release = () => {
       log.push(`-${this.names}`)
       return release.call(this)
     }
   }
-  const { upload, merge, rescale, release } = addon.WeightSet.prototype
+  const { upload, merge, stage, swap, rescale, release } = addon.WeightSet.prototype
   const watched: Addon = { ...addon, WeightSet: WatchedSet }
-  return { log, stock: createWeightStock(watched, device) }
+  return { log, faults, stock: createWeightStock(watched, device) }
+}
+
+const showScales = (changes: readonly LowRankChange[]) =>
+  changes.map(({ name, scale }) => `${name} ${scale}`)
+
+const matrix = [...tensors.values()].find(({ shape }) => shape.length === 2)!
+const [rows = 0, width = 0] = matrix.shape
+
+/** A LoRA of rank 1 at any scale; another one each time. */
+const drawLora = () => {
+  const factors = { rank: 1, up: new Float32Array(rows), down: new Float32Array(width) }
+  return (scale: number): LowRankChanges =>
+    new Map([[matrix.name, { ...factors, scale: Float32Array.of(scale) }]])
 }
 
 test('only what is new is uploaded, and weights go with their last user', async () => {
@@ -97,15 +117,75 @@ test('an upload that fails leaves the base to its users', async () => {
 
 test('factors are uploaded once for any scales, and the same changes again do nothing', async () => {
   const { log, stock } = watchedStock()
-  const matrix = [...tensors.values()].find(({ shape }) => shape.length === 2)!
-  const [rows = 0, width = 0] = matrix.shape
   const weights = await stock.take([[shared('m', matrix)]], 'adaptable')
-  const factors = { rank: 1, up: new Float32Array(rows), down: new Float32Array(width) }
-  const at = (scale: number) =>
-    new Map([[matrix.name, { ...factors, scale: Float32Array.of(scale) }]])
+  const at = drawLora()
   const one = at(1)
   for (const changes of [one, one, at(0.5), unchanged, unchanged]) await weights.adapt(changes)
   expect(log).toEqual(['+m', 'merge m 1', 'rescale 0.5', 'merge '])
+  await weights.drop()
+})
+
+test('what was staged or was in use before is swapped in, and nothing is uploaded twice', async () => {
+  const { log, stock } = watchedStock()
+  const weights = await stock.take([[shared('m', matrix)]], 'adaptable')
+  const [a, b] = [drawLora(), drawLora()]
+  const [one, two] = [a(1), b(2)]
+  await weights.stage(one)
+  await weights.stage(one)
+  await weights.adapt(one)
+  await weights.stage(two)
+  for (const changes of [two, one, two]) await weights.adapt(changes)
+  expect(log.splice(0)).toEqual(['+m', 'stage m 1', 'swap', 'stage m 2', 'swap', 'swap', 'swap'])
+  // Another scale needs no staging; one in use by the name of another map is no swap.
+  await weights.stage(b(3))
+  for (const changes of [b(3), a(1), b(3)]) await weights.adapt(changes)
+  expect(log.splice(0)).toEqual(['rescale 3', 'merge m 1', 'merge m 3'])
+  // The base can be staged like anything else, and keeps what was in use at hand.
+  const four = b(4)
+  for (const changes of [four, unchanged, four]) {
+    await weights.stage(unchanged)
+    await weights.adapt(changes)
+  }
+  expect(log).toEqual(['stage ', 'rescale 4', 'swap', 'swap'])
+  await weights.drop()
+})
+
+test('calls wait for each other: nothing is staged into what is being swapped', async () => {
+  const { log, stock } = watchedStock()
+  const weights = await stock.take([[shared('m', matrix)]], 'adaptable')
+  const [one, two] = [drawLora()(1), drawLora()(2)]
+  const calls = [
+    weights.stage(one),
+    weights.adapt(one),
+    weights.stage(two),
+    weights.adapt(two),
+    weights.drop(),
+  ]
+  await Promise.all(calls)
+  expect(log).toEqual(['+m', 'stage m 1', 'swap', 'stage m 2', 'swap', '-m'])
+})
+
+test('after a failure nobody knows: everything is uploaded anew', async () => {
+  const { log, faults, stock } = watchedStock()
+  const weights = await stock.take([[shared('m', matrix)]], 'adaptable')
+  const [one, two] = [drawLora()(1), drawLora()(2)]
+  const failing = (call: string, work: () => Promise<void>) => {
+    faults.push(call)
+    return expect(work()).rejects.toThrow(`no ${call}`)
+  }
+  await failing('stage', () => weights.stage(one))
+  await weights.adapt(one)
+  expect(log.splice(0)).toEqual(['+m', 'stage m 1', 'merge m 1'])
+  await weights.stage(two)
+  await failing('swap', () => weights.adapt(two))
+  await weights.adapt(one)
+  await weights.adapt(two)
+  expect(log.splice(0)).toEqual(['stage m 2', 'swap', 'merge m 1', 'merge m 2'])
+  await weights.stage(one)
+  await failing('merge', () => weights.adapt(unchanged))
+  await weights.adapt(one)
+  await weights.adapt(unchanged)
+  expect(log).toEqual(['stage m 1', 'merge ', 'swap', 'merge '])
   await weights.drop()
 })
 
