@@ -4,12 +4,12 @@
  * sessions. Either way every merge starts from the checkpoint's own tensors, whatever ran before.
  * What has been loaded stays as long as there is room; of sets of LoRAs the last one does.
  */
-import { statSync } from 'node:fs'
-import { FluxdError } from '../errors.js'
-import type { LoraFile, LoraSource, Precision } from '../plan/plan.js'
+import type { LoraFile, Precision } from '../plan/plan.js'
 import { type LowRankChanges, unchanged } from '../runtime/backend.js'
+import { createTurns } from '../runtime/turns.js'
 import { type Base, type Company, createBase, type Entered, enterPart } from './base.js'
 import type { Resident } from './budget.js'
+import { createLoraSets, identity } from './loraSets.js'
 import {
   type AdaptedParts,
   type LoraSet,
@@ -59,6 +59,12 @@ export type Adapters = {
    * Throws `lora_invalid` when a file is none or is made for another model.
    */
   readonly select: (precision: Precision, loras: readonly LoraFile[]) => Promise<Adapted>
+  /**
+   * Reads and uploads ahead what the networks that `select` gives for the same would read and upload,
+   * while others run. Does nothing where weights do not change in place or are not loaded at this
+   * precision, and leaves it to `select` to say what is wrong with a file.
+   */
+  readonly prepare: (precision: Precision, loras: readonly LoraFile[]) => Promise<void>
   readonly release: () => Promise<void>
 }
 
@@ -85,7 +91,10 @@ export function createAdapters(
     load: () => networks.loadClip(parts.clip),
   })
   const basePrompt = createPromptEncoder(encodeOnDemand(clip, room), networks.t5)
-  let set: Held<LoraSet> | undefined
+  const inTurn = createTurns()
+  const sets = createLoraSets((precision, files) =>
+    openLoraSet(parts, precision, files, { ...settings, changesInPlace }),
+  )
   let merged: Held<MergedNetworks> | undefined
 
   const openBase = (precision: Precision): Base =>
@@ -143,8 +152,7 @@ export function createAdapters(
       const own = ownTransformer(base, change.merge, scales, precision)
       return { adapted: withOwn(base, own, prompt), parts: [own, ...clips] }
     }
-    const changes = change.kind === 'inPlace' ? change.changes(scales) : unchanged
-    return { adapted: withChanges(base, changes, prompt), parts: clips }
+    return { adapted: withChanges(base, changesOf(change, scales), prompt), parts: clips }
   }
 
   const clipWithLoras = (merge: NonNullable<LoraSet['clip']>, scales: readonly number[]) =>
@@ -162,52 +170,46 @@ export function createAdapters(
     await room.release(own)
   }
 
-  async function dropSet() {
-    await set?.value.release()
-    set = undefined
+  async function select(precision: Precision, loras: readonly LoraFile[]): Promise<Adapted> {
+    const files = loras.filter(hasEffect)
+    if (files.length === 0) return withChanges(bases[precision], unchanged, basePrompt)
+    const key = [precision, ...files.map((file) => `${identity(file)} ${file.scale}`)].join('\n')
+    if (merged?.key === key) return merged.value.adapted
+    const set = await sets.use(precision, files)
+    // The old set goes first: two sets of a large model would not fit.
+    await dropMerged()
+    const value = mergeNetworks(precision, set, files.map(scaleOf))
+    merged = { key, value }
+    return value.adapted
   }
 
-  /** Asking for the same files again reads nothing. */
-  async function selectSet(precision: Precision, files: readonly LoraFile[]): Promise<LoraSet> {
-    const key = [precision, ...files.map(identity)].join('\n')
-    if (set?.key === key) return set.value
-    await dropSet()
-    const value = await openLoraSet(parts, precision, files, { ...settings, changesInPlace })
-    set = { key, value }
-    return value
+  async function prepare(precision: Precision, loras: readonly LoraFile[]): Promise<void> {
+    const { part, stage } = bases[precision]
+    if (!changesInPlace || !part.isLoaded()) return
+    const files = loras.filter(hasEffect)
+    if (files.length === 0) return stage(unchanged)
+    const { transformer } = await sets.prepare(precision, files)
+    await stage(changesOf(transformer, files.map(scaleOf)))
+  }
+
+  async function release() {
+    await dropMerged()
+    await sets.release()
+    await room.release([bases.bf16.part, bases.fp8.part, clip])
   }
 
   return {
     bases: { bf16: bases.bf16.part, fp8: bases.fp8.part },
-    async select(precision, loras) {
-      const files = loras.filter(({ scale }) => scale !== 0)
-      if (files.length === 0) return withChanges(bases[precision], unchanged, basePrompt)
-      const key = [precision, ...files.map((file) => `${identity(file)} ${file.scale}`)].join('\n')
-      if (merged?.key === key) return merged.value.adapted
-      const lorasOfSet = await selectSet(precision, files)
-      // The old set goes first: two sets of a large model would not fit.
-      await dropMerged()
-      const value = mergeNetworks(
-        precision,
-        lorasOfSet,
-        files.map(({ scale }) => scale),
-      )
-      merged = { key, value }
-      return value.adapted
-    },
-    async release() {
-      await dropMerged()
-      await dropSet()
-      await room.release([bases.bf16.part, bases.fp8.part, clip])
-    },
+    select: (precision, loras) => inTurn(() => select(precision, loras)),
+    prepare: (precision, loras) => inTurn(() => prepare(precision, loras)).catch(() => {}),
+    release: () => inTurn(release),
   }
 }
 
-/** Tells files apart without reading them: a file that changed is another file. */
-function identity({ path, digest }: LoraSource): string {
-  if (digest !== undefined) return digest
-  const stats = statSync(path, { throwIfNoEntry: false })
-  if (!stats)
-    throw new FluxdError('lora_invalid', `${path}: expected a LoRA file but nothing is there`)
-  return `${path} ${stats.ino} ${stats.size} ${stats.mtimeMs}`
-}
+const hasEffect = ({ scale }: LoraFile) => scale !== 0
+
+const scaleOf = ({ scale }: LoraFile) => scale
+
+/** In the base's own weights: none where they are merged into another transformer's. */
+const changesOf = (change: TransformerChange, scales: readonly number[]) =>
+  change.kind === 'inPlace' ? change.changes(scales) : unchanged

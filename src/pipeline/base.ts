@@ -16,6 +16,8 @@ export type Base = {
   readonly part: Part<Transformer>
   /** Has it ready with these changes and no others. */
   readonly enter: (changes: LowRankChanges, company?: Company) => Promise<Entered>
+  /** Uploads changes for a later `enter`, if it is loaded; whoever is in it does not notice. */
+  readonly stage: (changes: LowRankChanges) => Promise<void>
 }
 
 export function createBase(room: Room, options: PartOptions<Transformer>): Base {
@@ -39,6 +41,9 @@ export function createBase(room: Room, options: PartOptions<Transformer>): Base 
         await adaptable.adapt(changes)
         applied = changes
       })
+    },
+    async stage(changes) {
+      if (part.isLoaded()) await part.network().adaptable?.stage(changes)
     },
   }
 }

@@ -6,7 +6,7 @@
 import type { Checkpoint, Component } from '../checkpoint/checkpoint.js'
 import type { ClipParams, FluxParams } from '../flux/params.js'
 import { isBlockWeight } from '../flux/transformer.js'
-import { areLowRank, openFactors } from '../lora/factors.js'
+import { areLowRank, type Factors, openFactors } from '../lora/factors.js'
 import { openLora } from '../lora/lora.js'
 import { createMerger, listTargets, type Merger } from '../lora/merge.js'
 import type { MergeTarget, Rounding } from '../lora/mergeGraph.js'
@@ -40,7 +40,7 @@ type Merge<Params> = (scales: readonly number[]) => Promise<MergedComponent<Para
 export type TransformerChange =
   | { readonly kind: 'none' }
   /** Of low rank, for weights that can be changed where they are. */
-  | { readonly kind: 'inPlace'; readonly changes: (scales: readonly number[]) => LowRankChanges }
+  | { readonly kind: 'inPlace'; readonly changes: Factors }
   | { readonly kind: 'merged'; readonly merge: Merge<FluxParams> }
 
 export type LoraSet = {
@@ -76,7 +76,7 @@ export async function openLoraSet(
   async function openTransformer(): Promise<Opened<TransformerChange>> {
     const targets = listTargets(transformer.weights.pristine, adapters, rounding)
     if (settings.changesInPlace && areLowRank(targets)) {
-      const changes = await openFactors(targets, threads)
+      const changes = rememberLast(await openFactors(targets, threads))
       return { value: { kind: 'inPlace', changes }, release: async () => {} }
     }
     const merger = await open(transformer)
@@ -119,6 +119,16 @@ function mergeOf<Params>(
       store.release()
       throw error
     }
+  }
+}
+
+/** The same map again for the same scales: devices know changes by their identity. */
+function rememberLast(factors: Factors): Factors {
+  let last: { readonly key: string; readonly changes: LowRankChanges } | undefined
+  return (scales) => {
+    const key = scales.join()
+    if (last?.key !== key) last = { key, changes: factors(scales) }
+    return last.changes
   }
 }
 

@@ -17,7 +17,7 @@ export type PartOptions<T extends Network> = Resident & {
 /** A network that may be loaded or not. */
 export type Part<T extends Network = Network> = Resident & {
   readonly isLoaded: () => boolean
-  /** Only between `enter` and the call that ends it. */
+  /** Of a loaded one; it stays so between `enter` and the call that ends it. */
   readonly network: () => T
 }
 

@@ -1,73 +1,26 @@
 /** LoRAs that are merged on the device, in place: the tiny-dev checkpoint through the CPU twins. */
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest'
-import { openCheckpoint } from '../../../src/checkpoint/checkpoint.js'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { areLowRank, openFactors } from '../../../src/lora/factors.js'
 import { listTargets, mergeLoras } from '../../../src/lora/merge.js'
-import { type Adapters, createAdapters } from '../../../src/pipeline/adapters.js'
-import { createBudget } from '../../../src/pipeline/budget.js'
-import { loadClip, loadT5 } from '../../../src/pipeline/prompt.js'
-import { createRoom } from '../../../src/pipeline/room.js'
-import { loadTransformer, type Transformer } from '../../../src/pipeline/transformer.js'
-import type { LoraFile, Precision } from '../../../src/plan/plan.js'
-import { type Backend, unchanged } from '../../../src/runtime/backend.js'
-import { expectOutputs, fixturePath, goldenCase, readManifest } from '../../goldens.js'
+import type { LoraFile } from '../../../src/plan/plan.js'
+import { unchanged } from '../../../src/runtime/backend.js'
+import { expectOutputs, goldenCase, readManifest } from '../../goldens.js'
 import { writeLora } from '../../lora/loraFiles.js'
+import { fixtureLora, loadMerged, pristine, tinyDev, velocity } from '../../lora/tinyDev.js'
 import {
-  fixtureLora,
-  loadMerged,
-  options,
-  pristine,
-  tinyDev,
-  velocity,
-} from '../../lora/tinyDev.js'
-import { temporaryFolder } from '../../weightFiles.js'
+  backend,
+  create,
+  createDice,
+  draw,
+  factorsOf,
+  golden,
+  load,
+  lora,
+  text,
+  type Wish,
+} from './adapting.js'
 import { fusedBackend } from './kit.js'
 import { relativeError } from './numbers.js'
-
-const backend = fusedBackend('F32')
-const { transformer, text } = openCheckpoint(fixturePath('tiny-dev'))
-const golden = goldenCase('lora_peft')
-const t5 = await loadT5(text, 16, options, backend)
-afterAll(() => t5.sessions[0]!.release())
-
-async function create(own: Backend, capacity = Number.POSITIVE_INFINITY) {
-  const loaded: string[] = []
-  const room = createRoom(createBudget(capacity))
-  const adapters = createAdapters(
-    { transformer, clip: text.clip },
-    {
-      ...{ name: 'dev', changesInPlace: true },
-      // One that has no room beside another is told by the capacity.
-      ...{ transformerBytes: { bf16: 2, fp8: 2 }, clipBytes: 0 },
-      t5: t5.encode,
-      loadTransformer: (component, precision, use) => {
-        loaded.push(precision)
-        return loadTransformer(component, options, precision, own, use)
-      },
-      loadClip: (clip) => {
-        loaded.push('clip')
-        return loadClip({ ...text, clip }, options, own)
-      },
-    },
-    { threads: 1, scratch: temporaryFolder(), maxBytesInMemory: 2 ** 30 },
-    room,
-  )
-  return { adapters, loaded, room }
-}
-
-const lora = (name: string, scale: number): LoraFile => ({
-  path: fixturePath(`lora/lora_${name}.safetensors`),
-  scale,
-})
-
-type Wish = { readonly precision: Precision; readonly loras: readonly LoraFile[] }
-
-async function draw(adapters: Adapters, { precision, loras }: Wish) {
-  const { enter, prompt } = await adapters.select(precision, loras)
-  const { pooled } = await prompt.encode('a red fox')
-  const { transformer, leave } = await enter()
-  return [...(await velocity(transformer, golden).finally(leave)), ...pooled.data]
-}
 
 async function lowRankChanges(
   uses: readonly { adapter: ReturnType<typeof fixtureLora>; scale: number }[],
@@ -77,24 +30,6 @@ async function lowRankChanges(
   if (!areLowRank(targets)) return undefined
   const factors = await openFactors(targets, 1)
   return factors(uses.map(({ scale }) => scale))
-}
-
-const factorsOf = (...names: readonly string[]) =>
-  openFactors(
-    listTargets(
-      pristine,
-      names.map((name) => fixtureLora(`lora/lora_${name}.safetensors`)),
-      'float32',
-    ),
-    1,
-  )
-
-async function load(precision: Precision, own = backend): Promise<Transformer> {
-  const loaded = await loadTransformer(tinyDev, options, precision, own)
-  onTestFinished(async () => {
-    for (const session of loaded.sessions) await session.release()
-  })
-  return loaded
 }
 
 describe('merged in place', () => {
@@ -172,15 +107,6 @@ const wishes = (['bf16', 'fp8'] as const).flatMap((precision) =>
   sets.map((loras): Wish => ({ precision, loras })),
 )
 
-/** The same numbers below `end` every time. */
-function createDice(end: number) {
-  let state = 1
-  return () => {
-    state = (1664525 * state + 1013904223) % 2 ** 32
-    return Math.floor((state / 2 ** 32) * end)
-  }
-}
-
 test.each(['bf16', 'fp8'] as const)(
   '500 random switches in %s leave what a fresh transformer makes of each set',
   async (precision) => {
@@ -209,7 +135,7 @@ test.each(['bf16', 'fp8'] as const)(
 )
 
 test.each([Number.POSITIVE_INFINITY, 4])(
-  'switches between precisions and kinds of LoRAs leave every picture as a fresh engine makes it (room: %d)',
+  'switches between precisions and kinds of LoRAs leave every picture as a fresh engine makes it, whatever is prepared (room: %d)',
   async (capacity) => {
     const fresh: number[][] = []
     for (const wish of wishes) {
@@ -221,8 +147,10 @@ test.each([Number.POSITIVE_INFINITY, 4])(
     const { adapters } = await create(backend, capacity)
     const roll = createDice(wishes.length)
     for (let i = 0; i < 80; i++) {
-      const next = roll()
-      expect(await draw(adapters, wishes[next]!), `switch ${i} to ${next}`).toEqual(fresh[next])
+      const [next, { precision, loras }] = [roll(), wishes[roll()]!]
+      const drawing = draw(adapters, wishes[next]!)
+      void adapters.prepare(precision, loras)
+      expect(await drawing, `switch ${i} to ${next}`).toEqual(fresh[next])
     }
     await adapters.release()
   },
