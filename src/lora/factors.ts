@@ -6,17 +6,23 @@
  * The LoRAs' ranks lie side by side, up [out, Σr] and down [Σr, in]; `up` holds every file's own
  * factor.
  */
-import type { LowRankChanges } from '../runtime/backend.js'
+import type { LowRank, LowRankChanges } from '../runtime/backend.js'
 import { createGraph, type Graph, type Value } from '../runtime/graph.js'
 import type { TensorSlice } from '../runtime/safetensors.js'
 import { createSession } from '../runtime/session.js'
 import { widen } from '../runtime/stored.js'
 import type { FloatTensor } from '../runtime/tensor.js'
 import type { Change, Delta } from './adapter.js'
+import { groupBySize, maxBytesAtOnce } from './groups.js'
 import type { MergeTarget } from './mergeGraph.js'
 
 /** What a set changes with one scale per LoRA; the same arrays of factors for any scales. */
 export type Factors = (scales: readonly number[]) => LowRankChanges
+
+type FactorsOfTarget = Pick<LowRank, 'up' | 'down'> & {
+  readonly slice: string
+  readonly ranks: readonly { readonly lora: number; readonly rank: number }[]
+}
 
 type LowRankDelta = Extract<Change, { kind: 'lowRank' }>
 
@@ -31,14 +37,9 @@ export async function openFactors(
   targets: readonly MergeTarget[],
   threads: number,
 ): Promise<Factors> {
-  const options = { threads, widenWeights: 'run', arena: false } as const
-  const session = await createSession(factorGraph(targets), options)
-  const values = await session.run({}).finally(() => session.release())
-  const dataOf = (name: string) => (values[name] as FloatTensor).data
-  const factors = targets.map(({ name, base, deltas }) => ({
-    ...{ slice: base.name, ranks: ranksOf(deltas) },
-    ...{ up: dataOf(`${name} up`), down: dataOf(`${name} down`) },
-  }))
+  const factors: FactorsOfTarget[] = []
+  for (const group of groupBySize(targets, storedBytes, maxBytesAtOnce))
+    factors.push(...(await readFactors(group, threads)))
   return (scales) =>
     new Map(
       factors.map(({ slice, ranks, up, down }) => {
@@ -49,6 +50,26 @@ export async function openFactors(
       }),
     )
 }
+
+async function readFactors(
+  targets: readonly MergeTarget[],
+  threads: number,
+): Promise<FactorsOfTarget[]> {
+  const options = { threads, widenWeights: 'run', arena: false } as const
+  const session = await createSession(factorGraph(targets), options)
+  const values = await session.run({}).finally(() => session.release())
+  const dataOf = (name: string) => (values[name] as FloatTensor).data
+  return targets.map(({ name, base, deltas }) => ({
+    ...{ slice: base.name, ranks: ranksOf(deltas) },
+    ...{ up: dataOf(`${name} up`), down: dataOf(`${name} down`) },
+  }))
+}
+
+const storedBytes = ({ deltas }: MergeTarget) =>
+  factorsOf(deltas).reduce(
+    (sum, { change: { up, down } }) => sum + up.byteLength + down.byteLength,
+    0,
+  )
 
 const ranksOf = (deltas: MergeTarget['deltas']) =>
   factorsOf(deltas).map(({ change, lora }) => ({ lora, rank: change.down.shape[0]! }))

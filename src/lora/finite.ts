@@ -4,21 +4,27 @@ import { createGraph } from '../runtime/graph.js'
 import type { TensorSlice } from '../runtime/safetensors.js'
 import { createSession } from '../runtime/session.js'
 import { deltaTensors, type LoraAdapter } from './adapter.js'
+import { groupBySize, maxBytesAtOnce } from './groups.js'
 
 /** Throws `lora_invalid` naming the first tensor that holds a NaN or an infinity. */
 export async function checkFinite(adapter: LoraAdapter, threads: number): Promise<void> {
-  const tensors = adapterTensors(adapter)
-  const session = await createSession(sumsGraph(tensors), { threads, widenWeights: 'run' })
-  try {
-    const { sums } = await session.run({})
-    const bad = tensors.find((_, i) => sums!.data[i] !== 0)
+  for (const group of groupBySize(
+    adapterTensors(adapter),
+    ({ byteLength }) => byteLength,
+    maxBytesAtOnce,
+  )) {
+    const bad = await findBad(group, threads)
     if (bad)
       throw invalidLora(
         `${adapter.source}: expected finite values but ${bad.name} holds NaN or Inf`,
       )
-  } finally {
-    await session.release()
   }
+}
+
+async function findBad(tensors: readonly TensorSlice[], threads: number) {
+  const session = await createSession(sumsGraph(tensors), { threads, widenWeights: 'run' })
+  const { sums } = await session.run({}).finally(() => session.release())
+  return tensors.find((_, i) => sums!.data[i] !== 0)
 }
 
 // A fused tensor appears once for each of its row ranges.

@@ -11,6 +11,7 @@ import type { TensorSlice } from '../runtime/safetensors.js'
 import { createSession, type Session } from '../runtime/session.js'
 import { elementCount, type FloatTensor, floatTensor } from '../runtime/tensor.js'
 import type { Delta, LoraAdapter } from './adapter.js'
+import { groupBySize } from './groups.js'
 import { type MergeTarget, mergeGraph, type Rounding } from './mergeGraph.js'
 
 export type LoraUse = { readonly adapter: LoraAdapter; readonly scale: number }
@@ -79,7 +80,7 @@ export async function createMerger(
     for (const { session } of groups) await session.release()
   }
   try {
-    for (const group of groupTargets(targets)) {
+    for (const group of groupBySize(targets, float32Bytes, maxGroupBytes)) {
       const model = mergeGraph(group, adapters.length)
       // Weights stay mapped: a widened copy of each would outlive the merge, as would an arena.
       const session = await createSession(model, { threads, widenWeights: 'run', arena: false })
@@ -132,20 +133,7 @@ export function listTargets(
   })
 }
 
-function groupTargets(targets: readonly MergeTarget[]): MergeTarget[][] {
-  const groups: MergeTarget[][] = []
-  let bytes = Number.POSITIVE_INFINITY
-  for (const target of targets) {
-    const size = 4 * elementCount(target.base.shape)
-    if (bytes + size > maxGroupBytes) {
-      groups.push([])
-      bytes = 0
-    }
-    groups.at(-1)!.push(target)
-    bytes += size
-  }
-  return groups
-}
+const float32Bytes = ({ base }: MergeTarget) => 4 * elementCount(base.shape)
 
 function checkScales(scales: readonly number[], count: number) {
   if (scales.length !== count || !scales.every(Number.isFinite))
