@@ -4,7 +4,7 @@ import type { Engine, EngineStatus, GenerateOptions } from '../src/engine/engine
 import { FluxdError } from '../src/errors.js'
 import { mimeTypes } from '../src/media/encoding.js'
 import { measureImage } from '../src/media/images.js'
-import { type GenerationPlan, stepsToRun } from '../src/plan/plan.js'
+import { type GenerationPlan, stepsToRun, type WeightsPlan } from '../src/plan/plan.js'
 
 export type FakeEngineOptions = {
   /** Thrown by each generation after its first step. */
@@ -24,12 +24,14 @@ export type FakeEngineOptions = {
 export type FakeEngine = Engine & {
   /** What was asked for, in order. */
   readonly plans: readonly GenerationPlan[]
+  readonly prepared: readonly WeightsPlan[]
   readonly canceledSeeds: readonly number[]
   readonly stops: () => number
 }
 
 export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
   const plans: GenerationPlan[] = []
+  const prepared: WeightsPlan[] = []
   const canceledSeeds: number[] = []
   let stops = 0
 
@@ -85,6 +87,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
 
   return {
     plans,
+    prepared,
     canceledSeeds,
     stops: () => stops,
     status: () => options.status ?? 'ready',
@@ -96,6 +99,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
     measure: measureImage,
     generate,
     expectRoom: () => {},
+    prepare: (next) => void prepared.push(next),
     release: async () => {},
     stop: async () => void stops++,
   }

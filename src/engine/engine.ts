@@ -7,7 +7,7 @@ import type { Logger } from 'pino'
 import { FluxdError, fromErrorRecord } from '../errors.js'
 import type { EncodedImage } from '../media/encoding.js'
 import { type DrawSizes, expectRoom } from '../pipeline/footprint.js'
-import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
+import type { GenerationPlan, PixelSize, Variant, WeightsPlan } from '../plan/plan.js'
 import { type EngineProcess, startProcess } from './process.js'
 import type {
   EngineCommand,
@@ -66,6 +66,11 @@ export type Engine = {
   readonly expectRoom: (
     plan: Pick<GenerationPlan, 'variant' | 'precision' | 'size' | 'checkSafety'>,
   ) => void
+  /**
+   * Has the LoRAs of what probably comes next read and uploaded while the present one runs. Nothing
+   * depends on it: it fails silently, and a process that is started anew does not know of it.
+   */
+  readonly prepare: (next: WeightsPlan) => void
   /** Gives a variant's memory back. */
   readonly release: (variant: Variant) => Promise<void>
   readonly stop: () => Promise<void>
@@ -224,6 +229,8 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
       const known = sizes.get(plan.variant)
       if (known) expectRoom(known, plan)
     },
+    prepare: ({ variant, precision, loras }) =>
+      child.send({ kind: 'prepare', variant, precision, loras }),
     release: (variant) =>
       exclusively(() =>
         request<void>({ kind: 'release', variant }, (event, resolve) => {

@@ -5,7 +5,7 @@
 import type { ErrorRecord } from '../errors.js'
 import type { DrawSizes } from '../pipeline/footprint.js'
 import type { StageSeconds } from '../pipeline/generate.js'
-import type { GenerationPlan, PixelSize, Variant } from '../plan/plan.js'
+import type { GenerationPlan, PixelSize, Variant, WeightsPlan } from '../plan/plan.js'
 import type { BackendKind, Device } from '../runtime/device.js'
 
 /** What an engine process is started with. */
@@ -35,6 +35,8 @@ export type EngineCommand =
       readonly plan: GenerationPlan
       readonly wantsPreviews: boolean
     }
+  /** What comes next; heard while something runs, and never answered. */
+  | (WeightsPlan & { readonly kind: 'prepare' })
   /** Previews of what runs are wanted from now on, or are not. */
   | { readonly kind: 'preview'; readonly id: string; readonly isWanted: boolean }
   | { readonly kind: 'cancel'; readonly id: string }

@@ -1,6 +1,7 @@
 /**
  * The engine process: owns the sessions, runs one command after another, and answers with events.
- * A cancel is heard between steps, because a run of ONNX Runtime holds the thread.
+ * A cancel is heard between steps, because a run of onnxruntime-node holds the thread. Runs of the
+ * addon do not: beside them the LoRAs of what comes next are got ready.
  */
 import { totalmem } from 'node:os'
 import { FluxdError, toErrorRecord } from '../errors.js'
@@ -12,7 +13,7 @@ import { loadModels, type Models } from '../pipeline/models.js'
 import { createRoom, type Part } from '../pipeline/room.js'
 import { openSafetyChecker, type SafetyChecker } from '../pipeline/safety.js'
 import type { SafetyGate } from '../pipeline/safetyGate.js'
-import type { Precision, Variant } from '../plan/plan.js'
+import type { Precision, Variant, WeightsPlan } from '../plan/plan.js'
 import type { Backend } from '../runtime/backend.js'
 import { openBackend } from '../runtime/device.js'
 import type { EngineCommand, EngineConfig, EngineEvent } from './protocol.js'
@@ -147,6 +148,11 @@ function openPreviews(id: string, own: Running): PreviewHooks {
   }
 }
 
+/** Out of turn: nobody waits for it. A variant that is not loaded has nothing to prepare. */
+function prepare({ variant, precision, loras }: WeightsPlan) {
+  void loaded.get(variant)?.adapters.prepare(precision, loras)
+}
+
 /** A process that has lost its GPU gets it back by being another: the parent starts one. */
 function endIfLost(error: unknown) {
   if (error instanceof FluxdError && error.code === 'engine_died') process.exit(1)
@@ -181,6 +187,8 @@ process.on('message', (command: EngineCommand) => {
       return underWay.get(command.id)?.controller.abort()
     case 'preview':
       return want(command)
+    case 'prepare':
+      return prepare(command)
     case 'shutdown':
       return process.exit(0)
     default:

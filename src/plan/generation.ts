@@ -6,7 +6,14 @@
 import type { FluxInput } from '../contract/input.js'
 import { invalidInput } from '../errors.js'
 import { chooseLoras, type LoraFiles, notePromotion } from './loras.js'
-import type { GenerationPlan, InputImage, NoiseSource, Precision, Start } from './plan.js'
+import type {
+  GenerationPlan,
+  InputImage,
+  NoiseSource,
+  Precision,
+  Start,
+  WeightsPlan,
+} from './plan.js'
 import { pythonFloat } from './pythonFloat.js'
 import { chooseSize, fitImage } from './sizing.js'
 
@@ -34,15 +41,11 @@ export type Circumstances = {
 export function planGeneration(input: FluxInput, circumstances: Circumstances): GenerationPlan {
   const wishedSize = chooseSize(input)
   const start = chooseStart(circumstances)
-  const precision = choosePrecision(input)
-  const multiplier = precision === 'fp8' ? circumstances.goFastLoraMultiplier : 1
   return {
-    variant: input.model,
-    precision,
+    ...planWeights(input, circumstances),
     prompt: input.prompt,
     size: start.kind === 'noise' ? wishedSize : fitImage(start.image.size),
     start,
-    loras: chooseLoras(input, circumstances.loras, multiplier),
     steps: input.num_inference_steps,
     firstStep: start.kind === 'noise' ? 0 : chooseFirstStep(input),
     guidance: input.model === 'schnell' ? 0 : input.guidance_scale,
@@ -53,6 +56,16 @@ export function planGeneration(input: FluxInput, circumstances: Circumstances): 
     checkSafety: circumstances.safetyChecker && !input.disable_safety_checker,
     notes: [...notePromotion(input, circumstances.loras), ...listNotes(input, circumstances)],
   }
+}
+
+/** What of a plan is known before its images are there. */
+export function planWeights(
+  input: FluxInput,
+  { loras, goFastLoraMultiplier }: Pick<Circumstances, 'loras' | 'goFastLoraMultiplier'>,
+): WeightsPlan {
+  const precision = choosePrecision(input)
+  const multiplier = precision === 'fp8' ? goFastLoraMultiplier : 1
+  return { variant: input.model, precision, loras: chooseLoras(input, loras, multiplier) }
 }
 
 /** Throws what `planGeneration` would, as far as it can be seen before the images are there. */

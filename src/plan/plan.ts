@@ -55,6 +55,9 @@ export type GenerationPlan = {
   readonly notes: readonly string[]
 }
 
+/** The part of a plan that decides which weights the networks have. */
+export type WeightsPlan = Pick<GenerationPlan, 'variant' | 'precision' | 'loras'>
+
 /** How many steps are made for each picture. */
 export const stepsToRun = ({ steps, firstStep }: Pick<GenerationPlan, 'steps' | 'firstStep'>) =>
   steps - firstStep

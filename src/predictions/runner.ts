@@ -13,7 +13,7 @@ import type { Preparation } from './preparation.js'
 import type { Previews } from './previews.js'
 
 export type RunContext = {
-  readonly engine: Pick<Engine, 'generate' | 'measure'>
+  readonly engine: Pick<Engine, 'generate' | 'measure' | 'prepare'>
   readonly files: Pick<Files, 'add'>
   readonly settings: PlanSettings
 }
@@ -23,6 +23,8 @@ export type RunHooks = {
   readonly signal: AbortSignal
   /** The engine takes it up. */
   readonly begin: () => Promise<void>
+  /** Its LoRAs are in place. */
+  readonly onAdapted: () => void
   readonly writeLine: (line: string) => void
   readonly addOutput: (file: OutputFile) => void
   readonly previews: Pick<Previews, 'show' | 'wish'>
@@ -41,7 +43,7 @@ type ImageEvent = Extract<GenerationEvent, { kind: 'image' }>
 export async function runOnce(
   preparation: Preparation,
   { engine, files, settings }: RunContext,
-  { predictionId, signal, begin, writeLine, addOutput, previews }: RunHooks,
+  { predictionId, signal, begin, onAdapted, writeLine, addOutput, previews }: RunHooks,
 ): Promise<RunReport> {
   const { input, loras } = preparation
   const plan = await decide(input, preparation.files, settings, engine, loras)
@@ -59,6 +61,7 @@ export async function runOnce(
   }
   const onEvent = (event: GenerationEvent) => {
     for (const line of narrate(event)) writeLine(line)
+    if (event.kind === 'adapted') onAdapted()
     if (event.kind === 'preview') previews.show(predictionId, event)
     if (event.kind !== 'image') return
     const saving = save(event)

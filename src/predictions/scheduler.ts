@@ -6,6 +6,7 @@
 import type { Prediction } from '../contract/prediction.js'
 import { FluxdError, toErrorRecord } from '../errors.js'
 import type { Files } from '../files/files.js'
+import { planWeights } from '../plan/generation.js'
 import type { PredictionStore } from '../store/predictions.js'
 import type { Live, LivePredictions } from './live.js'
 import type { Pace } from './outlook.js'
@@ -42,6 +43,15 @@ export type Scheduler = {
   readonly idle: () => Promise<void>
 }
 
+type Running = {
+  readonly id: string
+  readonly sinceMs: number
+  /** Its LoRAs are in place: the engine has time for those of the next one. */
+  isAdapted?: boolean
+  /** Whom the engine knows to come next. */
+  next?: string
+}
+
 /** What a waiting prediction has got so far. */
 type Readiness = { ready?: Preparation }
 
@@ -53,7 +63,7 @@ const maxPrepared = 4
 export function createScheduler(options: SchedulerOptions): Scheduler {
   const { queue, live, store, pace, files } = options
   const preparing = new Map<string, Readiness>()
-  let running: { readonly id: string; readonly sinceMs: number } | undefined
+  let running: Running | undefined
   let run: Promise<void> = Promise.resolve()
   let isClosed = false
   let idleSinceMs = performance.now()
@@ -62,7 +72,25 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
     if (isClosed) return
     for (const id of first(ahead, queue.order()))
       if (!preparing.has(id) && preparing.size < maxPrepared) void beginToPrepare(id)
-    if (!running && [...preparing.values()].some(({ ready }) => ready)) runFirstReady()
+    if (running) announceNext(running)
+    else runFirstReady()
+  }
+
+  /** An engine that was started anew for a second run has forgotten whom it knew. */
+  function giveTimeToNext(): void {
+    if (running) running = { id: running.id, sinceMs: running.sinceMs, isAdapted: true }
+    wake()
+  }
+
+  /** Whoever is ready first comes next, unless somebody overtakes it; then the engine hears of that one. */
+  function announceNext(present: Running): void {
+    if (!present.isAdapted) return
+    const [id, preparation] = findFirstReady() ?? []
+    if (id === undefined || preparation === undefined || id === present.next) return
+    present.next = id
+    const { input, loras } = preparation
+    const { engine, settings } = options.run
+    engine.prepare(planWeights(input, { ...settings, loras }))
   }
 
   async function beginToPrepare(id: string): Promise<void> {
@@ -97,9 +125,17 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
     wake()
   }
 
+  function findFirstReady(): readonly [string, Preparation] | undefined {
+    if (![...preparing.values()].some(({ ready }) => ready)) return undefined
+    for (const id of queue.order()) {
+      const ready = preparing.get(id)?.ready
+      if (ready) return [id, ready]
+    }
+    return undefined
+  }
+
   function runFirstReady(): void {
-    const id = firstWhere(queue.order(), (waiting) => preparing.get(waiting)?.ready !== undefined)
-    const preparation = id === undefined ? undefined : preparing.get(id)?.ready
+    const [id, preparation] = findFirstReady() ?? []
     const prediction = id === undefined ? undefined : live.find(id)
     if (id !== undefined && preparation && prediction) begin(id, prediction, preparation)
   }
@@ -176,6 +212,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
         predictionId: id,
         signal: prediction.signal,
         begin: () => untilThereIsRoom(begin, prediction.signal),
+        onAdapted: giveTimeToNext,
         writeLine: (line) => live.writeLine(id, line),
         addOutput: (file) => live.addOutput(id, file),
         previews: options.previews,
@@ -214,11 +251,6 @@ function first<T>(count: number, items: Iterable<T>): T[] {
     if (found.length === count) break
   }
   return found
-}
-
-function firstWhere<T>(items: Iterable<T>, isWanted: (item: T) => boolean): T | undefined {
-  for (const item of items) if (isWanted(item)) return item
-  return undefined
 }
 
 const isStopped = (error: unknown): error is FluxdError =>

@@ -46,6 +46,7 @@ export function createInstantEngine(kind: EngineKind): Engine {
     expectRoom: () => {},
     measure: async () => ({ width: 1024, height: 1024 }),
     generate,
+    prepare: () => {},
     release: async () => {},
     stop: async () => {},
   }

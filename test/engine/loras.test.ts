@@ -38,6 +38,15 @@ test('sets of LoRAs in any order give the pictures each gives alone', async () =
   for (const i of [3, 0, 2, 1, 4, 1, 0, 3, 2]) expect(await draw(...sets[i]!)).toEqual(alone[i])
 })
 
+test('an engine whose weights do not change in place is none the worse for knowing what comes next', async () => {
+  const want = await draw(lora('kohya', 1))
+  const next = [[lora('aitoolkit', 1)], [lora('kohya', 1)], [{ path: '/nowhere', scale: 1 }]]
+  for (const loras of next) {
+    engine.prepare({ ...plan, loras })
+    expect(await draw(lora('kohya', 1))).toEqual(want)
+  }
+})
+
 test('the same LoRA under two naming schemes gives the same picture', async () => {
   expect(await draw(lora('kohya', 1))).toEqual(await draw(lora('peft', 1)))
 })

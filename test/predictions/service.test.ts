@@ -311,6 +311,61 @@ describe('preparation', () => {
     expect(done.metrics.loraSwitchMs).toBe(250)
   })
 
+  test('tells the engine of the LoRAs of the next one and of no other', async () => {
+    const [ready, gate] = [createGate(), createGate()]
+    const { predictions, engine, files } = openPredictions({
+      library: { acquire: async () => acquired() },
+      fake: { ready: ready.promise, gate: gate.promise },
+    })
+    const measure = vi.spyOn(engine, 'measure')
+    const { id: upload } = await files.add({
+      ...{ kind: 'upload', name: 'a.png', contentType: 'image/png' },
+      bytes: await sharp({ create: { width: 32, height: 16, channels: 3, background: 'red' } })
+        .png()
+        .toBuffer(),
+    })
+    await predictions.create(withLora(1))
+    const image = `http://localhost:5000/v1/files/${upload}`
+    const next = await predictions.create(
+      request(
+        { loras: { main: [lora], extra: [] } },
+        { replicate_weights: 'a/b', lora_scale: 0.5, go_fast: true, image },
+      ),
+    )
+    // The running one's own LoRAs come first.
+    expect(engine.prepared).toEqual([])
+    ready.open()
+    const loras = (scale: number) => [{ path: '/lora', digest: '0'.repeat(64), scale }]
+    const fast = { variant: 'dev', precision: 'fp8', loras: loras(1.5) }
+    await vi.waitFor(() => expect(engine.prepared).toEqual([fast]))
+    expect(measure).not.toHaveBeenCalled()
+    await predictions.create(withLora(3))
+    const urgent = await predictions.create(request({ priority: 1 }, { model: 'schnell' }))
+    const plain = { variant: 'schnell', precision: 'bf16', loras: [] }
+    await vi.waitFor(() => expect(engine.prepared.slice(1)).toEqual([plain]))
+    predictions.cancel(urgent.id)
+    expect(engine.prepared.slice(2)).toEqual([fast])
+    predictions.cancel(next.id)
+    await vi.waitFor(() => expect(engine.prepared).toHaveLength(4))
+    expect(engine.prepared[3]).toEqual({ variant: 'dev', precision: 'bf16', loras: loras(1) })
+    gate.open()
+  })
+
+  test('is told of again to an engine that has died', async () => {
+    const gate = createGate()
+    const { predictions, engine } = openPredictions({
+      library: { acquire: async () => acquired() },
+      fake: { gate: gate.promise, failures: [death] },
+    })
+    await predictions.create(withLora(1))
+    const { id } = await predictions.create(withLora(2))
+    await vi.waitFor(() => expect(engine.prepared).toHaveLength(1))
+    gate.open()
+    await predictions.settled(id)
+    expect(engine.plans.map(({ seed }) => seed)).toEqual([1, 1, 2])
+    expect(engine.prepared).toHaveLength(2)
+  })
+
   test('that is slow lets the one behind it go first', async () => {
     const gate = createGate()
     const acquire = async () => {

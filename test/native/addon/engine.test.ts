@@ -1,5 +1,6 @@
 /** An engine process over the addon, on the CPU, with the embedded models. */
-import { readFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { pino } from 'pino'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -9,6 +10,7 @@ import type { GenerationEvent } from '../../../src/engine/protocol.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
 import type { BackendKind } from '../../../src/runtime/device.js'
 import { foxPlan } from '../../engine/foxPlan.js'
+import { temporaryFolder } from '../../weightFiles.js'
 
 const { checkpoints, threads, loras } = readConfig({})
 const silent = pino({ level: 'silent' })
@@ -22,7 +24,8 @@ const plan: GenerationPlan = {
   guidance: 0,
   seed: 3,
 }
-const lora = (scale: number) => [{ path: `${loras.builtin}/fofr--shxdo-v2.safetensors`, scale }]
+const loraPath = `${loras.builtin}/fofr--shxdo-v2.safetensors`
+const lora = (scale: number) => [{ path: loraPath, scale }]
 
 let native: Engine
 let ort: Engine
@@ -76,6 +79,73 @@ describe('its pictures are those of onnxruntime-node', () => {
     const difference = await meanDifference(await draw(native, changes), await draw(ort, changes))
     expect(difference).toBeLessThan(tolerance)
   })
+})
+
+describe('a LoRA that is prepared while another picture is made', () => {
+  const styled = (loras: GenerationPlan['loras']): GenerationPlan => ({
+    ...{ ...plan, variant: 'dev', guidance: 3.5, steps: 6 },
+    loras,
+  })
+  const other = { path: `${loras.builtin}/bocaaa--np.safetensors`, scale: 1 }
+  /** A picture, and what comes next is told when it has begun. */
+  async function drawBeside(loras: GenerationPlan['loras'], next: GenerationPlan['loras']) {
+    const onEvent = ({ kind }: GenerationEvent) =>
+      void (kind === 'adapted' && native.prepare(styled(next)))
+    const { images } = await native.generate(styled(loras), { onEvent })
+    return images[0]!.bytes
+  }
+
+  test('gives the pictures that it gives without, in this order and in another', async () => {
+    const sets = [lora(1), [other], lora(0.5), [], [...lora(0.7), other]]
+    const want: Uint8Array[] = []
+    for (const set of sets) want.push(await draw(native, styled(set)))
+    expect(new Set(want.map((bytes) => Buffer.from(bytes).toString('base64'))).size).toBe(5)
+    const turns = [0, 1, 0, 1, 3, 4, 2, 0, 3, 1]
+    for (const foresight of [1, 2])
+      for (const [i, now] of turns.entries()) {
+        const next = turns[(i + foresight) % turns.length]!
+        expect(await drawBeside(sets[now]!, sets[next]!)).toEqual(want[now])
+      }
+  })
+
+  test('is not read when its turn comes', async () => {
+    const path = join(temporaryFolder(), 'lora.safetensors')
+    copyFileSync(loraPath, path)
+    const known = [{ path, digest: 'sha256:5f', scale: 1 }]
+    await drawBeside([], known)
+    // Whoever selects waits for what is being prepared.
+    await draw(native, styled([]))
+    rmSync(path)
+    expect(await draw(native, styled(known))).toEqual(await draw(native, styled(lora(1))))
+  })
+
+  test('and is broken fails its own prediction and no other', async () => {
+    const path = join(temporaryFolder(), 'broken.safetensors')
+    writeFileSync(path, 'no LoRA')
+    const broken = [{ path, scale: 1 }]
+    const want = await draw(native, styled(lora(1)))
+    expect(await drawBeside(lora(1), broken)).toEqual(want)
+    await expect(native.generate(styled(broken))).rejects.toMatchObject({ code: 'lora_invalid' })
+    expect(await drawBeside(lora(1), broken)).toEqual(want)
+    expect(await draw(native, styled(lora(1)))).toEqual(want)
+  })
+
+  test('for a picture that is canceled is there for the one after it', async () => {
+    const want = await draw(native, styled([other]))
+    await drawBeside(lora(1), [other])
+    const canceling = AbortSignal.abort()
+    const canceled = native.generate(styled([other]), { signal: canceling })
+    await expect(canceled).rejects.toMatchObject({ code: 'canceled' })
+    expect(await drawBeside(lora(1), [])).toEqual(await draw(native, styled(lora(1))))
+    expect(await draw(native, styled([other]))).toEqual(want)
+  })
+})
+
+test('a variant that is not loaded has nothing to prepare', async () => {
+  await native.release('schnell')
+  native.prepare({ ...plan, loras: lora(1) })
+  native.prepare({ ...plan, loras: [{ path: '/nowhere', scale: 1 }] })
+  expect((await native.generate(plan)).images).toHaveLength(1)
 })
 
 const isProgress = (event: GenerationEvent) => event.kind === 'progress'
