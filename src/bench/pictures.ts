@@ -14,7 +14,7 @@ export type PictureSeconds = {
 }
 
 export type Measuring = {
-  readonly engine: Pick<Engine, 'generate'>
+  readonly engine: Pick<Engine, 'generate' | 'prepare'>
   readonly signal?: AbortSignal | undefined
 }
 

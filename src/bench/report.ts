@@ -78,6 +78,7 @@ const LoraSwitches = z.strictObject({
   cold: Wait,
   coldCached: share.optional(),
   warm: Wait,
+  prepared: Wait,
   scaleOnly: Wait,
   none: Wait,
 })

@@ -14,6 +14,8 @@ export type LoraSwitches = {
   readonly coldCached: number | undefined
   /** To a file that the page cache holds. */
   readonly warm: Spread
+  /** The same, where the engine knew of it while it made the picture before. */
+  readonly prepared: Spread
   /** To another scale of the same file. */
   readonly scaleOnly: Spread
   /** Back to the model without LoRAs. */
@@ -30,7 +32,7 @@ export type VariantSwitch = {
 
 type Seconds<Name extends string> = Record<Name, number[]>
 
-/** Switches `rounds` times through two copies of the LoRA at `path`: a copy is another file to the engine. */
+/** Switches `rounds` times through copies of the LoRA at `path`: a copy is another file to the engine. */
 export async function measureLoraSwitches(
   plan: GenerationPlan,
   path: string,
@@ -46,12 +48,12 @@ export async function measureLoraSwitches(
   const options = { ...(signal && { signal }) }
   const switchTo = async (...loras: LoraFile[]) =>
     (await engine.generate({ ...plan, steps: plan.firstStep + 1, loras }, options)).timings.lora
-  const seconds: Seconds<'cold' | 'warm' | 'scaleOnly' | 'none'> = {
-    ...{ cold: [], warm: [], scaleOnly: [], none: [] },
+  const seconds: Seconds<'cold' | 'warm' | 'prepared' | 'scaleOnly' | 'none'> = {
+    ...{ cold: [], warm: [], prepared: [], scaleOnly: [], none: [] },
   }
   const cached: (number | undefined)[] = []
   try {
-    const [cold, warm] = [copy('cold'), copy('warm')]
+    const [cold, warm, before, next] = [copy('cold'), copy('warm'), copy('before'), copy('next')]
     await switchTo()
     for (let i = 0; i < rounds; i++) {
       await dropFromCache([cold])
@@ -60,6 +62,11 @@ export async function measureLoraSwitches(
       seconds.warm.push(await switchTo({ path: warm, scale: 1 }))
       seconds.scaleOnly.push(await switchTo({ path: warm, scale: 0.5 }))
       seconds.none.push(await switchTo())
+      await switchTo({ path: before, scale: 1 })
+      engine.prepare({ ...plan, loras: [{ path: next, scale: 1 }] })
+      // Whoever comes next waits until it has been prepared: not the one that is measured.
+      await switchTo({ path: before, scale: 1 })
+      seconds.prepared.push(await switchTo({ path: next, scale: 1 }))
     }
   } finally {
     rmSync(folder, { recursive: true })
@@ -69,6 +76,7 @@ export async function measureLoraSwitches(
     cold: rounded(spreadOf(seconds.cold)),
     coldCached: known.length === 0 ? undefined : Math.max(...known),
     warm: rounded(spreadOf(seconds.warm)),
+    prepared: rounded(spreadOf(seconds.prepared)),
     scaleOnly: rounded(spreadOf(seconds.scaleOnly)),
     none: rounded(spreadOf(seconds.none)),
   }

@@ -67,6 +67,7 @@ function describeSwitches({ loraSwitches: lora, variantSwitches }: BenchReport):
     ? [
         [`LoRA of ${showBytes(lora.bytes)}, not in page cache`, showSeconds(lora.cold.median)],
         [`LoRA of ${showBytes(lora.bytes)}, in page cache`, showSeconds(lora.warm.median)],
+        ['the same, prepared during the picture before', showSeconds(lora.prepared.median)],
         ['another scale of it', showSeconds(lora.scaleOnly.median)],
         ['no LoRA', showSeconds(lora.none.median)],
       ]
