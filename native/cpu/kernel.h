@@ -64,5 +64,6 @@ int quantizeRowsCpu(const fluxd_quantize_rows *, fluxd_queue);
 int modulatedNormCpu(const fluxd_modulated_norm *, fluxd_queue);
 int qkNormRopeCpu(const fluxd_qk_norm_rope *, fluxd_queue);
 int mergeCpu(const fluxd_merge *, fluxd_queue);
+int groupNormCpu(const fluxd_group_norm *, fluxd_queue);
 
 }  // namespace fluxd

@@ -21,6 +21,7 @@ const fluxd_kernels *fluxd_cpu_kernels() {
       .modulated_norm = fluxd::modulatedNormCpu,
       .qk_norm_rope = fluxd::qkNormRopeCpu,
       .merge = fluxd::mergeCpu,
+      .group_norm = fluxd::groupNormCpu,
       .last_error = [] { return fluxd::lastError.c_str(); },
   };
   return &kernels;

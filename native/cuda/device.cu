@@ -34,6 +34,7 @@ constexpr fluxd_kernels kKernels = {
     .modulated_norm = run<modulatedNorm, fluxd_modulated_norm>,
     .qk_norm_rope = run<qkNormRope, fluxd_qk_norm_rope>,
     .merge = run<merge, fluxd_merge>,
+    .group_norm = run<groupNorm, fluxd_group_norm>,
     .last_error = lastError,
 };
 

@@ -2,9 +2,10 @@
  * The number formats of the kernels and the formulas of single elements, for host and device.
  *
  *   bf16   1 sign, 8 exponent, 7 fraction bits: the upper half of a float32
+ *   f16    1 sign, 5 exponent (bias 15), 10 fraction bits: IEEE half precision
  *   e4m3   1 sign, 4 exponent (bias 7), 3 fraction bits; no infinity, largest value 448
  *
- * Both roundings are to nearest even. The device uses its conversion instructions where it has
+ * All roundings are to nearest even. The device uses its conversion instructions where it has
  * them; they and the arithmetic below give the same bits.
  */
 #pragma once
@@ -18,6 +19,10 @@
 namespace fluxd::cuda {
 
 struct bf16 {
+  uint16_t bits;
+};
+
+struct f16 {
   uint16_t bits;
 };
 
@@ -60,6 +65,53 @@ __host__ __device__ inline uint32_t toBf16Pair(float first, float second) {
   return pair;
 #else
   return toBf16(first).bits | uint32_t{toBf16(second).bits} << 16;
+#endif
+}
+
+__host__ __device__ inline float toFloat(f16 x) {
+#ifdef __CUDA_ARCH__
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(x.bits));
+  return value;
+#else
+  const uint32_t sign = (x.bits & 0x8000u) << 16, magnitude = x.bits & 0x7fffu;
+  if (magnitude >= 0x7c00) return bitCast<float>(sign | 0x7f800000u | (magnitude & 0x3ff) << 13);
+  if (magnitude < 0x400) {
+    return bitCast<float>(sign | bitCast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24f));
+  }
+  return bitCast<float>(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
+#endif
+}
+
+/** From 65520 on the result is infinite. */
+__host__ __device__ inline f16 toF16(float x) {
+#ifdef __CUDA_ARCH__
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return {bits};
+#else
+  const uint32_t bits = bitCast<uint32_t>(x), sign = bits >> 16 & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (x != x) return {0x7fff};
+  if (magnitude >= bitCast<uint32_t>(65520.0f)) return {static_cast<uint16_t>(sign | 0x7c00)};
+  if (magnitude < bitCast<uint32_t>(0x1p-14f)) {
+    // Below the normal numbers steps are 2⁻²⁴, which is the last bit of a float32 near 1/2.
+    const float rounded = bitCast<float>(magnitude) + 0.5f;
+    return {static_cast<uint16_t>(sign | (bitCast<uint32_t>(rounded) - bitCast<uint32_t>(0.5f)))};
+  }
+  const uint32_t rounded = magnitude + 0xfff + (magnitude >> 13 & 1);
+  return {static_cast<uint16_t>(sign | ((rounded - ((127u - 15u) << 23)) >> 13))};
+#endif
+}
+
+/** Two f16, the first in the lower half. */
+__host__ __device__ inline uint32_t toF16Pair(float first, float second) {
+#ifdef __CUDA_ARCH__
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(second), "f"(first));
+  return pair;
+#else
+  return toF16(first).bits | uint32_t{toF16(second).bits} << 16;
 #endif
 }
 

@@ -15,6 +15,7 @@ void quantizeRows(const fluxd_quantize_rows &op, cudaStream_t stream);
 void modulatedNorm(const fluxd_modulated_norm &op, cudaStream_t stream);
 void qkNormRope(const fluxd_qk_norm_rope &op, cudaStream_t stream);
 void merge(const fluxd_merge &op, cudaStream_t stream);
+void groupNorm(const fluxd_group_norm &op, cudaStream_t stream);
 
 /** float32 tensors are for the CPU twins. */
 inline void expectBf16(fluxd_dtype dtype, const char *op) {

@@ -11,7 +11,7 @@
 
 namespace fluxd::cuda {
 
-// What cuBLASLt may use on Hopper, as NVIDIA recommends for it.
+// What cuBLASLt may use on Hopper, as NVIDIA recommends for it; GroupNorm's moments fit in, too.
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 // One product of 4608 tokens × 3072: those of Flux at 1024×1024 fit at once.
 constexpr size_t kProductBytes = size_t{32} << 20;

@@ -1,6 +1,6 @@
 /*
- * V neighbouring values of a tensor as float32: 8 where rows are whole 16-byte vectors of bf16,
- * 2 for pairs, 1 where the width allows nothing else. Eight bf16 need a 16-byte aligned address.
+ * V neighbouring values of a tensor as float32: 8 where rows are whole 16-byte vectors of 16 bits,
+ * 2 for pairs, 1 where the width allows nothing else. Eight of them need a 16-byte aligned address.
  */
 #pragma once
 
@@ -16,6 +16,20 @@ __host__ __device__ inline void load(const bf16 *from, float (&values)[V]) {
     for (int i = 0; i < 4; i++) {
       values[2 * i] = bitCast<float>(words[i] << 16);
       values[2 * i + 1] = bitCast<float>(words[i] & 0xffff0000);
+    }
+  } else {
+    for (int i = 0; i < V; i++) values[i] = toFloat(from[i]);
+  }
+}
+
+template <int V>
+__host__ __device__ inline void load(const f16 *from, float (&values)[V]) {
+  if constexpr (V == 8) {
+    const uint4 packed = *reinterpret_cast<const uint4 *>(from);
+    const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+    for (int i = 0; i < 4; i++) {
+      values[2 * i] = toFloat(f16{static_cast<uint16_t>(words[i] & 0xffff)});
+      values[2 * i + 1] = toFloat(f16{static_cast<uint16_t>(words[i] >> 16)});
     }
   } else {
     for (int i = 0; i < V; i++) values[i] = toFloat(from[i]);
@@ -48,6 +62,20 @@ __host__ __device__ inline void store(bf16 *to, const float (&values)[V]) {
     *reinterpret_cast<uint4 *>(to) = packed;
   } else {
     for (int i = 0; i < V; i++) to[i] = toBf16(values[i]);
+  }
+}
+
+template <int V>
+__host__ __device__ inline void store(f16 *to, const float (&values)[V]) {
+  if constexpr (V == 8) {
+    uint4 packed;
+    packed.x = toF16Pair(values[0], values[1]);
+    packed.y = toF16Pair(values[2], values[3]);
+    packed.z = toF16Pair(values[4], values[5]);
+    packed.w = toF16Pair(values[6], values[7]);
+    *reinterpret_cast<uint4 *>(to) = packed;
+  } else {
+    for (int i = 0; i < V; i++) to[i] = toF16(values[i]);
   }
 }
 

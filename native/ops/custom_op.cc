@@ -47,6 +47,8 @@ Call::Attributes readAttributes(const OrtKernelInfo *info) {
   };
   read(ort().KernelInfoGetAttribute_int64(info, "epilogue", &attributes.epilogue));
   read(ort().KernelInfoGetAttribute_int64(info, "heads", &attributes.heads));
+  read(ort().KernelInfoGetAttribute_int64(info, "groups", &attributes.groups));
+  read(ort().KernelInfoGetAttribute_int64(info, "silu", &attributes.silu));
   read(ort().KernelInfoGetAttribute_float(info, "epsilon", &attributes.epsilon));
   return attributes;
 }
@@ -97,15 +99,16 @@ RegisteredOp::RegisteredOp(const OpDefinition &definition, const fluxd_kernels &
   KernelDestroy = [](void *kernel) { delete static_cast<Kernel *>(kernel); };
 }
 
-const OpDefinition *const definitions[] = {&linearOp,        &fp8LinearOp,        &quantizeRowsOp,
-                                           &modulatedNormOp, &modulatedNormFp8Op, &qkNormRopeOp};
+const OpDefinition *const definitions[] = {&linearOp,           &fp8LinearOp,  &quantizeRowsOp,
+                                           &modulatedNormOp,    &modulatedNormFp8Op,
+                                           &qkNormRopeOp,       &groupNormOp};
 
 Owned<OrtCustomOpDomain> makeDomain(const fluxd_kernels *cuda) {
   static std::list<RegisteredOp> ops;
   auto domain = make<OrtCustomOpDomain>(ort().CreateCustomOpDomain, "fluxd");
   auto add = [&](const fluxd_kernels &kernels, const char *provider) {
     for (auto definition : definitions)
-      for (auto dtype : {FLUXD_F32, FLUXD_BF16}) {
+      for (auto dtype : definition->dtypes) {
         ops.emplace_back(*definition, kernels, dtype, provider);
         check(ort().CustomOpDomain_Add(domain.get(), &ops.back()));
       }

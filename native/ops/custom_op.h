@@ -1,5 +1,5 @@
 // A custom op of domain `fluxd`: what it takes and gives, and the kernel call it makes. One
-// definition serves both dtypes of activations and both providers.
+// definition serves all dtypes of activations and both providers.
 #pragma once
 #include <functional>
 #include <vector>
@@ -15,6 +15,8 @@ class Call {
   struct Attributes {
     int64_t epilogue = FLUXD_EPILOGUE_NONE;
     int64_t heads = 1;
+    int64_t groups = 1;
+    int64_t silu = 0;
     float epsilon = 1e-6f;
   };
 
@@ -58,10 +60,12 @@ struct OpDefinition {
   const char *name;
   std::vector<OperandDefinition> inputs, outputs;
   void (*compute)(const Call &);
+  // Of activations.
+  std::vector<fluxd_dtype> dtypes = {FLUXD_F32, FLUXD_BF16};
 };
 
 extern const OpDefinition linearOp, fp8LinearOp, quantizeRowsOp, modulatedNormOp,
-    modulatedNormFp8Op, qkNormRopeOp;
+    modulatedNormFp8Op, qkNormRopeOp, groupNormOp;
 
 // The domain with all ops, over the CPU's kernels and, where given, a CUDA device's. It lives until
 // the process ends: sessions point to its ops.

@@ -20,7 +20,9 @@ static fluxd_queue pool() {
 }
 
 template <typename T>
-constexpr fluxd_dtype dtypeOf = std::is_same_v<T, Bf16> ? FLUXD_BF16 : FLUXD_F32;
+constexpr fluxd_dtype dtypeOf = std::is_same_v<T, Bf16>  ? FLUXD_BF16
+                                : std::is_same_v<T, F16> ? FLUXD_F16
+                                                         : FLUXD_F32;
 
 template <typename T>
 static void checkLinear(fluxd_epilogue epilogue, double tolerance) {
@@ -86,6 +88,27 @@ TEST("bfloat16 rounds to the nearest number, ties to even") {
   CHECK(fromFloat<Bf16>(std::nextafter(1.00390625f, 2.0f)).bits == 0x3f81);
   CHECK(std::isnan(toFloat(fromFloat<Bf16>(NAN))));
   CHECK(std::isinf(toFloat(fromFloat<Bf16>(3.4e38f))));
+}
+
+TEST("float16 holds its numbers exactly, rounds to the nearest, ties to even, and overflows") {
+  for (int bits = 0; bits < 0x10000; bits++) {
+    const F16 code{uint16_t(bits)};
+    if ((bits & 0x7fff) > 0x7c00) {
+      CHECK(std::isnan(toFloat(code)) && std::isnan(toFloat(fromFloat<F16>(toFloat(code)))));
+      continue;
+    }
+    const float value = toFloat(code);
+    CHECK(fromFloat<F16>(value).bits == bits);
+    if ((bits & 0x7fff) >= 0x7bff) continue;
+    const float next = toFloat(F16{uint16_t(bits + 1)}), middle = (value + next) / 2;
+    CHECK(fromFloat<F16>(middle).bits == bits + bits % 2);
+    CHECK(fromFloat<F16>(std::nextafter(middle, value)).bits == bits);
+    CHECK(fromFloat<F16>(std::nextafter(middle, next)).bits == bits + 1);
+  }
+  CHECK(toFloat(fromFloat<F16>(65504)) == 65504);
+  CHECK(fromFloat<F16>(std::nextafter(65520.0f, 0.0f)).bits == 0x7bff);
+  CHECK(std::isinf(toFloat(fromFloat<F16>(65520))));
+  CHECK(toFloat(fromFloat<F16>(-1e9f)) == -INFINITY);
 }
 
 template <typename T>
@@ -235,6 +258,48 @@ TEST("qk_norm_rope follows its formula") {
   checkQkNormRope<Bf16>(2e-3);
 }
 
+template <typename T>
+static void checkGroupNorm(int64_t plane, bool silu, double tolerance) {
+  constexpr int64_t channels = 6, groups = 2, size = channels / groups;
+  std::mt19937 random(8);
+  // Far from 0, where a variance by difference of means would fail.
+  auto x = randomOperand<T>(random, channels * plane);
+  for (int64_t i = 0; i < channels * plane; i++) {
+    x.stored[i] = fromFloat<T>(toFloat(x.stored[i]) + float(20 * (i / (size * plane) + 1)));
+    x.exact[i] = toFloat(x.stored[i]);
+  }
+  auto scale = randomOperand<float>(random, channels), shift = randomOperand<float>(random, channels);
+  Doubles want;
+  for (int64_t c = 0; c < channels; c++) {
+    const double *group = &x.exact[c / size * size * plane];
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < size * plane; i++) mean += group[i] / double(size * plane);
+    for (int64_t i = 0; i < size * plane; i++)
+      variance += std::pow(group[i] - mean, 2) / double(size * plane);
+    for (int64_t i = c * plane; i < (c + 1) * plane; i++) {
+      const double n =
+          (x.exact[i] - mean) / std::sqrt(variance + 1e-6) * scale.exact[c] + shift.exact[c];
+      want.push_back(silu ? n / (1 + std::exp(-n)) : n);
+    }
+  }
+  std::vector<T> y(channels * plane);
+  fluxd_group_norm op = {channels, groups, plane, dtypeOf<T>, silu, 1e-6f, x.stored.data(),
+                         scale.stored.data(), shift.stored.data(), y.data()};
+  for (fluxd_queue queue : {fluxd_queue(nullptr), pool()}) {
+    CHECK(kernels.group_norm(&op, queue) == 0);
+    CHECK_CLOSE(relativeError(y, want), 0, tolerance);
+  }
+}
+
+// Observed: 8e-7 (float32: its values near 40 are so exact), 2.1e-4 (float16: its rounding).
+TEST("group_norm follows its formula, with SiLU and without") {
+  for (int64_t plane : {1, 5, 35, 9000})
+    for (bool silu : {false, true}) {
+      checkGroupNorm<float>(plane, silu, 3e-6);
+      checkGroupNorm<F16>(plane, silu, 5e-4);
+    }
+}
+
 // Observed: 1.7e-3 (bfloat16), 2.6e-2 (e4m3).
 TEST("merge adds low-rank changes, in place and into e4m3") {
   constexpr int64_t rank = 5;
@@ -285,6 +350,10 @@ TEST("a kernel refuses what it has no code for, and says what") {
   CHECK(kernels.linear(&op, nullptr) != 0);
   CHECK(std::string(kernels.last_error()) ==
         "linear: expected gate and residual for a gated epilogue");
+  const fluxd_group_norm norm = {6, 4, 1, FLUXD_F32, 0, 0, {}, {}, {}, {}};
+  CHECK(kernels.group_norm(&norm, nullptr) != 0);
+  CHECK(std::string(kernels.last_error()) ==
+        "group_norm: expected groups that divide 6 channels but got 4");
 }
 
 TEST("no rows are no work") {

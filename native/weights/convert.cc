@@ -9,21 +9,8 @@ namespace fluxd {
 
 namespace {
 
-// IEEE half precision.
-struct F16 {
-  uint16_t bits;
-};
-
-float toFloat(F16 value) {
-  const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16, magnitude = value.bits & 0x7fffu;
-  if (magnitude >= 0x7c00) return fromBits(sign | 0x7f800000u | (magnitude & 0x3ff) << 13);
-  if (magnitude < 0x400) return fromBits(bitsOf(float(magnitude) * 0x1p-24f) | sign);
-  return fromBits(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
-}
-
 template <typename From, typename To>
 void convertAll(const StoredValues &stored, void *to, size_t count) {
-  using fluxd::toFloat;
   auto source = static_cast<const std::byte *>(stored.from);
   auto target = static_cast<To *>(to);
   for (size_t i = 0; i < count; i++) {
@@ -53,6 +40,7 @@ size_t bytesOf(StoredDtype dtype) {
 size_t bytesOf(fluxd_dtype dtype) {
   switch (dtype) {
     case FLUXD_F32: return 4;
+    case FLUXD_F16:
     case FLUXD_BF16: return 2;
     case FLUXD_E4M3: return 1;
   }

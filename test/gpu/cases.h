@@ -21,6 +21,7 @@ void measure(const std::string &name, double tolerance, const std::function<doub
 // `full` adds sizes of Flux.1.
 void checkLinears(bool full);
 void checkRows();
+void checkPictures(bool full);
 void checkMerges(bool full);
 void checkRefusals();
 
@@ -37,6 +38,8 @@ fluxd_queue pool();
 std::string named(const char *op, std::initializer_list<int64_t> sizes, const std::string &rest);
 
 template <typename T>
-constexpr fluxd_dtype dtypeOf = std::is_same_v<T, Bf16> ? FLUXD_BF16 : FLUXD_F32;
+constexpr fluxd_dtype dtypeOf = std::is_same_v<T, Bf16>  ? FLUXD_BF16
+                                : std::is_same_v<T, F16> ? FLUXD_F16
+                                                         : FLUXD_F32;
 
 }  // namespace gpu

@@ -80,6 +80,12 @@ void checkRefusals() {
   const fluxd_qk_norm_rope heads = {1, 1, 258, FLUXD_BF16, 0, {}, {}, {}, {}, {}, {}, {}, {}};
   refuses("too wide a head", "an even size up to 256",
           [&] { return cuda->kernels->qk_norm_rope(&heads, on.stream); });
+  fluxd_group_norm norm = {6, 4, 1, FLUXD_F32, 0, 0, {}, {}, {}, {}};
+  refuses("unequal groups", "channels in equal groups",
+          [&] { return cuda->kernels->group_norm(&norm, on.stream); });
+  norm.groups = 2, norm.dtype = FLUXD_BF16;
+  refuses("a picture in bf16", "float32 or float16 for GroupNorm",
+          [&] { return cuda->kernels->group_norm(&norm, on.stream); });
 }
 
 namespace {
@@ -127,6 +133,7 @@ int main(int count, char **arguments) {
     const bool full = count > 3 && std::string(arguments[3]) == "full";
     checkLinears(full);
     checkRows();
+    checkPictures(full);
     checkMerges(full);
     checkRefusals();
     writeReport(arguments[2]);

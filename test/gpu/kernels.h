@@ -15,6 +15,7 @@ namespace gpu {
 
 using fluxd::Bf16;
 using fluxd::E4m3;
+using fluxd::F16;
 
 inline void check(int failed, const fluxd_device &device) {
   if (failed) throw std::runtime_error(device.kernels->last_error());

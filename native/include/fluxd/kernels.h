@@ -27,11 +27,12 @@ extern "C" {
 #endif
 
 /* Changes with every change of this file that an older library would misread. */
-#define FLUXD_ABI_VERSION 2
+#define FLUXD_ABI_VERSION 3
 
 /* Numbers of ONNX's TensorProto.DataType. */
 typedef enum {
   FLUXD_F32 = 1,
+  FLUXD_F16 = 10, /* pictures only */
   FLUXD_BF16 = 16,
   FLUXD_E4M3 = 17 /* float8e4m3fn: no infinity, largest value 448 */
 } fluxd_dtype;
@@ -164,6 +165,25 @@ typedef struct {
   const float *rank_scale; /* [rank], or NULL: all 1 */
 } fluxd_merge;
 
+/*
+ * GroupNorm over a picture, and SiLU of it where asked. A group is channels/groups neighbouring
+ * channels; with mean and biased variance of all values of its group,
+ *   n = (x − mean) / √(variance + epsilon)·scale[channel] + shift[channel]
+ *   y = n, or with `silu` n / (1 + exp(−n)).
+ * `dtype` is that of x and y: F32 or F16, which overflows to infinity. Groups divide the channels.
+ * CUDA: `plane` a multiple of 8 is faster.
+ */
+typedef struct {
+  int64_t channels, groups, plane; /* plane: height·width */
+  fluxd_dtype dtype;
+  int32_t silu;
+  float epsilon;
+  const void *x;      /* [channels, plane] */
+  const float *scale; /* [channels] */
+  const float *shift; /* [channels] */
+  void *y;            /* [channels, plane] */
+} fluxd_group_norm;
+
 typedef struct {
   uint32_t abi_version; /* FLUXD_ABI_VERSION of the header it was built with */
   int (*linear)(const fluxd_linear *, fluxd_queue);
@@ -172,6 +192,7 @@ typedef struct {
   int (*modulated_norm)(const fluxd_modulated_norm *, fluxd_queue);
   int (*qk_norm_rope)(const fluxd_qk_norm_rope *, fluxd_queue);
   int (*merge)(const fluxd_merge *, fluxd_queue);
+  int (*group_norm)(const fluxd_group_norm *, fluxd_queue);
   const char *(*last_error)(void);
 } fluxd_kernels;
 
