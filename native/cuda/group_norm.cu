@@ -40,9 +40,10 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   const int64_t chunk = blockIdx.x, group = blockIdx.y;
   const int width = chunkLength(chunk, length);
   RowSlice<V> slice;
-  slice.read(x + group * length + chunk * kMaxRowWidth, width);
+  const T *from = x + group * length + chunk * kMaxRowWidth;
   float sum = 0;
-  slice.forEach(width, [&](float(&vector)[V], int) {
+  slice.forEach(width, [&](float(&vector)[V], int first) {
+    load(from + first, vector);
     for (int i = 0; i < V; i++) sum += vector[i];
   });
   const float mean = reduceBlock(sum, Sum()) / static_cast<float>(width);
@@ -79,20 +80,21 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   const int group = channel / op.groupChannels;
   const int width = chunkLength(blockIdx.x, op.plane);
   const int64_t first = channel * op.plane + blockIdx.x * kMaxRowWidth;
-  RowSlice<V> slice;
-  slice.read(x + first, width);
   const Moments moments =
       combineChunks(op.chunks + int64_t{group} * op.groupChunks, op.groupChunks, op.groupLength);
   const float variance = moments.squares / static_cast<float>(op.groupLength);
   const float factor = 1.0f / sqrtf(variance + op.epsilon) * op.scale[channel];
   const float shift = op.shift[channel];
-  slice.forEach(width, [&](float(&vector)[V], int at) {
+  for (int at = static_cast<int>(threadIdx.x) * V; at < width;
+       at += static_cast<int>(blockDim.x) * V) {
+    float vector[V];
+    load(x + first + at, vector);
     for (int i = 0; i < V; i++) {
       const float n = (vector[i] - moments.mean) * factor + shift;
       vector[i] = Silu ? n / (1.0f + expf(-n)) : n;
     }
     store(y + first + at, vector);
-  });
+  }
 }
 
 template <int V, typename T>
