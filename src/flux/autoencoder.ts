@@ -92,7 +92,7 @@ function downsample({ ops, weights }: Scope, name: string, x: Value, channels: n
 }
 
 function normSilu({ ops, weights, params }: Scope, name: string, x: Value, channels: number) {
-  return ops.silu(ops.groupNorm(x, weights.layer(name, [channels]), params.groups))
+  return ops.groupNormSilu(x, weights.layer(name, [channels]), params.groups)
 }
 
 function resnet(scope: Scope, name: string, x: Value, from: number, to: number): Value {
@@ -113,7 +113,6 @@ function midBlock(scope: Scope, name: string, x: Value, channels: number): Value
 // One head over all pixels.
 function pixelAttention(scope: Scope, name: string, x: Value, channels: number): Value {
   const { ops, weights, params } = scope
-  const { graph } = ops
   const normed = ops.groupNorm(x, weights.layer(`${name}.group_norm`, [channels]), params.groups)
   const pixels = ops.transpose(ops.reshape(normed, [channels, -1]), [1, 0])
   const project = (part: string, y: Value) =>
@@ -121,5 +120,5 @@ function pixelAttention(scope: Scope, name: string, x: Value, channels: number):
   const [q, k, v] = ['to_q', 'to_k', 'to_v'].map((part) => project(part, pixels))
   const mixed = ops.attention(q!, k!, v!, { heads: 1, scale: 1 / Math.sqrt(channels) })
   const plane = ops.transpose(project('to_out.0', mixed), [1, 0])
-  return ops.add(x, graph.node('Reshape', [plane, graph.node('Shape', [x])]))
+  return ops.add(x, ops.reshapeLike(plane, x))
 }

@@ -5,7 +5,7 @@ import type { AutoencoderParams } from '../flux/params.js'
 import type { PixelSize } from '../plan/plan.js'
 import { type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
-import { portableOps } from '../runtime/portable.js'
+import type { PictureDType } from '../runtime/pictures.js'
 import type { Session, SessionOptions } from '../runtime/session.js'
 import { floatTensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
@@ -16,15 +16,16 @@ export type Decoder = {
   readonly sessions: readonly Session[]
 }
 
-/**
- * Both directions; throws when the checkpoint does not fit its params. They are float32 whoever
- * runs them: this network exceeds half precision, and its rounding would be seen.
- */
-export function buildAutoencoderGraphs({ params, weights, source }: Component<AutoencoderParams>) {
+/** Both directions; throws when the checkpoint does not fit its params. */
+export function buildAutoencoderGraphs(
+  { params, weights, source }: Component<AutoencoderParams>,
+  { pictureOps }: Pick<Backend, 'pictureOps'> = portableBackend,
+  dtype: PictureDType = 'F32',
+) {
   const decoder = createGraph('decoder')
-  addDecoder(portableOps(decoder), params, weights)
+  addDecoder(pictureOps(decoder, dtype), params, weights)
   const encoder = createGraph('encoder')
-  addEncoder(portableOps(encoder), params, weights)
+  addEncoder(pictureOps(encoder, dtype), params, weights)
   refuseUnused(source, weights)
   return { decoder, encoder }
 }
@@ -35,7 +36,7 @@ export async function loadDecoder(
   backend: Backend = portableBackend,
 ): Promise<Decoder> {
   const { latentChannels } = component.params
-  const graph = buildAutoencoderGraphs(component).decoder
+  const graph = buildAutoencoderGraphs(component, backend).decoder
   const { session } = await backend.createSessions({ session: { graph } }, options)
   return {
     async decode(latents, { width, height }) {

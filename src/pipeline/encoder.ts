@@ -18,7 +18,7 @@ export async function loadEncoder(
   options: SessionOptions,
   backend: Backend = portableBackend,
 ): Promise<Encoder> {
-  const graph = buildAutoencoderGraphs(component).encoder
+  const graph = buildAutoencoderGraphs(component, backend).encoder
   const { session } = await backend.createSessions({ session: { graph } }, options)
   return {
     async encode(image, { width, height }) {

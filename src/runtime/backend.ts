@@ -1,6 +1,7 @@
 /** Who runs graphs: the dialect they are written in, and how they become sessions. */
 import type { Graph } from './graph.js'
 import type { Ops, Precision } from './ops.js'
+import { type PictureDType, pictureOps } from './pictures.js'
 import { portableOps } from './portable.js'
 import { createSession, type Session, type SessionOptions } from './session.js'
 import { elementCount, storedBytes } from './tensor.js'
@@ -51,6 +52,8 @@ export type Backend = {
   readonly weightBytes: (graphs: readonly Graph[], options: SessionOptions) => number
   /** The words in which `graph` is to be written. */
   readonly ops: (graph: Graph, precision?: Precision) => Ops
+  /** The same for networks over pictures, and what they compute in. */
+  readonly pictureOps: (graph: Graph, dtype: PictureDType) => Ops
   /** A session of each model; weights that the models have in common are held once. */
   readonly createSessions: <Name extends string>(
     models: Readonly<Record<Name, Model>>,
@@ -66,6 +69,7 @@ export type Backend = {
 /** onnxruntime-node on the CPU, in float32. */
 export const portableBackend: Backend = {
   ops: portableOps,
+  pictureOps: (graph, dtype) => pictureOps(graph, { dtype, groupNorm: 'chain' }),
   // Weights that stay mapped take no memory that others could not have.
   weightBytes: (graphs, { widenWeights }) =>
     widenWeights === 'run' ? 0 : sumOver(graphs, ({ dims }) => 4 * elementCount(dims)),

@@ -2,10 +2,12 @@
  * Dialect `fused`: what the blocks of a transformer do becomes few, large operators of our addon
  * (domain `fluxd`, formulas in native/include/fluxd/kernels.h), over weights that sessions share.
  * In bfloat16, the values inside the blocks and the weights of all linear layers are so; all else is
- * float32: what goes into and out of a graph, modulation, angles, and networks without blocks.
+ * float32: what goes into and out of a graph, modulation, angles, and networks without blocks. Those
+ * over pictures are written in the dialect of pictures.ts.
  */
 import { type AttentionKernel, cudaOps } from './cuda.js'
 import { absent, type Graph, scaleOf, type Value } from './graph.js'
+import { innerValues } from './inner.js'
 import type {
   AttentionOptions,
   Epilogue,
@@ -16,7 +18,6 @@ import type {
   RopeTables,
 } from './ops.js'
 import { portableOps } from './portable.js'
-import { cast } from './stored.js'
 import type { Layer, TensorSource } from './weights.js'
 
 export type FusedOptions = {
@@ -130,37 +131,6 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
       const parts = portable.splitAfter(x, head)
       if (isInner(x)) parts.forEach(inner)
       return parts
-    },
-  }
-}
-
-/** Keeps book of the values that have the blocks' dtype; all others are float32. */
-function innerValues(graph: Graph, dtype: FusedOptions['dtype']) {
-  const known = new Set<Value>()
-  const narrowed = new Map<Value, Value>()
-  const widened = new Map<Value, Value>()
-  const isInner = (x: Value) => known.has(x)
-  const inner = (x: Value) => {
-    known.add(x)
-    return x
-  }
-  return {
-    isInner,
-    inner,
-    /** x in the blocks' dtype. */
-    narrow(x: Value) {
-      if (isInner(x)) return x
-      const y = narrowed.get(x) ?? (dtype === 'F32' ? x : cast(graph, x, dtype))
-      narrowed.set(x, y)
-      return inner(y)
-    },
-    /** x in float32; narrowed again it is x. */
-    widen(x: Value) {
-      if (!isInner(x) || dtype === 'F32') return x
-      const y = widened.get(x) ?? cast(graph, x, 'F32')
-      widened.set(x, y)
-      narrowed.set(y, x)
-      return y
     },
   }
 }

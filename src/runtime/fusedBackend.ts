@@ -9,6 +9,7 @@ import type {
 import { type Backend, copiedBytes, forEachModel, type Model } from './backend.js'
 import { type FusedOptions, fusedOps } from './fused.js'
 import { modelConfig } from './onnx.js'
+import { pictureOps } from './pictures.js'
 import { loadFailure, runFailure, type Session, type SessionOptions } from './session.js'
 import type { Tensor } from './tensor.js'
 import { createWeightStock, type StockedWeights, type WeightUse } from './weightStock.js'
@@ -72,6 +73,7 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
   return {
     weightBytes: copiedBytes,
     ops: (graph, precision = 'bf16') => fusedOps(graph, { dtype, precision, attention }),
+    pictureOps: (graph, dtype) => pictureOps(graph, { dtype, groupNorm: 'fused' }),
     createSessions: async (models, options) => (await create(models, options, 'fixed')).sessions,
     createAdaptable: (models, options) => create(models, options, 'adaptable'),
   }

@@ -70,6 +70,8 @@ export type Ops = {
   readonly add: (a: Value, b: Value) => Value
   readonly mul: (a: Value, b: Value) => Value
   readonly reshape: (x: Value, dims: readonly number[]) => Value
+  /** x with the dims of `model`. */
+  readonly reshapeLike: (x: Value, model: Value) => Value
   readonly transpose: (x: Value, order: readonly number[]) => Value
   readonly concat: (parts: readonly Value[], axis: number) => Value
   /** Equal parts along an axis. */
@@ -79,6 +81,7 @@ export type Ops = {
 
   readonly conv: (x: Value, layer: Layer, options: ConvOptions) => Value
   readonly groupNorm: (x: Value, layer: Layer, groups: number) => Value
+  readonly groupNormSilu: (x: Value, layer: Layer, groups: number) => Value
   /** Nearest neighbour, twice as high and wide. */
   readonly upsample: (x: Value) => Value
 }

@@ -41,6 +41,7 @@ export function portableOps(
 ): Ops {
   const { node, nodes, int64s } = graph
   const reshape = (x: Value, dims: readonly number[]) => node('Reshape', [x, int64s(dims)])
+  const reshapeLike = (x: Value, model: Value) => node('Reshape', [x, node('Shape', [model])])
   const mul = (a: Value, b: Value) => node('Mul', [a, b])
   const add = (a: Value, b: Value) => node('Add', [a, b])
   const geluTanh = (x: Value) => node('FastGelu', [x], { domain: microsoft })
@@ -148,18 +149,19 @@ export function portableOps(
     // The provider has no group norm; an instance norm over [1, groups, rest] has its statistics.
     const ones = graph.floats(new Array(groups).fill(1))
     const zeros = graph.floats(new Array(groups).fill(0))
-    const shape = node('Shape', [x])
     const grouped = reshape(x, [1, groups, -1])
     const normed = node('InstanceNormalization', [grouped, ones, zeros], {
       attributes: { epsilon: { float: fluxEpsilon } },
     })
     const perChannel = (slice: TensorSource) => reshape(weight(slice), [slice.shape[0]!, 1, 1])
-    const scaled = mul(node('Reshape', [normed, shape]), perChannel(layer.weight))
+    const scaled = mul(reshapeLike(normed, x), perChannel(layer.weight))
     return layer.bias ? add(scaled, perChannel(layer.bias)) : scaled
   }
 
   const quickGelu = (x: Value, alpha: number) =>
     node('QuickGelu', [x], { domain: microsoft, attributes: { alpha: { float: alpha } } })
+  // x·σ(x) is QuickGelu with alpha 1.
+  const silu = (x: Value) => quickGelu(x, 1)
 
   return {
     graph,
@@ -176,11 +178,11 @@ export function portableOps(
     gelu: (x) => node('Gelu', [x], { domain: microsoft }),
     geluTanh,
     quickGelu: (x) => quickGelu(x, 1.702),
-    // x·σ(x) is QuickGelu with alpha 1.
-    silu: (x) => quickGelu(x, 1),
+    silu,
     add,
     mul,
     reshape,
+    reshapeLike,
     transpose: (x, order) => node('Transpose', [x], { attributes: { perm: order } }),
     concat,
     split: (x, count, axis) =>
@@ -188,6 +190,7 @@ export function portableOps(
     splitAfter,
     conv,
     groupNorm,
+    groupNormSilu: (x, layer, groups) => silu(groupNorm(x, layer, groups)),
     upsample: (x) =>
       node('Resize', [x, absent, graph.floats([1, 1, 2, 2])], {
         attributes: {
@@ -199,8 +202,11 @@ export function portableOps(
   }
 }
 
-function floatNumbers(graph: Graph): Numbers {
-  const weight = (source: TensorSource) => widen(graph, source)
+/** Numbers of a dialect whose weights are all that differs: float32 ones by default. */
+export function floatNumbers(
+  graph: Graph,
+  weight: Numbers['weight'] = (source) => widen(graph, source),
+): Numbers {
   return {
     weight,
     product: (x, matrix, { bias }) =>
