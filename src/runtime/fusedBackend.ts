@@ -79,7 +79,8 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
   }
 }
 
-// Exhaustive search would try every algorithm at each new picture size.
+// Exhaustive search would try every algorithm at each new picture size. `prefer_nhwc` stays off: our
+// norms are NCHW, so the provider would transpose before and after every convolution (test/cuda).
 const cuda = { cudnn_conv_algo_search: 'HEURISTIC', arena_extend_strategy: 'kSameAsRequested' }
 
 function toSession(

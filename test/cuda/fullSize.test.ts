@@ -17,7 +17,17 @@ import { portableOps } from '../../src/runtime/portable.js'
 import type { Session } from '../../src/runtime/session.js'
 import { floatTensor, intTensor } from '../../src/runtime/tensor.js'
 import { temporaryFolder } from '../weightFiles.js'
-import { count, describeOnStubs, kernels, type Requests, sparseWeights, sum, watch } from './kit.js'
+import {
+  autoencoder,
+  count,
+  describeOnStubs,
+  kernels,
+  type Requests,
+  show,
+  sparseWeights,
+  sum,
+  watch,
+} from './kit.js'
 
 const options = { threads: 1, widenWeights: 'run' } as const
 const zeros = (...dims: number[]) =>
@@ -53,21 +63,6 @@ const clip = {
   vocabulary: 49408,
   positions: 77,
   epsilon: 1e-5,
-}
-const autoencoder = {
-  channels: [128, 256, 512, 512],
-  layersPerBlock: 2,
-  latentChannels: 16,
-  groups: 32,
-  scalingFactor: 0.3611,
-  shiftFactor: 0.1159,
-}
-
-/** A line of the README's table. */
-function show(what: string, { kernels, products, cudnn, uploads, downloads }: Requests) {
-  console.log(
-    `| ${what} | ${kernels.length} | ${products} | ${cudnn} | ${uploads.length} | ${(sum(uploads) / 1e6).toFixed(1)} | ${(sum(downloads) / 1e6).toFixed(1)} |`,
-  )
 }
 
 let folder: string

@@ -5,8 +5,11 @@ import type { TensorSlice } from '../../src/runtime/safetensors.js'
 import { elementCount } from '../../src/runtime/tensor.js'
 import type { Weights } from '../../src/runtime/weights.js'
 
-/** `describe` where `test/cuda/run` has prepared the provider and the stubs; skipped elsewhere. */
-export const describeOnStubs = describe.skipIf(process.env['FLUXD_CUDA_STUBS'] === undefined)
+/** The folder in which `test/cuda/run` has prepared the provider and the stubs. */
+export const stubs = process.env['FLUXD_CUDA_STUBS']
+
+/** `describe` where they are; skipped elsewhere. */
+export const describeOnStubs = describe.skipIf(stubs === undefined)
 
 export const kernels = ['flash', 'cudnn'] as const
 
@@ -51,9 +54,26 @@ function readRequests(lines: readonly string[]): Requests {
 
 export const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
 
+/** A line of the README's table. */
+export function show(what: string, { kernels, products, cudnn, uploads, downloads }: Requests) {
+  console.log(
+    `| ${what} | ${kernels.length} | ${products} | ${cudnn} | ${uploads.length} | ${(sum(uploads) / 1e6).toFixed(1)} | ${(sum(downloads) / 1e6).toFixed(1)} |`,
+  )
+}
+
 /** How many kernels have this in their name. */
 export const count = ({ kernels }: Requests, name: string) =>
   kernels.filter((each) => each.includes(name)).length
+
+/** The autoencoder's params of Flux.1. */
+export const autoencoder = {
+  channels: [128, 256, 512, 512],
+  layersPerBlock: 2,
+  latentChannels: 16,
+  groups: 32,
+  scalingFactor: 0.3611,
+  shiftFactor: 0.1159,
+}
 
 /** Weights of any name and shape in bfloat16: holes in a sparse file at `path`. */
 export function sparseWeights(path: string): Weights & { readonly bytes: () => number } {
