@@ -2,7 +2,8 @@
  * The autoencoder. Names are those of diffusers' AutoencoderKL; the affine of the latents lives
  * inside, so no caller can forget it.
  *
- *     decoder: latents [1, C, h, w] → rgb [8h, 8w, 3] uint8 (tap `image`: [1, 3, 8h, 8w])
+ *     decoder: latents [1, C, h, w] → rgb [8h, 8w, 3] uint8 (tap `image`: [1, 3, 8h, 8w]), and
+ *              brightness [], a number where every pixel is one: bytes cannot tell
  *     encoder: image [1, 3, H, W] in [−1, 1] → latents [1, C, H/8, W/8], the mode
  *
  * Source: BFL flux, src/flux/modules/autoencoder.py.
@@ -40,14 +41,16 @@ export function addDecoder(ops: Ops, params: AutoencoderParams, weights: Weights
   })
   x = conv(scope, 'decoder.conv_out', normSilu(scope, 'decoder.conv_norm_out', x, from), from, 3)
   graph.tap('image', x)
-  graph.output('rgb', toRgb(ops, x), 'U8', ['height', 'width', 3])
+  const half = graph.floats([127.5])
+  const levels = ops.add(ops.mul(x, half), half)
+  graph.output('rgb', toRgb(ops, levels), 'U8', ['height', 'width', 3])
+  const sum = graph.node('ReduceL1', [levels], { attributes: { keepdims: 0 } })
+  graph.output('brightness', sum, 'F32', [])
 }
 
 // round(clamp(x/2 + 0.5, 0, 1)·255), as diffusers does; BFL truncates.
-function toRgb(ops: Ops, image: Value): Value {
+function toRgb(ops: Ops, levels: Value): Value {
   const { graph } = ops
-  const half = graph.floats([127.5])
-  const levels = ops.add(ops.mul(image, half), half)
   const bounds = [graph.floats([0], []), graph.floats([255], [])]
   const rounded = graph.node('Round', [graph.node('Clip', [levels, ...bounds])])
   const bytes = graph.node('Cast', [rounded], { attributes: { to: uint8 } })

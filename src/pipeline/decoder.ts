@@ -30,14 +30,28 @@ export function buildAutoencoderGraphs(
   return { decoder, encoder }
 }
 
+/** In float16 a picture may leave its range; `onOverflow` is called once, when one has. */
+export type Decoding =
+  | { readonly dtype: 'F32' }
+  | { readonly dtype: 'F16'; readonly onOverflow: () => void }
+
+/** The decoder; one in float16 is replaced by one in float32 before it returns a broken picture. */
 export async function loadDecoder(
   component: Component<AutoencoderParams>,
   options: SessionOptions,
   backend: Backend = portableBackend,
+  decoding: Decoding = { dtype: 'F32' },
 ): Promise<Decoder> {
   const { latentChannels } = component.params
-  const graph = buildAutoencoderGraphs(component, backend).decoder
-  const { session } = await backend.createSessions({ session: { graph } }, options)
+  const open = async (dtype: PictureDType) => {
+    const graph = buildAutoencoderGraphs(component, backend, dtype).decoder
+    return (await backend.createSessions({ session: { graph } }, options)).session
+  }
+  const first = await open(decoding.dtype)
+  const session =
+    decoding.dtype === 'F16'
+      ? replacedOnOverflow(first, () => open('F32'), decoding.onOverflow)
+      : first
   return {
     async decode(latents, { width, height }) {
       const dims = [1, latentChannels, height / 8, width / 8]
@@ -45,5 +59,26 @@ export async function loadDecoder(
       return rgb!.data as Uint8Array
     },
     sessions: [session],
+  }
+}
+
+/** `half` until one of its pictures is not made of numbers; `openFloat` from that one on. */
+function replacedOnOverflow(
+  half: Session,
+  openFloat: () => Promise<Session>,
+  onOverflow: () => void,
+): Session {
+  let current = half
+  return {
+    async run(inputs) {
+      const results = await current.run(inputs)
+      if (current !== half || Number.isFinite(results['brightness']!.data[0])) return results
+      current = await openFloat()
+      onOverflow()
+      await half.release()
+      return current.run(inputs)
+    },
+    busySeconds: () => half.busySeconds() + (current === half ? 0 : current.busySeconds()),
+    release: () => current.release(),
   }
 }
