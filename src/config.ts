@@ -18,6 +18,7 @@ import {
   type SettingName,
   type Settings,
   settings,
+  type VaeChoice,
 } from './settings/table.js'
 
 export type Config = {
@@ -71,6 +72,7 @@ export type Config = {
   /** What networks and their runs may fill; undefined leaves it to the machine. */
   readonly memoryBytes: number | undefined
   readonly backend: BackendChoice
+  readonly vae: VaeChoice
   readonly threads: number
   /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
   readonly readyFile: string | undefined
@@ -159,6 +161,7 @@ export function readConfig(
     device: read('FLUXD_DEVICE'),
     memoryBytes: read('FLUXD_MEMORY_BYTES'),
     backend: read('FLUXD_BACKEND'),
+    vae: read('FLUXD_VAE'),
     threads: read('FLUXD_THREADS'),
     readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
     libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),

@@ -86,11 +86,11 @@ export async function startEngineFor(
     : config.checkpoints
   // The default level would write log lines through the progress bar.
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
-  const { threads, safetyModel: safety } = config
+  const { threads, vae, safetyModel: safety } = config
   const target = await chooseTarget(config)
   const scratch = join(config.dataDir, 'scratch')
   const logger = pino({ level }, pino.destination(2))
-  return start({ checkpoints, ...target, threads, scratch, safety }, logger)
+  return start({ checkpoints, ...target, threads, vae, scratch, safety }, logger)
 }
 
 async function generateWithProgress(engine: Engine, plan: GenerationPlan, context: RunContext) {

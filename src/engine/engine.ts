@@ -102,6 +102,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
 
   function onEvent(event: EngineEvent) {
     if (event.kind === 'sizes') return void sizes.set(event.variant, event.sizes)
+    if (event.kind === 'notice') return logger.warn(event.message)
     if (event.kind !== 'ready') return task?.onEvent(event)
     if (status === 'stopped') return
     status = 'ready'

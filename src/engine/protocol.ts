@@ -18,6 +18,8 @@ export type EngineConfig = {
   readonly backend?: BackendKind
   /** What the networks and their runs may fill of the device's memory; half of the machine by default. */
   readonly memoryBytes?: number | undefined
+  /** What pictures are decoded in: float32 by default. */
+  readonly vae?: 'float32' | 'float16'
   /** Threads of a session's operators; 0 lets ONNX Runtime decide. */
   readonly threads: number
   /** Where merged LoRAs go that are too large for memory; by default the system's temporary folder. */
@@ -83,6 +85,8 @@ export type GenerationEvent =
 
 export type EngineEvent =
   | { readonly kind: 'ready' }
+  /** For the log; belongs to no command. */
+  | { readonly kind: 'notice'; readonly message: string }
   | { readonly kind: 'loaded'; readonly variant: Variant }
   /** What predictions of a variant take, known once it has been opened. */
   | { readonly kind: 'sizes'; readonly variant: Variant; readonly sizes: DrawSizes }

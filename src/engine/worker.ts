@@ -7,6 +7,7 @@ import { totalmem } from 'node:os'
 import { FluxdError, toErrorRecord } from '../errors.js'
 import { measureImage } from '../media/images.js'
 import { createBudget, type Resident } from '../pipeline/budget.js'
+import type { Decoding } from '../pipeline/decoder.js'
 import type { DrawSizes } from '../pipeline/footprint.js'
 import { generate, type PreviewHooks } from '../pipeline/generate.js'
 import { loadModels, type Models } from '../pipeline/models.js'
@@ -40,6 +41,14 @@ let tail: Promise<void> = Promise.resolve()
 // Without a parent there is nobody to be told, and the disconnect ends the process.
 const send = (event: EngineEvent) => void process.send?.(event, () => {})
 
+const decoding: Decoding = {
+  dtype: config.vae === 'float16' ? 'F16' : 'F32',
+  onOverflow: () => send({ kind: 'notice', message: overflow }),
+}
+
+const overflow =
+  'a picture left the range of float16: from now on they are decoded in float32, as with FLUXD_VAE=float32'
+
 /** Opened when it is first needed, so that what is wrong with it fails a load and not the process. */
 const ensureBackend = () => (backend ??= openBackend(config.device ?? 'cpu', config.backend))
 
@@ -47,7 +56,7 @@ async function ensureLoaded(variant: Variant): Promise<Models> {
   const present = loaded.get(variant)
   if (present) return present
   const { checkpoints, threads, scratch } = config
-  const settings = { threads, scratch, backend: ensureBackend(), room }
+  const settings = { threads, scratch, backend: ensureBackend(), room, decoding }
   const models = await loadModels(variant, checkpoints[variant], settings)
   loaded.set(variant, models)
   send({ kind: 'sizes', variant, sizes: sizesOf(models) })

@@ -30,28 +30,27 @@ export function buildAutoencoderGraphs(
   return { decoder, encoder }
 }
 
-/** In float16 a picture may leave its range; `onOverflow` is called once, when one has. */
-export type Decoding =
-  | { readonly dtype: 'F32' }
-  | { readonly dtype: 'F16'; readonly onOverflow: () => void }
+/** What a decoder computes in. */
+export type Decoding = {
+  readonly dtype: PictureDType
+  /** A picture has left the range of float16: there will be no other in it. */
+  readonly onOverflow?: () => void
+}
 
 /** The decoder; one in float16 is replaced by one in float32 before it returns a broken picture. */
 export async function loadDecoder(
   component: Component<AutoencoderParams>,
   options: SessionOptions,
   backend: Backend = portableBackend,
-  decoding: Decoding = { dtype: 'F32' },
+  { dtype, onOverflow }: Decoding = { dtype: 'F32' },
 ): Promise<Decoder> {
   const { latentChannels } = component.params
   const open = async (dtype: PictureDType) => {
     const graph = buildAutoencoderGraphs(component, backend, dtype).decoder
     return (await backend.createSessions({ session: { graph } }, options)).session
   }
-  const first = await open(decoding.dtype)
-  const session =
-    decoding.dtype === 'F16'
-      ? replacedOnOverflow(first, () => open('F32'), decoding.onOverflow)
-      : first
+  const first = await open(dtype)
+  const session = dtype === 'F16' ? replacedOnOverflow(first, () => open('F32'), onOverflow) : first
   return {
     async decode(latents, { width, height }) {
       const dims = [1, latentChannels, height / 8, width / 8]
@@ -66,7 +65,7 @@ export async function loadDecoder(
 function replacedOnOverflow(
   half: Session,
   openFloat: () => Promise<Session>,
-  onOverflow: () => void,
+  onOverflow?: () => void,
 ): Session {
   let current = half
   return {
@@ -74,7 +73,7 @@ function replacedOnOverflow(
       const results = await current.run(inputs)
       if (current !== half || Number.isFinite(results['brightness']!.data[0])) return results
       current = await openFloat()
-      onOverflow()
+      onOverflow?.()
       await half.release()
       return current.run(inputs)
     },

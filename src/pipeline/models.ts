@@ -10,7 +10,7 @@ import { elementCount } from '../runtime/tensor.js'
 import type { Weights } from '../runtime/weights.js'
 import { type Adapters, createAdapters } from './adapters.js'
 import { createBudget, type Resident } from './budget.js'
-import { buildAutoencoderGraphs, type Decoder, loadDecoder } from './decoder.js'
+import { buildAutoencoderGraphs, type Decoder, type Decoding, loadDecoder } from './decoder.js'
 import { type Encoder, loadEncoder } from './encoder.js'
 import { autoencoderBytes, type Shapes } from './footprint.js'
 import { buildClipGraph, buildT5Graph, encodeOnDemand, loadClip, loadT5 } from './prompt.js'
@@ -43,6 +43,8 @@ export type ModelSettings = {
   readonly backend?: Backend
   /** Where the networks live, which may be others' too; by default without a limit. */
   readonly room?: Room
+  /** What pictures are decoded in, until one has left its range; float32 by default. */
+  readonly decoding?: Decoding
 }
 
 // T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
@@ -67,6 +69,7 @@ export async function loadModels(
     scratch = tmpdir(),
     backend = portableBackend,
     room = createRoom(createBudget(Number.POSITIVE_INFINITY)),
+    decoding = { dtype: 'F32' },
   }: ModelSettings,
 ): Promise<Models> {
   const checkpoint = openCheckpoint(path)
@@ -87,6 +90,12 @@ export async function loadModels(
       ofTransformer,
     )
   const pixelGraphs = buildAutoencoderGraphs(autoencoder)
+  // The decoder may go and come again, and is not to fail a second time.
+  let { dtype } = decoding
+  const onOverflow = () => {
+    dtype = 'F32'
+    decoding.onOverflow?.()
+  }
 
   const t5 = room.part({
     name: `${variant} T5`,
@@ -96,7 +105,7 @@ export async function loadModels(
   const decoder = room.part({
     name: `${variant} VAE`,
     bytes: backend.weightBytes([pixelGraphs.decoder], ofAutoencoder),
-    load: () => loadDecoder(autoencoder, ofAutoencoder, backend),
+    load: () => loadDecoder(autoencoder, ofAutoencoder, backend, { dtype, onOverflow }),
   })
   const encoder = room.part({
     name: `${variant} VAE encoder`,

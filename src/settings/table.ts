@@ -22,6 +22,10 @@ export type OutputMode = (typeof outputModes)[number]
 export const cogBusyChoices = ['queue', '409'] as const
 export type CogBusy = (typeof cogBusyChoices)[number]
 
+/** What the autoencoder's decoder computes in. */
+export const vaeChoices = ['float32', 'float16'] as const
+export type VaeChoice = (typeof vaeChoices)[number]
+
 export const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
 export type LogLevel = (typeof logLevels)[number]
 
@@ -195,6 +199,12 @@ export const settings = {
     fallback: '',
     meaning:
       'What networks and their runs may fill of the GPU, by default what is free at the start less 4GiB; without a GPU of the machine, by default half',
+  },
+  FLUXD_VAE: {
+    schema: choice(vaeChoices),
+    fallback: 'float32',
+    meaning:
+      'What pictures are decoded in; `float16` halves memory and traffic on a GPU, and gives way to `float32` when a picture leaves its range',
   },
   FLUXD_THREADS: {
     schema: integer(0, 1024),
