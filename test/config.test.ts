@@ -164,7 +164,7 @@ test.each([
   ['FLUXD_PORT', '80 ', 'an integer from 0 to 65535'],
   ['FLUXD_GO_FAST_LORA_MULTIPLIER', '-1', 'a number from 0 to 10'],
   ['FLUXD_GO_FAST_LORA_MULTIPLIER', '11', 'a number from 0 to 10'],
-  ['FLUXD_VAE', 'bfloat16', 'float32 or float16'],
+  ['FLUXD_VAE', 'bfloat16', 'one of float32, float16'],
   ['FLUXD_THREADS', '-1', 'an integer from 0 to 1024'],
   ['FLUXD_THREADS', '1.5', 'an integer from 0 to 1024'],
   ['FLUXD_HF_URL', 'ftp://huggingface.co', 'an http or https URL'],
