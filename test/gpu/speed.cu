@@ -276,6 +276,27 @@ void measureRowKernels() {
   end();
 }
 
+// The widest pictures of the decoder at 1024×1024, and its latents. Two reads and a write.
+void measureGroupNorm() {
+  begin("group_norm");
+  const int64_t sizes[][2] = {{128, 1024 * 1024}, {256, 1024 * 1024}, {512, 512 * 512}, {512, 128 * 128}};
+  constexpr int64_t values = 256 * 1024 * 1024;
+  const auto x = randomFloats(values), y = allocate<float>(values);
+  const auto scale = randomFloats(512, 0.3f, 1), shift = randomFloats(512);
+  for (const auto &[channels, plane] : sizes) {
+    for (const bool half : {false, true}) {
+      // As float16 the bits are other numbers, of which some are not finite: time does not care.
+      const fluxd_group_norm op = {channels, 32, plane, half ? FLUXD_F16 : FLUXD_F32, 1, 1e-6f,
+                                   x.get(), scale.get(), shift.get(), y.get()};
+      entry("group_norm silu " + std::to_string(channels) + "×" + std::to_string(plane) +
+                (half ? " float16" : " float32"),
+            medianMs([&] { groupNorm(op, stream); }), 0,
+            3.0 * (half ? 2 : 4) * static_cast<double>(channels * plane));
+    }
+  }
+  end();
+}
+
 // --- merging: every linear weight of the transformer
 
 struct WeightSize {
@@ -389,6 +410,7 @@ void run(const char *path) {
   measureCeilings();
   measureLinears();
   measureRowKernels();
+  measureGroupNorm();
   const bool same = graphRepeatsBits();
   std::fprintf(report, ",\n  \"graph_repeats_bits\": %s", same ? "true" : "false");
   measureAlgorithms();
