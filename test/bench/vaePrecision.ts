@@ -1,21 +1,25 @@
 /**
- * vaePrecision [SIDE…]: what it costs a picture that the autoencoder decodes it in fewer bits than
- * float32. The latents are those of the embedded models. Both ways have 11 significant bits:
+ * vaePrecision [--vae FOLDER] [SIDE…]: what it costs a picture that the autoencoder decodes it in
+ * fewer bits than float32. Pictures are those of the embedded models, or noise for another
+ * autoencoder, the vae/ of a diffusers checkpoint. Both ways have 11 significant bits:
  *
  *     float16   weights and every value between two operators, as with FLUXD_VAE=float16
  *     TF32      the operands of convolutions and products only: what cuDNN makes of float32
  *
  * Needs no GPU: rounding is arithmetic in the graph. (ONNX Runtime's CPU provider would compute a
  * float16 graph in float32, without the casts between its operators.) What rounding to 11 bits does
- * not show is float16's range: the last column is to be compared with its largest number, 65504.
+ * not show is float16's range: the last column, the largest magnitude in the decoder, is to be
+ * compared with its largest number, 65504.
  *
  *     npx tsx test/bench/vaePrecision.ts 256 512 1024
  */
-import { openCheckpoint } from '../../src/checkpoint/checkpoint.js'
+import { parseArgs } from 'node:util'
+import { openAutoencoder, openCheckpoint } from '../../src/checkpoint/checkpoint.js'
 import { readConfig } from '../../src/config.js'
 import { addDecoder } from '../../src/flux/autoencoder.js'
 import { generate } from '../../src/pipeline/generate.js'
 import { loadModels } from '../../src/pipeline/models.js'
+import { startNoise } from '../../src/pipeline/noise.js'
 import type { GenerationPlan, PixelSize, Variant } from '../../src/plan/plan.js'
 import { portableBackend } from '../../src/runtime/backend.js'
 import { createGraph, type Graph, type Value } from '../../src/runtime/graph.js'
@@ -24,11 +28,15 @@ import { portableOps } from '../../src/runtime/portable.js'
 import type { Session } from '../../src/runtime/session.js'
 import { floatTensor } from '../../src/runtime/tensor.js'
 
+const { values: flags, positionals } = parseArgs({
+  options: { vae: { type: 'string' } },
+  allowPositionals: true,
+})
+const sides = positionals.length > 0 ? positionals.map(Number) : [256, 512, 1024]
 const { checkpoints, threads } = readConfig({})
 const options = { threads, widenWeights: 'load' } as const
 const variants = ['dev', 'schnell'] as const
 const prompts = ['a red circle on a white background', 'a blue star above a green square']
-const sides = process.argv.length > 2 ? process.argv.slice(2).map(Number) : [256, 512, 1024]
 
 const planOf = (variant: Variant, prompt: string, size: PixelSize): GenerationPlan => ({
   ...{ variant, prompt, size, precision: 'bf16', start: { kind: 'noise' }, loras: [] },
@@ -100,6 +108,7 @@ function inFloat16(ops: Ops): Ops {
   }
 }
 
+type Autoencoder = ReturnType<typeof openAutoencoder>
 type How = 'float32' | 'float16' | 'TF32'
 
 const inside = /^(Conv|Gemm|Add|Mul|MultiHeadAttention)$/
@@ -123,8 +132,7 @@ function withPeaks(graph: Graph) {
 }
 
 /** The decoder's session, with output `peaks` where it is exact. */
-async function openDecoder(variant: Variant, how: How): Promise<Session> {
-  const { params, weights } = openCheckpoint(checkpoints[variant]).autoencoder
+async function openDecoder({ params, weights }: Autoencoder, how: How): Promise<Session> {
   const graph = createGraph('decoder')
   if (how === 'float16') addDecoder(inFloat16(portableOps(graph)), params, weights)
   if (how === 'TF32') addDecoder(portableOps(inTf32(graph)), params, weights)
@@ -153,38 +161,47 @@ function compare(got: Float32Array, want: Float32Array) {
 
 const clamp = (value: number) => Math.min(1, Math.max(-1, value))
 
+/** A line of the table. */
+async function describe(
+  name: string,
+  autoencoder: Autoencoder,
+  latents: Float32Array,
+  side: number,
+) {
+  const { latentChannels } = autoencoder.params
+  const input = floatTensor(latents, [1, latentChannels, side / 8, side / 8])
+  const decode = async (how: How) => {
+    const session = await openDecoder(autoencoder, how)
+    const { image, rgb, peaks } = await session.run({ latents: input })
+    await session.release()
+    return { image: image!.data as Float32Array, rgb: rgb!.data as Uint8Array, peaks }
+  }
+  const exact = await decode('float32')
+  const cells = []
+  for (const how of ['float16', 'TF32'] as const) {
+    const { image, rgb } = await decode(how)
+    const { psnr, largest } = compare(image, exact.image)
+    const off = rgb.filter((byte, i) => byte !== exact.rgb[i]).length / rgb.length
+    cells.push(psnr.toFixed(1), largest.toFixed(2), `${(100 * off).toFixed(1)} %`)
+  }
+  const peak = Math.max(...(exact.peaks!.data as Float32Array)).toFixed(1)
+  console.log(`| ${side}², ${name} | ${cells.join(' | ')} | ${peak} |`)
+}
+
 console.log(
-  '| picture | float16: dB | max of 255 | bytes off | TF32: dB | max of 255 | bytes off | peak inside |',
+  '| picture | float16: dB | max of 255 | bytes off | TF32: dB | max | bytes off | peak |',
 )
 console.log('|---|---|---|---|---|---|---|---|')
-for (const side of sides)
+for (const side of sides) {
+  const size = { width: side, height: side }
+  if (flags.vae !== undefined) {
+    await describe('noise', openAutoencoder(flags.vae), startNoise('torch-cuda', 1, size), side)
+    continue
+  }
   for (const variant of variants)
     for (const prompt of prompts) {
-      const latents = await drawLatents(variant, prompt, { width: side, height: side })
-      const dims = [1, latents.length / (side / 8) ** 2, side / 8, side / 8]
-      const decode = async (how: How) => {
-        const session = await openDecoder(variant, how)
-        const results = await session.run({ latents: floatTensor(latents, dims) })
-        await session.release()
-        return results
-      }
-      const exact = await decode('float32')
-      const cells = []
-      for (const how of ['float16', 'TF32'] as const) {
-        const { image, rgb } = await decode(how)
-        const { psnr, largest } = compare(
-          image!.data as Float32Array,
-          exact['image']!.data as Float32Array,
-        )
-        const off = (rgb!.data as Uint8Array).filter(
-          (byte, i) => byte !== exact['rgb']!.data[i],
-        ).length
-        cells.push(
-          psnr.toFixed(1),
-          largest.toFixed(2),
-          `${((100 * off) / rgb!.data.length).toFixed(2)} %`,
-        )
-      }
-      const peak = Math.max(...(exact['peaks']!.data as Float32Array))
-      console.log(`| ${variant} ${side}², ${prompt} | ${cells.join(' | ')} | ${peak.toFixed(1)} |`)
+      const { autoencoder } = openCheckpoint(checkpoints[variant])
+      const latents = await drawLatents(variant, prompt, size)
+      await describe(`${variant}, ${prompt}`, autoencoder, latents, side)
     }
+}
