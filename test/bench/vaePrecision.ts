@@ -17,6 +17,7 @@ import { parseArgs } from 'node:util'
 import { openAutoencoder, openCheckpoint } from '../../src/checkpoint/checkpoint.js'
 import { readConfig } from '../../src/config.js'
 import { addDecoder } from '../../src/flux/autoencoder.js'
+import type { Decoder } from '../../src/pipeline/decoder.js'
 import { generate } from '../../src/pipeline/generate.js'
 import { loadModels } from '../../src/pipeline/models.js'
 import { startNoise } from '../../src/pipeline/noise.js'
@@ -47,14 +48,18 @@ const planOf = (variant: Variant, prompt: string, size: PixelSize): GenerationPl
 
 /** The latents of a picture. */
 async function drawLatents(variant: Variant, prompt: string, size: PixelSize) {
-  const models = await loadModels(variant, checkpoints[variant], threads)
+  const models = await loadModels(variant, checkpoints[variant], { threads })
   let drawn = new Float32Array()
-  const decode: typeof models.decoder.decode = (latents, ofSize) => {
-    drawn = Float32Array.from(latents)
-    return models.decoder.decode(latents, ofSize)
+  const network = (): Decoder => {
+    const own = models.decoder.network()
+    const decode: Decoder['decode'] = (latents, ofSize) => {
+      drawn = Float32Array.from(latents)
+      return own.decode(latents, ofSize)
+    }
+    return { ...own, decode }
   }
   const hooks = { signal: new AbortController().signal, onProgress() {}, onImage() {} }
-  const decoder = { ...models.decoder, decode }
+  const decoder = { ...models.decoder, network }
   await generate(planOf(variant, prompt, size), { ...models, decoder }, hooks)
   await models.release()
   return drawn
