@@ -9,10 +9,15 @@ import { afterAll, expect, test } from 'vitest'
 import { readConfig } from '../../../src/config.js'
 import { type Engine, startEngine } from '../../../src/engine/engine.js'
 import { comparePictures } from '../../../src/media/similarity.js'
+import { createBudget } from '../../../src/pipeline/budget.js'
+import { generate } from '../../../src/pipeline/generate.js'
+import { loadModels } from '../../../src/pipeline/models.js'
+import { createRoom } from '../../../src/pipeline/room.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
 import { openSafetensors } from '../../../src/runtime/safetensors.js'
 import { foxPlan } from '../../engine/foxPlan.js'
 import { temporaryFolder } from '../../weightFiles.js'
+import { fusedBackend } from './kit.js'
 
 const { checkpoints, threads } = readConfig({})
 const plan: GenerationPlan = {
@@ -76,4 +81,19 @@ test('a picture beyond the range of float16 is decoded in float32, as are all af
   expect(await half.draw()).toEqual(want)
   expect(await half.draw()).toEqual(want)
   expect(half.lines).toEqual([expect.stringMatching(/left the range of float16.*FLUXD_VAE/)])
+})
+
+test('a decoder that goes and comes again does not fail a second time', async () => {
+  let overflows = 0
+  const room = createRoom(createBudget(Number.POSITIVE_INFINITY))
+  const decoding = { dtype: 'F16', onOverflow: () => void overflows++ } as const
+  const settings = { threads, backend: fusedBackend('F32'), room, decoding }
+  const models = await loadModels('schnell', writeLoudModel(), settings)
+  const signal = new AbortController().signal
+  const draw = () => generate(plan, models, { signal, onProgress() {}, onImage() {} })
+  await draw()
+  await room.release([models.decoder])
+  await draw()
+  await models.release()
+  expect(overflows).toBe(1)
 })
