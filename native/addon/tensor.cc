@@ -55,8 +55,8 @@ Tensor::Tensor(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Tensor>(info) 
 Napi::Function Tensor::define(Napi::Env env) {
   return DefineClass(
       env, name,
-      {InstanceMethod<&Tensor::write>("write"), InstanceMethod<&Tensor::read>("read"),
-       InstanceMethod<&Tensor::release>("release")});
+      {InstanceMethod<&Tensor::write>("write"), InstanceMethod<&Tensor::copyFrom>("copyFrom"),
+       InstanceMethod<&Tensor::read>("read"), InstanceMethod<&Tensor::release>("release")});
 }
 
 TensorView Tensor::view() const {
@@ -76,19 +76,38 @@ Job Tensor::job(const Napi::CallbackInfo &info, std::function<void(const Stream 
   return job;
 }
 
+static void expectBytes(size_t expected, size_t got) {
+  if (expected != got)
+    throw std::invalid_argument("expected " + std::to_string(expected) + " bytes but got " +
+                                std::to_string(got));
+}
+
 // write(view): the values become the view's.
 Napi::Value Tensor::write(const Napi::CallbackInfo &info) {
   return rethrowing(info.Env(), [&] {
     const auto to = view();
     const auto from = toBytes(info[0]);
-    if (from.size != to.bytes)
-      throw std::invalid_argument("expected " + std::to_string(to.bytes) + " bytes but got " +
-                                  std::to_string(from.size));
+    expectBytes(to.bytes, from.size);
     auto write = job(info, [table = &device_->table, to, from](const Stream &stream) {
       check(*table, table->upload(table->context, to.data, from.data, from.size, stream.get()));
     });
     write.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
     return device_->runner.enqueue(info.Env(), std::move(write));
+  });
+}
+
+// copyFrom(tensor): the values become those of the other tensor, on the same device.
+Napi::Value Tensor::copyFrom(const Napi::CallbackInfo &info) {
+  return rethrowing(info.Env(), [&] {
+    const auto &other = unwrap<Tensor>(info[0]);
+    if (other.device_ != device_) throw std::invalid_argument("expected a tensor of one device");
+    const auto to = view(), from = other.view();
+    expectBytes(to.bytes, from.bytes);
+    auto copy = job(info, [table = &device_->table, to, from](const Stream &stream) {
+      check(*table, table->copy(table->context, to.data, from.data, to.bytes, stream.get()));
+    });
+    copy.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
+    return device_->runner.enqueue(info.Env(), std::move(copy));
   });
 }
 

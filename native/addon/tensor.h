@@ -36,6 +36,7 @@ class Tensor : public Napi::ObjectWrap<Tensor> {
 
  private:
   Napi::Value write(const Napi::CallbackInfo &info);
+  Napi::Value copyFrom(const Napi::CallbackInfo &info);
   Napi::Value read(const Napi::CallbackInfo &info);
   Napi::Value release(const Napi::CallbackInfo &info);
   Job job(const Napi::CallbackInfo &info, std::function<void(const Stream &)> work);

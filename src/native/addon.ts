@@ -50,6 +50,8 @@ export type HostTensorView = Omit<HostTensor, 'data'> & {
 /** Values that stay on a device between runs. */
 export type DeviceTensor = {
   readonly write: (values: ArrayBuffer | ArrayBufferView) => Promise<void>
+  /** The values become those of another tensor of the device. */
+  readonly copyFrom: (tensor: DeviceTensor) => Promise<void>
   readonly read: () => Promise<ArrayBuffer>
   /** After the calls that were made before. */
   readonly release: () => Promise<void>
