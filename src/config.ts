@@ -73,6 +73,8 @@ export type Config = {
   readonly memoryBytes: number | undefined
   readonly backend: BackendChoice
   readonly vae: VaeChoice
+  /** For how many sizes of pictures a step is replayed as a CUDA graph. */
+  readonly cudaGraphs: number
   readonly threads: number
   /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
   readonly readyFile: string | undefined
@@ -162,6 +164,7 @@ export function readConfig(
     memoryBytes: read('FLUXD_MEMORY_BYTES'),
     backend: read('FLUXD_BACKEND'),
     vae: read('FLUXD_VAE'),
+    cudaGraphs: read('FLUXD_CUDA_GRAPHS'),
     threads: read('FLUXD_THREADS'),
     readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
     libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),

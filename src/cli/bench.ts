@@ -43,10 +43,10 @@ export async function runBench(flags: BenchFlags, context: RunContext): Promise<
   const chosen = chooseVariants(flags)
   const checkpoints = chooseCheckpoints(flags, config)
   const models = chosen.map((variant) => inspectModel(variant, checkpoints[variant]))
-  const { threads, vae } = config
+  const { cudaGraphs, threads, vae } = config
   const target = await chooseTarget(config)
   const { device } = target
-  const engine: EngineConfig = { checkpoints, ...target, threads, vae }
+  const engine: EngineConfig = { checkpoints, ...target, vae, cudaGraphs, threads }
   // The pictures' own log would go through the progress.
   const logger = pino({ level: 'warn' }, pino.destination(2))
   const report = await bench(

@@ -86,11 +86,12 @@ export async function startEngineFor(
     : config.checkpoints
   // The default level would write log lines through the progress bar.
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
-  const { threads, vae, safetyModel: safety } = config
+  const { cudaGraphs, threads, vae, safetyModel: safety } = config
   const target = await chooseTarget(config)
   const scratch = join(config.dataDir, 'scratch')
   const logger = pino({ level }, pino.destination(2))
-  return start({ checkpoints, ...target, threads, vae, scratch, safety }, logger)
+  const own = { checkpoints, ...target, vae, cudaGraphs, threads, scratch, safety }
+  return start(own, logger)
 }
 
 async function generateWithProgress(engine: Engine, plan: GenerationPlan, context: RunContext) {

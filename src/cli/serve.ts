@@ -23,9 +23,10 @@ export async function serve(config: Config): Promise<void> {
   logger.info(target, 'device')
   const services = await openServices(config)
   expectModel(services, config.cog.model)
-  const { checkpoints, threads, vae, safetyModel: safety } = config
+  const { checkpoints, cudaGraphs, threads, vae, safetyModel: safety } = config
   const scratch = emptyScratch(config)
-  const engine = startEngine({ checkpoints, ...target, threads, vae, scratch, safety }, logger)
+  const own = { checkpoints, ...target, vae, cudaGraphs, threads, scratch, safety }
+  const engine = startEngine(own, logger)
   const machine = watchMachine(target.device, config)
   const end = once(async () => {
     machine.stop()

@@ -20,6 +20,8 @@ export type EngineConfig = {
   readonly memoryBytes?: number | undefined
   /** What pictures are decoded in: float32 by default. */
   readonly vae?: 'float32' | 'float16'
+  /** For how many sizes of pictures a step is replayed as a CUDA graph: none by default. */
+  readonly cudaGraphs?: number
   /** Threads of a session's operators; 0 lets ONNX Runtime decide. */
   readonly threads: number
   /** Where merged LoRAs go that are too large for memory; by default the system's temporary folder. */

@@ -1,7 +1,7 @@
 /**
  * The engine process: owns the sessions, runs one command after another, and answers with events.
- * A cancel is heard between steps, because a run of onnxruntime-node holds the thread. Runs of the
- * addon do not: beside them the LoRAs of what comes next are got ready.
+ * A cancel ends the runs of the addon, and beside them the LoRAs of what comes next are got ready. Runs
+ * of onnxruntime-node hold the thread: there a cancel is heard between steps.
  */
 import { totalmem } from 'node:os'
 import { FluxdError, toErrorRecord } from '../errors.js'
@@ -50,7 +50,8 @@ const overflow =
   'a picture left the range of float16: from now on they are decoded in float32, as with FLUXD_VAE=float32'
 
 /** Opened when it is first needed, so that what is wrong with it fails a load and not the process. */
-const ensureBackend = () => (backend ??= openBackend(config.device ?? 'cpu', config.backend))
+const ensureBackend = () =>
+  (backend ??= openBackend(config.device ?? 'cpu', config.backend, config.cudaGraphs))
 
 async function ensureLoaded(variant: Variant): Promise<Models> {
   const present = loaded.get(variant)

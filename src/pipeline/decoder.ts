@@ -6,13 +6,23 @@ import type { PixelSize } from '../plan/plan.js'
 import { type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
 import type { PictureDType } from '../runtime/pictures.js'
-import type { Session, SessionOptions } from '../runtime/session.js'
+import {
+  createRunnable,
+  type RunOptions,
+  type Session,
+  type SessionOptions,
+  type Tensors,
+} from '../runtime/session.js'
 import { floatTensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
 
 export type Decoder = {
   /** Scaled latents [C, H/8, W/8] → rgb bytes, H·W·3, row by row. */
-  readonly decode: (latents: Float32Array, size: PixelSize) => Promise<Uint8Array>
+  readonly decode: (
+    latents: Float32Array,
+    size: PixelSize,
+    signal?: AbortSignal,
+  ) => Promise<Uint8Array>
   readonly sessions: readonly Session[]
 }
 
@@ -52,9 +62,9 @@ export async function loadDecoder(
   const first = await open(dtype)
   const session = dtype === 'F16' ? replacedOnOverflow(first, () => open('F32'), onOverflow) : first
   return {
-    async decode(latents, { width, height }) {
+    async decode(latents, { width, height }, signal) {
       const dims = [1, latentChannels, height / 8, width / 8]
-      const { rgb } = await session.run({ latents: floatTensor(latents, dims) })
+      const { rgb } = await session.run({ latents: floatTensor(latents, dims) }, { signal })
       return rgb!.data as Uint8Array
     },
     sessions: [session],
@@ -68,15 +78,16 @@ function replacedOnOverflow(
   onOverflow?: () => void,
 ): Session {
   let current = half
+  async function run(inputs: Tensors, options?: RunOptions) {
+    const results = await current.run(inputs, options)
+    if (current !== half || Number.isFinite(results['brightness']!.data[0])) return results
+    current = await openFloat()
+    onOverflow?.()
+    await half.release()
+    return current.run(inputs, options)
+  }
   return {
-    async run(inputs) {
-      const results = await current.run(inputs)
-      if (current !== half || Number.isFinite(results['brightness']!.data[0])) return results
-      current = await openFloat()
-      onOverflow?.()
-      await half.release()
-      return current.run(inputs)
-    },
+    ...createRunnable(run),
     busySeconds: () => half.busySeconds() + (current === half ? 0 : current.busySeconds()),
     release: () => current.release(),
   }

@@ -1,7 +1,14 @@
 /** The Euler loop from noise to latents. */
 
-/** The velocity (noise − image) of packed latents at the level of step `step`. */
-export type Predict = (latents: Float32Array, step: number) => Promise<Float32Array>
+/**
+ * The velocity (noise − image) of packed latents at the level of step `step`. `signal` ends it early
+ * where that can be done.
+ */
+export type Predict = (
+  latents: Float32Array,
+  step: number,
+  signal?: AbortSignal,
+) => Promise<Float32Array>
 
 /** What becomes of the latents after a step, at noise level `sigma`. */
 export type Blend = (latents: Float32Array, sigma: number) => Float32Array
@@ -27,7 +34,7 @@ export async function denoise(
   let x = latents
   for (let step = 0; step < sigmas.length - 1; step++) {
     signal?.throwIfAborted()
-    const velocity = await predict(x, step)
+    const velocity = await predict(x, step, signal)
     x = eulerStep(x, velocity, sigmas[step + 1]! - sigmas[step]!)
     if (blend) x = blend(x, sigmas[step + 1]!)
     await onStep?.(step + 1, x, velocity)

@@ -9,7 +9,11 @@ import { buildAutoencoderGraphs } from './decoder.js'
 
 export type Encoder = {
   /** An image [3, H, W] in [−1, 1] → scaled latents [C, H/8, W/8]: the mode, nothing is sampled. */
-  readonly encode: (image: Float32Array, size: PixelSize) => Promise<Float32Array>
+  readonly encode: (
+    image: Float32Array,
+    size: PixelSize,
+    signal?: AbortSignal,
+  ) => Promise<Float32Array>
   readonly sessions: readonly Session[]
 }
 
@@ -21,8 +25,9 @@ export async function loadEncoder(
   const graph = buildAutoencoderGraphs(component, backend).encoder
   const { session } = await backend.createSessions({ session: { graph } }, options)
   return {
-    async encode(image, { width, height }) {
-      const { latents } = await session.run({ image: floatTensor(image, [1, 3, height, width]) })
+    async encode(image, { width, height }, signal) {
+      const inputs = { image: floatTensor(image, [1, 3, height, width]) }
+      const { latents } = await session.run(inputs, { signal })
       return (latents as FloatTensor).data
     },
     sessions: [session],

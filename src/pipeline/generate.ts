@@ -4,7 +4,7 @@ import { type EncodedImage, encodeImage } from '../media/encoding.js'
 import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
 import { floatTensor } from '../runtime/tensor.js'
 import type { Decoder } from './decoder.js'
-import { denoise, type Predict } from './denoise.js'
+import { denoise } from './denoise.js'
 import { drawBytes } from './footprint.js'
 import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
 import type { Models } from './models.js'
@@ -13,7 +13,7 @@ import { makePreview } from './preview.js'
 import { chooseGate, isSafe, type SafetyGate } from './safetyGate.js'
 import { getSchedule, guidanceArgument, timestepArgument, timestepEmbedding } from './schedule.js'
 import { type MakeStart, prepareStart } from './start.js'
-import type { PromptEmbedding, Transformer } from './transformer.js'
+import type { PlacedSteps, PromptEmbedding, Transformer } from './transformer.js'
 
 export type GenerateHooks = {
   readonly signal: AbortSignal
@@ -56,12 +56,13 @@ export async function generate(
   models: Models,
   hooks: GenerateHooks,
 ): Promise<StageSeconds> {
+  const { signal } = hooks
   const gate = chooseGate(plan, hooks.safety)
   const clock = startClock(models)
   const adapted = await clock.time('lora', () => models.adapters.select(plan.precision, plan.loras))
-  const prompt = await clock.time('prompt', () => adapted.prompt.encode(plan.prompt))
+  const prompt = await clock.time('prompt', () => adapted.prompt.encode(plan.prompt, { signal }))
   const makeStart = await clock.time('start', () =>
-    prepareStart(plan.start, plan.size, models.encode),
+    prepareStart(plan.start, plan.size, models.encode, signal),
   )
   // Text encoders and the image's encoder may have to make room for what draws.
   const others = [models.decoder, ...(gate ? [gate.checker] : [])]
@@ -71,11 +72,15 @@ export async function generate(
   try {
     hooks.onAdapted?.(clock.timings().lora)
     const { scheduler } = models
-    const prepared = await clock.time('prompt', () =>
-      prepare(plan, { transformer, scheduler }, prompt),
-    )
     const decoder = models.decoder.network()
-    await draw(plan, { ...prepared, makeStart, decoder, gate }, hooks, clock)
+    const prepared = await clock.time('prompt', () =>
+      prepare(plan, { transformer, scheduler }, prompt, signal),
+    )
+    try {
+      await draw(plan, { ...prepared, makeStart, decoder, gate }, hooks, clock)
+    } finally {
+      await prepared.release()
+    }
     return clock.timings()
   } finally {
     leave()
@@ -107,13 +112,13 @@ async function draw(
       // After the last step comes the picture itself, and what is to be judged is not shown before.
       if (step === progress.steps || gate || !previews?.isDue()) return
       const preview = { latents, velocity, sigma: sigmas[step]! }
-      previews.onPreview(progress, await makePreview(preview, plan.size, decoder))
+      previews.onPreview(progress, await makePreview(preview, plan.size, decoder, signal))
     }
     const packed = await clock.time('denoise', () =>
       denoise(predict, start.latents, sigmas, { blend: start.blend, signal, onStep }),
     )
     const latents = unpackLatents(packed, tokenRows, tokenCols)
-    const rgb = await clock.time('decode', () => decoder.decode(latents, plan.size))
+    const rgb = await clock.time('decode', () => decoder.decode(latents, plan.size, signal))
     if (!(await clock.time('safety', () => isSafe(gate, rgb, plan.size, image)))) continue
     safeImages++
     await encoding
@@ -131,7 +136,10 @@ async function draw(
 const nothingLeft =
   'All generated images contained NSFW content. Try running it again with a different prompt.'
 
-/** What all pictures of a plan share: the noise levels from its first step on, and the velocity at each. */
+/**
+ * What all pictures of a plan share: the noise levels from its first step on, and the velocity at
+ * each, until it is released.
+ */
 export async function prepare(
   {
     size,
@@ -141,24 +149,23 @@ export async function prepare(
   }: Pick<GenerationPlan, 'size' | 'steps' | 'firstStep' | 'guidance'>,
   { transformer, scheduler }: Pick<Models, 'scheduler'> & { readonly transformer: Transformer },
   prompt: PromptEmbedding,
-): Promise<{ readonly sigmas: readonly number[]; readonly predict: Predict }> {
+  signal?: AbortSignal,
+): Promise<PlacedSteps & { readonly sigmas: readonly number[] }> {
   const { tokenRows, tokenCols } = tokenGrid(size)
   const sigmas = getSchedule(scheduler, steps, tokenRows * tokenCols).slice(firstStep)
-  const conditioning = await transformer.condition({
+  const input = {
     prompt,
     timesteps: sigmas
       .slice(0, -1)
       .map((sigma) => timestepEmbedding(timestepArgument(sigma, rounding))),
     guidance: timestepEmbedding(guidanceArgument(guidance, rounding)),
-  })
+  }
+  const conditioning = await transformer.condition(input, signal)
   const txtTokens = prompt.hidden.dims[0]!
   const { cos, sin } = ropeTables(txtTokens, tokenRows, tokenCols, transformer.params.axes)
   const dims = [txtTokens + tokenRows * tokenCols, transformer.params.headDim / 2]
   const rope = { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) }
-  return {
-    sigmas,
-    predict: (latents, step) => transformer.predict(latents, conditioning, step, rope),
-  }
+  return { sigmas, ...(await transformer.placeSteps(conditioning, rope)) }
 }
 
 type Clock = ReturnType<typeof startClock>

@@ -129,9 +129,9 @@ export async function loadModels(
   )
   const models: Models = {
     ...{ variant, scheduler, adapters, decoder, transformers: adapters.bases },
-    async encode(image, size) {
+    async encode(image, size, signal) {
       const leave = await room.enter([encoder], autoencoderBytes(autoencoder.params, size))
-      return encoder.network().encode(image, size).finally(leave)
+      return encoder.network().encode(image, size, signal).finally(leave)
     },
     shapes: {
       ...{ transformer: transformer.params, autoencoder: autoencoder.params },

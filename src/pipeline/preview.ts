@@ -24,6 +24,7 @@ export async function makePreview(
   { latents, velocity, sigma }: Step,
   size: PixelSize,
   decoder: Pick<Decoder, 'decode'>,
+  signal?: AbortSignal,
 ): Promise<EncodedImage> {
   const { tokenRows, tokenCols } = tokenGrid(size)
   const estimate = latents.map((value, i) => value - sigma * velocity[i]!)
@@ -35,7 +36,7 @@ export async function makePreview(
     block,
   )
   const small = { width: 8 * cols, height: 8 * rows }
-  return encodeImage(await decoder.decode(values, small), small, output)
+  return encodeImage(await decoder.decode(values, small, signal), small, output)
 }
 
 type Grid = { readonly rows: number; readonly cols: number }

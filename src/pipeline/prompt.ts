@@ -13,8 +13,13 @@ import type { Part, Room } from './room.js'
 import type { PromptEmbedding } from './transformer.js'
 
 export type PromptEncoder = {
-  /** `t5Prompt` is what T5 reads where it differs from what CLIP reads. */
-  readonly encode: (prompt: string, t5Prompt?: string) => Promise<PromptEmbedding>
+  readonly encode: (prompt: string, options?: EncodeOptions) => Promise<PromptEmbedding>
+}
+
+export type EncodeOptions = {
+  /** What T5 reads where it differs from what CLIP reads. */
+  readonly t5Prompt?: string | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 // Left in some files by other tools; no network uses them.
@@ -44,7 +49,7 @@ export function buildT5Graph(
 
 /** One of the two encoders: a prompt as CLIP's pooled vector or as T5's hidden states. */
 export type TextEncoder = {
-  readonly encode: (prompt: string) => Promise<FloatTensor>
+  readonly encode: (prompt: string, signal?: AbortSignal) => Promise<FloatTensor>
   readonly sessions: readonly Session[]
 }
 
@@ -57,9 +62,9 @@ export async function loadClip(
   const tokenizer = loadClipTokenizer(clipTokenizer)
   const graph = buildClipGraph(clip, backend)
   const { session } = await backend.createSessions({ session: { graph } }, options)
-  async function encode(prompt: string): Promise<FloatTensor> {
+  async function encode(prompt: string, signal?: AbortSignal): Promise<FloatTensor> {
     const ids = tokenizer.encode(prompt)
-    const { pooled } = await session.run({ ids: intTensor(ids, [ids.length]) })
+    const { pooled } = await session.run({ ids: intTensor(ids, [ids.length]) }, { signal })
     return pooled as FloatTensor
   }
   return { encode, sessions: [session] }
@@ -80,9 +85,9 @@ export async function loadT5(
   const { session } = await backend.createSessions({ session: { graph } }, options)
   const tokens = Math.min(maxTokens, tokenizer.modelMaxLength)
   const buckets = intTensor(positionBuckets(t5.params, tokens), [tokens, tokens])
-  async function encode(prompt: string): Promise<FloatTensor> {
+  async function encode(prompt: string, signal?: AbortSignal): Promise<FloatTensor> {
     const ids = tokenizer.encode(prompt, tokens)
-    const { hidden } = await session.run({ ids: intTensor(ids, [tokens]), buckets })
+    const { hidden } = await session.run({ ids: intTensor(ids, [tokens]), buckets }, { signal })
     return hidden as FloatTensor
   }
   return { encode, sessions: [session] }
@@ -90,9 +95,9 @@ export async function loadT5(
 
 /** An encoder that is loaded when a prompt comes that it has not seen. */
 export const encodeOnDemand = (part: Part<TextEncoder>, room: Room): TextEncoder['encode'] =>
-  remember(async (prompt) => {
+  remember(async (prompt, signal) => {
     const leave = await room.enter([part])
-    return part.network().encode(prompt).finally(leave)
+    return part.network().encode(prompt, signal).finally(leave)
   })
 
 // T5's states for one prompt take 8 MB at full size.
@@ -101,8 +106,8 @@ const rememberedPrompts = 8
 /** As `encode`; the prompts that were asked for last are not encoded again. */
 export function remember(encode: TextEncoder['encode']): TextEncoder['encode'] {
   const known = new Map<string, FloatTensor>()
-  return async (prompt) => {
-    const value = known.get(prompt) ?? (await encode(prompt))
+  return async (prompt, signal) => {
+    const value = known.get(prompt) ?? (await encode(prompt, signal))
     known.delete(prompt)
     known.set(prompt, value)
     const [oldest] = known.keys()
@@ -115,8 +120,8 @@ export const createPromptEncoder = (
   clip: TextEncoder['encode'],
   t5: TextEncoder['encode'],
 ): PromptEncoder => ({
-  encode: async (prompt, t5Prompt = prompt) => ({
-    pooled: await clip(prompt),
-    hidden: await t5(t5Prompt),
+  encode: async (prompt, { t5Prompt = prompt, signal } = {}) => ({
+    pooled: await clip(prompt, signal),
+    hidden: await t5(t5Prompt, signal),
   }),
 })

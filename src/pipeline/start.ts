@@ -25,13 +25,14 @@ export async function prepareStart(
   start: Start,
   size: PixelSize,
   encode: Encoder['encode'],
+  signal?: AbortSignal,
 ): Promise<MakeStart> {
   if (start.kind === 'noise') return (noise) => ({ latents: noise })
   const mask =
     start.kind === 'inpaint' ? packMask(await readMask(start.mask, size), size) : undefined
   const image = await readImage(start.image.bytes, size)
   const { tokenRows, tokenCols } = tokenGrid(size)
-  const latents = packLatents(await encode(image, size), tokenRows, tokenCols)
+  const latents = packLatents(await encode(image, size, signal), tokenRows, tokenCols)
   return startFromImage(latents, mask)
 }
 

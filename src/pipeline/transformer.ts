@@ -11,9 +11,10 @@ import { addTransformer } from '../flux/transformer.js'
 import { type Adaptable, type Backend, portableBackend } from '../runtime/backend.js'
 import { createGraph } from '../runtime/graph.js'
 import type { Precision } from '../runtime/ops.js'
-import type { Session, SessionOptions } from '../runtime/session.js'
+import type { Placed, Session, SessionOptions } from '../runtime/session.js'
 import { type FloatTensor, floatTensor } from '../runtime/tensor.js'
 import { refuseUnused } from '../runtime/weights.js'
+import type { Predict } from './denoise.js'
 
 /** What the text encoders make of a prompt. */
 export type PromptEmbedding = {
@@ -41,16 +42,17 @@ export type Conditioning = {
 
 export type RopeTensors = { readonly cos: FloatTensor; readonly sin: FloatTensor }
 
+export type PlacedSteps = {
+  /** The velocity (noise − image) at `latents` [N, 64], for step `step` of the conditioning. */
+  readonly predict: Predict
+  readonly release: () => Promise<void>
+}
+
 export type Transformer = {
   readonly params: FluxParams
-  readonly condition: (input: ConditioningInput) => Promise<Conditioning>
-  /** The velocity (noise − image) at `latents` [N, 64], for step `step` of the conditioning. */
-  readonly predict: (
-    latents: Float32Array,
-    conditioning: Conditioning,
-    step: number,
-    rope: RopeTensors,
-  ) => Promise<Float32Array>
+  readonly condition: (input: ConditioningInput, signal?: AbortSignal) => Promise<Conditioning>
+  /** Puts what the steps have in common where they run; it lies there until it is released. */
+  readonly placeSteps: (conditioning: Conditioning, rope: RopeTensors) => Promise<PlacedSteps>
   readonly sessions: readonly Session[]
   /** Where the backend can change its weights in place. */
   readonly adaptable?: Adaptable
@@ -80,20 +82,27 @@ export async function loadTransformer(
 ): Promise<Transformer> {
   const { params } = component
   const graphs = buildTransformerGraphs(component, precision, backend)
-  const models = { conditioning: { graph: graphs.conditioning }, step: { graph: graphs.step } }
+  const models = {
+    conditioning: { graph: graphs.conditioning },
+    step: { graph: graphs.step, isRepeated: true },
+  }
   const { sessions, ...adaptable } =
     use === 'adaptable' && backend.createAdaptable
       ? await backend.createAdaptable(models, options)
       : { sessions: await backend.createSessions(models, options) }
   const { conditioning, step } = sessions
 
-  async function condition({ prompt, timesteps, guidance }: ConditioningInput) {
-    const result = await conditioning.run({
+  async function condition(
+    { prompt, timesteps, guidance }: ConditioningInput,
+    signal?: AbortSignal,
+  ) {
+    const inputs = {
       hidden: prompt.hidden,
       pooled: prompt.pooled,
       timesteps: stackRows(timesteps),
       ...(params.guidance && { guidance: floatTensor(guidance, [1, sinusoidDim]) }),
-    })
+    }
+    const result = await conditioning.run(inputs, { signal })
     const size = modulationSize(params)
     const table = (result['modulation'] as FloatTensor).data
     const modulation = timesteps.map((_, i) =>
@@ -102,14 +111,30 @@ export async function loadTransformer(
     return { txt: result['txt'] as FloatTensor, modulation }
   }
 
+  async function placeSteps({ txt, modulation }: Conditioning, { cos, sin }: RopeTensors) {
+    const common = await step.place({ txt, cos, sin })
+    const steps: Placed[] = []
+    const release = async () => {
+      for (const each of [...steps, common]) await each.release()
+    }
+    try {
+      for (const row of modulation) steps.push(await common.place({ modulation: row }))
+    } catch (error) {
+      await release()
+      throw error
+    }
+    async function predict(latents: Float32Array, i: number, signal?: AbortSignal) {
+      const img = floatTensor(latents, [latents.length / params.inChannels, params.inChannels])
+      const result = await steps[i]!.run({ img }, { signal })
+      return (result['velocity'] as FloatTensor).data
+    }
+    return { predict, release }
+  }
+
   return {
     params,
     condition,
-    async predict(latents, { txt, modulation }, i, { cos, sin }) {
-      const img = floatTensor(latents, [latents.length / params.inChannels, params.inChannels])
-      const result = await step.run({ img, txt, modulation: modulation[i]!, cos, sin })
-      return (result['velocity'] as FloatTensor).data
-    },
+    placeSteps,
     sessions: [conditioning, step],
     ...('adapt' in adaptable && { adaptable }),
   }

@@ -6,8 +6,13 @@ import { portableOps } from './portable.js'
 import { createSession, type Session, type SessionOptions } from './session.js'
 import { elementCount, storedBytes } from './tensor.js'
 
-/** A graph, and the inner values that its session returns beside the outputs. */
-export type Model = { readonly graph: Graph; readonly taps?: readonly string[] }
+export type Model = {
+  readonly graph: Graph
+  /** The inner values that its session returns beside the outputs. */
+  readonly taps?: readonly string[]
+  /** Whether many runs of the same shapes follow each other. */
+  readonly isRepeated?: boolean
+}
 
 /** (up ⊙ scale)·down, in float32: up [out, rank], down [rank, in], scale [rank]. */
 export type LowRank = {

@@ -1,38 +1,40 @@
 /** Dialect `fused` in sessions of the native addon, over weights that lie on its device. */
-import type {
-  Addon,
-  HostTensor,
-  NativeDevice,
-  NativeDType,
-  NativeSession,
-} from '../native/addon.js'
+import { FluxdError } from '../errors.js'
+import type { Addon, NativeDevice } from '../native/addon.js'
 import { type Backend, copiedBytes, forEachModel, type Model } from './backend.js'
+import { createCapturing } from './cudaGraphs.js'
 import { type FusedOptions, fusedOps } from './fused.js'
+import { createExecutor, createNativeSession, type LoadedSession } from './nativeSession.js'
 import { modelConfig } from './onnx.js'
 import { pictureOps } from './pictures.js'
-import { loadFailure, runFailure, type Session, type SessionOptions } from './session.js'
-import type { Tensor } from './tensor.js'
+import { loadFailure, runFailure, type SessionOptions } from './session.js'
 import { createWeightStock, type StockedWeights, type WeightUse } from './weightStock.js'
 
 export type FusedSettings = Omit<FusedOptions, 'precision'> & {
   readonly addon: Addon
   readonly device: NativeDevice
+  /** How many sets of shapes a repeated model's runs are captured for as CUDA graphs; 0 if absent. */
+  readonly captures?: number
 }
 
 /**
  * A backend over one device. Sessions take weights that the device has already from where they are:
  * a network with LoRAs adds to its base only the weights that they change.
  */
-export function createFusedBackend({ addon, device, dtype, attention }: FusedSettings): Backend {
+export function createFusedBackend(settings: FusedSettings): Backend {
+  const { addon, device, dtype, attention, captures = 0 } = settings
   const stock = createWeightStock(addon, device)
   // Nobody else can attend on the CPU.
   const isOnGpu = attention !== 'float32'
+  const failure = (cause: unknown) =>
+    isOnGpu && !(cause instanceof FluxdError) ? runFailure(cause) : cause
 
-  async function open(
+  async function load(
     { graph, taps }: Model,
     { threads }: SessionOptions,
     weights: StockedWeights,
-  ) {
+    cuda: Readonly<Record<string, string>>,
+  ): Promise<LoadedSession> {
     const session = new addon.Session(device)
     const { sets, drop } = weights.share()
     try {
@@ -47,8 +49,20 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
       await drop()
       throw isOnGpu ? loadFailure(error) : error
     }
-    const own = toSession(session, [...graph.outputs(), ...(taps ?? [])], drop)
-    return isOnGpu ? withGpuFailures(own) : own
+    return { session, release: () => session.release().then(drop) }
+  }
+
+  async function open(model: Model, options: SessionOptions, weights: StockedWeights) {
+    const { graph, taps, isRepeated } = model
+    const loaded = await load(model, options, weights, cuda)
+    const ordinary = createExecutor(loaded, [...graph.outputs(), ...(taps ?? [])])
+    // The weights are there as long as the first session is.
+    const capturing = () => load(model, options, weights, { ...cuda, enable_cuda_graph: '1' })
+    const executor =
+      isRepeated && captures > 0
+        ? createCapturing(ordinary, { addon, device, load: capturing, limit: captures })
+        : ordinary
+    return createNativeSession(executor, { addon, device, failure })
   }
 
   async function create<Name extends string>(
@@ -82,50 +96,3 @@ export function createFusedBackend({ addon, device, dtype, attention }: FusedSet
 // Exhaustive search would try every algorithm at each new picture size. `prefer_nhwc` stays off: our
 // norms are NCHW, so the provider would transpose before and after every convolution (test/cuda).
 const cuda = { cudnn_conv_algo_search: 'HEURISTIC', arena_extend_strategy: 'kSameAsRequested' }
-
-function toSession(
-  session: NativeSession,
-  outputs: readonly string[],
-  dropWeights: () => Promise<void>,
-): Session {
-  const wanted = Object.fromEntries(outputs.map((name) => [name, null]))
-  let busyMs = 0
-  return {
-    async run(inputs) {
-      const operands = Object.entries(inputs).map(([name, value]) => [name, toNative(value)])
-      const startedAt = performance.now()
-      const results = await session.run(Object.fromEntries(operands), wanted)
-      busyMs += performance.now() - startedAt
-      return Object.fromEntries(
-        Object.entries(results).map(([name, value]) => [name, fromNative(name, value)]),
-      )
-    },
-    busySeconds: () => busyMs / 1000,
-    async release() {
-      await session.release()
-      await dropWeights()
-    },
-  }
-}
-
-const withGpuFailures = (session: Session): Session => ({
-  ...session,
-  run: (inputs) =>
-    session.run(inputs).catch((cause) => {
-      throw runFailure(cause)
-    }),
-})
-
-const nativeDTypes = {
-  float32: 'F32',
-  int32: 'I32',
-  uint8: 'U8',
-} as const satisfies Record<Tensor['dtype'], NativeDType>
-
-const toNative = ({ dtype, dims, data }: Tensor) => ({ dtype: nativeDTypes[dtype], dims, data })
-
-function fromNative(name: string, { dtype, dims, data }: HostTensor): Tensor {
-  if (dtype === 'F32') return { dtype: 'float32', dims, data: new Float32Array(data) }
-  if (dtype === 'U8') return { dtype: 'uint8', dims, data: new Uint8Array(data) }
-  throw new TypeError(`Expected output ${name} to be F32 or U8 but it is ${dtype}`)
-}

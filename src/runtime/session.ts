@@ -23,9 +23,32 @@ export type SessionOptions = {
   readonly arena?: boolean
 }
 
-export type Session = {
+export type Tensors = Readonly<Record<string, Tensor>>
+
+export type RunOptions = {
+  /**
+   * Ends the run, which then rejects with the signal's reason. Sessions of onnxruntime-node go on:
+   * they hold the thread on which a signal would be heard.
+   */
+  readonly signal?: AbortSignal | undefined
+}
+
+export type Runnable = {
   /** Runs the graph once; the values of all its outputs, by name. */
-  readonly run: (inputs: Readonly<Record<string, Tensor>>) => Promise<Record<string, Tensor>>
+  readonly run: (inputs: Tensors, options?: RunOptions) => Promise<Tensors>
+  /**
+   * The same with these inputs given already: they lie where it runs, for as many runs as follow, and
+   * must not be changed until they are released.
+   */
+  readonly place: (inputs: Tensors) => Promise<Placed>
+}
+
+export type Placed = Runnable & {
+  /** Gives the memory of the inputs that were placed last back; it cannot run after this. */
+  readonly release: () => Promise<void>
+}
+
+export type Session = Runnable & {
   /** Seconds spent inside ONNX Runtime so far. */
   readonly busySeconds: () => number
   /** Gives the session's memory back; it cannot run after this. */
@@ -47,22 +70,36 @@ export async function createSession(model: Uint8Array, options: SessionOptions):
   const isOnCuda = options.device === 'cuda'
   const session = await (isOnCuda ? openOnCuda(model, options) : openOnCpu(model, options))
   let busyMs = 0
+  async function run(inputs: Tensors) {
+    const feeds = mapValues(inputs, toOrt)
+    const startedAt = performance.now()
+    const results = await (isOnCuda ? runOnCuda(session, feeds) : session.run(feeds))
+    busyMs += performance.now() - startedAt
+    return mapValues(results, fromOrt)
+  }
+
   return {
-    async run(inputs) {
-      const feeds = Object.fromEntries(
-        Object.entries(inputs).map(([name, value]) => [name, toOrt(value)]),
-      )
-      const startedAt = performance.now()
-      const results = await (isOnCuda ? runOnCuda(session, feeds) : session.run(feeds))
-      busyMs += performance.now() - startedAt
-      return Object.fromEntries(
-        Object.entries(results).map(([name, value]) => [name, fromOrt(name, value)]),
-      )
-    },
+    ...createRunnable(run),
     busySeconds: () => busyMs / 1000,
     release: () => session.release(),
   }
 }
+
+/** `run` with inputs that stay in JavaScript's memory wherever they are placed. */
+export const createRunnable = (run: Runnable['run'], placed: Tensors = {}): Runnable => ({
+  run: (inputs, options) => run({ ...placed, ...inputs }, options),
+  place: async (inputs) => ({
+    ...createRunnable(run, { ...placed, ...inputs }),
+    release: async () => {},
+  }),
+})
+
+/** What `map` makes of each value, under its name. */
+export const mapValues = <From, To>(
+  values: Readonly<Record<string, From>>,
+  map: (value: From, name: string) => To,
+): Record<string, To> =>
+  Object.fromEntries(Object.entries(values).map(([name, value]) => [name, map(value, name)]))
 
 const withoutFolding = { 'optimization.disable_specified_optimizers': 'ConstantFolding' }
 
@@ -136,7 +173,7 @@ const wordsOf = (cause: unknown) => String(cause).split(' ; ')[0]!
 
 const toOrt = (value: Tensor) => new OrtTensor(value.dtype, value.data, value.dims)
 
-function fromOrt(name: string, { type, dims, data }: OrtTensor): Tensor {
+function fromOrt({ type, dims, data }: OrtTensor, name: string): Tensor {
   if (type === 'float32') return { dtype: type, dims, data: data as Float32Array }
   if (type === 'uint8') return { dtype: type, dims, data: data as Uint8Array }
   throw new TypeError(`Expected output ${name} to be float32 or uint8 but it is ${type}`)

@@ -206,6 +206,12 @@ export const settings = {
     meaning:
       'What pictures are decoded in; `float16` halves memory and traffic on a GPU, and gives way to `float32` when a picture leaves its range',
   },
+  FLUXD_CUDA_GRAPHS: {
+    schema: integer(0, 64),
+    fallback: '0',
+    meaning:
+      'For how many sizes of pictures, those that come first, `native` replays a step as a CUDA graph; each takes memory',
+  },
   FLUXD_THREADS: {
     schema: integer(0, 1024),
     fallback: '0',

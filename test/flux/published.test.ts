@@ -14,7 +14,11 @@ import { buildAutoencoderGraphs } from '../../src/pipeline/decoder.js'
 import { denoise } from '../../src/pipeline/denoise.js'
 import { ropeTables } from '../../src/pipeline/latents.js'
 import { getSchedule, timestepEmbedding } from '../../src/pipeline/schedule.js'
-import { buildTransformerGraphs, loadTransformer } from '../../src/pipeline/transformer.js'
+import {
+  buildTransformerGraphs,
+  loadTransformer,
+  type Transformer,
+} from '../../src/pipeline/transformer.js'
 import { createGraph } from '../../src/runtime/graph.js'
 import { portableOps } from '../../src/runtime/portable.js'
 import { openSafetensors } from '../../src/runtime/safetensors.js'
@@ -113,6 +117,8 @@ describe('F1, the transformer', () => {
   }
   const tables = ropeTables(5, 3, 4, [4, 6, 6])
   const rope = { cos: floatTensor(tables.cos, [17, 8]), sin: floatTensor(tables.sin, [17, 8]) }
+  const steps = async (transformer: Transformer, levels: readonly number[]) =>
+    transformer.placeSteps(await transformer.condition(conditions(levels)), rope)
   const conditions = (levels: readonly number[]) => ({
     prompt,
     timesteps: levels.map((sigma) => timestepEmbedding(1000 * sigma)),
@@ -123,7 +129,7 @@ describe('F1, the transformer', () => {
 
   test('predicts the published velocity', async () => {
     const dev = await transformer()
-    const got = await dev.predict(img, await dev.condition(conditions([0.75])), 0, rope)
+    const got = await (await steps(dev, [0.75])).predict(img, 0)
     expectValues(
       got,
       [-0.7557685, -1.0725161, -0.7774456, -1.2786778, 1.4589616, 0.8427275, -0.1418135, -0.348231],
@@ -163,7 +169,7 @@ describe('F1, the transformer', () => {
       { source: file, params, weights: withMerged(weights, sourcesOf(merged)) },
       options,
     )
-    const got = await dev.predict(img, await dev.condition(conditions([0.75])), 0, rope)
+    const got = await (await steps(dev, [0.75])).predict(img, 0)
     expectValues(
       got,
       [-0.73854, 0.09292, 0.03436, 0.21789, 1.18913, -2.13232],
@@ -201,8 +207,8 @@ describe('F1, the transformer', () => {
     const scheduler = { ...devShift, shift: 3, useDynamicShifting: true }
     const sigmas = getSchedule(scheduler, 4, 12)
     expectClose(sigmas, [1, 0.825967, 0.612705, 0.345266, 0], 1e-6)
-    const conditioning = await dev.condition(conditions(sigmas.slice(0, -1)))
-    const got = await denoise((x, step) => dev.predict(x, conditioning, step, rope), img, sigmas)
+    const { predict } = await steps(dev, sigmas.slice(0, -1))
+    const got = await denoise(predict, img, sigmas)
     expectValues(
       got,
       [0.82585, 1.64772, 1.32393, 0.6497, -2.46717, 0.33823],
@@ -213,7 +219,7 @@ describe('F1, the transformer', () => {
 
   test('predicts the published velocity without guidance', async () => {
     const schnell = await transformer(/^guidance_in/)
-    const got = await schnell.predict(img, await schnell.condition(conditions([0.75])), 0, rope)
+    const got = await (await steps(schnell, [0.75])).predict(img, 0)
     expectValues(
       got,
       [-1.52569, -1.79839, -0.54182, -1.24367, 1.59026, 0.17109],

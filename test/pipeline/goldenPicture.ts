@@ -32,7 +32,7 @@ export async function drawPicture(
     prepare(
       { size, steps, firstStep: 0, guidance: g },
       { transformer, scheduler },
-      await encoder.encode(words, t5Words),
+      await encoder.encode(words, { t5Prompt: t5Words }),
     )
   const { predict, sigmas } = await predictorOf(prompt, prompt_2)
   const guided = negative

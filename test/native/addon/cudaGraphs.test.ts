@@ -1,0 +1,135 @@
+/**
+ * Sessions that capture runs as CUDA graphs, on the CPU: there a captured run is an ordinary one over
+ * the same tensors. test/cuda/graphs.test.ts has the CUDA provider capture them.
+ */
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { generate } from '../../../src/pipeline/generate.js'
+import { loadModels, type Models } from '../../../src/pipeline/models.js'
+import type { GenerationPlan } from '../../../src/plan/plan.js'
+import { createFusedBackend } from '../../../src/runtime/fusedBackend.js'
+import { createGraph } from '../../../src/runtime/graph.js'
+import type { Session } from '../../../src/runtime/session.js'
+import { floatTensor, type Tensor } from '../../../src/runtime/tensor.js'
+import { foxPlan } from '../../engine/foxPlan.js'
+import { fixturePath } from '../../goldens.js'
+import { device, fusedBackend } from './kit.js'
+import { watchAddon } from './watched.js'
+
+const { watched, account } = watchAddon()
+const limit = 2
+const backend = createFusedBackend({
+  ...{ addon: watched, device, captures: limit },
+  ...{ dtype: 'F32', attention: 'float32' },
+})
+
+let writes = 0
+beforeEach(() => {
+  writes = 0
+  const onWrite = () => void writes++
+  Object.assign(account, { made: 0, surplus: 0, copies: 0, loads: 0, runs: 0, onWrite })
+})
+
+describe('a repeated model', () => {
+  let session: Session
+  beforeAll(async () => {
+    const graph = createGraph('mixed')
+    const [a, b] = ['a', 'b'].map((name) => graph.input(name, 'F32', ['n']))
+    graph.output('y', graph.node('Sub', [a!, b!]), 'F32', ['n'])
+    const models = { session: { graph, isRepeated: true } }
+    session = (await backend.createSessions(models, { threads: 1, widenWeights: 'load' })).session
+  })
+  afterAll(async () => {
+    await session.release()
+    expect(account).toMatchObject({ surplus: 0, live: new Set() })
+  })
+
+  const vector = (...values: number[]) => floatTensor(Float32Array.from(values), [values.length])
+  const valuesOf = (tensor: Tensor | undefined) => [...tensor!.data]
+
+  test('is captured once for each of the first shapes, in their second runs', async () => {
+    for (const n of [1, 2, 3, 1, 2, 3, 3, 2, 1]) {
+      const { y } = await session.run({
+        a: vector(...Array(n).fill(n)),
+        b: vector(...Array(n).fill(1)),
+      })
+      expect(valuesOf(y)).toEqual(Array(n).fill(n - 1))
+    }
+    expect(account.loads).toBe(limit)
+    // a, b and y.
+    expect(account.made).toBe(3 * limit)
+    expect(account.runs).toBe(9)
+  })
+
+  test('writes what a run brings along, and copies what was placed when that changes', async () => {
+    const [placed, other] = [
+      await session.place({ a: vector(5) }),
+      await session.place({ a: vector(7) }),
+    ]
+    writes = 0
+    const b = vector(1)
+    for (let i = 0; i < 4; i++) {
+      b.data[0] = i
+      expect(valuesOf((await placed.run({ b }))['y'])).toEqual([5 - i])
+    }
+    expect([writes, account.copies]).toEqual([4, 1])
+    expect(valuesOf((await other.run({ b }))['y'])).toEqual([4])
+    expect(valuesOf((await placed.run({ b }))['y'])).toEqual([2])
+    expect([writes, account.copies]).toEqual([6, 3])
+    expect(valuesOf((await session.run({ a: vector(8), b }))['y'])).toEqual([5])
+    expect(valuesOf((await placed.run({ b }))['y'])).toEqual([2])
+    expect([writes, account.copies]).toEqual([9, 4])
+    expect(account.loads).toBe(0)
+    for (const each of [placed, other]) await each.release()
+  })
+
+  test('forgets a capture whose run failed', async () => {
+    const inputs = { a: vector(3, 4), b: vector(1, 1) }
+    account.onWrite = () => {
+      throw new Error('the bus is gone')
+    }
+    await expect(session.run(inputs)).rejects.toThrow('the bus is gone')
+    account.onWrite = () => {}
+    for (let i = 0; i < 3; i++) expect(valuesOf((await session.run(inputs))['y'])).toEqual([2, 3])
+    expect(account.loads).toBe(1)
+    expect(account.surplus).toBe(0)
+  })
+
+  test('runs nothing for a signal that was given before', async () => {
+    const { runs } = account
+    const signal = AbortSignal.abort()
+    const inputs = { a: vector(3, 4), b: vector(1, 1) }
+    await expect(session.run(inputs, { signal })).rejects.toBe(signal.reason)
+    expect(account.runs).toBe(runs)
+  })
+})
+
+test('pictures are bit for bit those of ordinary runs, whatever their sizes and order', async () => {
+  const load = (own = backend) =>
+    loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend: own })
+  const captured = await load()
+  const ordinary = await load(fusedBackend('F32'))
+  await draw({ ...foxPlan, size: { width: 64, height: 64 } }, captured)
+  const before = account.loads
+  const sizes = [64, 96, 128, 64, 96, 128, 64]
+  for (const [i, width] of sizes.entries()) {
+    const plan = { ...foxPlan, size: { width, height: 64 }, seed: i, prompt: `a fox ${i}` }
+    expect(await draw(plan, captured), `picture ${i}`).toEqual(await draw(plan, ordinary))
+  }
+  const fp8 = { ...foxPlan, precision: 'fp8' } as const
+  expect(await draw(fp8, captured)).toEqual(await draw(fp8, ordinary))
+  // The second size; the transformer of the other precision, and its only size.
+  expect(account.loads - before).toBe(1 + 2 + 1)
+  await captured.release()
+  await ordinary.release()
+  expect(account).toMatchObject({ surplus: 0, live: new Set() })
+})
+
+async function draw(plan: GenerationPlan, models: Models) {
+  const pictures: Uint8Array[] = []
+  await generate(plan, models, {
+    signal: new AbortController().signal,
+    onProgress: () => {},
+    onImage: (_, { bytes }) => void pictures.push(bytes),
+  })
+  return pictures
+}
