@@ -1,6 +1,16 @@
 /** What the stubs of the CUDA libraries were asked to do, and weights that take no room. */
-import { closeSync, ftruncateSync, openSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  openSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs'
 import { describe } from 'vitest'
+import { cudaLibrary, isAddonBuilt, loadAddon } from '../../src/native/addon.js'
+import type { Backend } from '../../src/runtime/backend.js'
+import { createFusedBackend } from '../../src/runtime/fusedBackend.js'
 import type { TensorSlice } from '../../src/runtime/safetensors.js'
 import { elementCount } from '../../src/runtime/tensor.js'
 import type { Weights } from '../../src/runtime/weights.js'
@@ -10,6 +20,19 @@ export const stubs = process.env['FLUXD_CUDA_STUBS']
 
 /** `describe` where they are; skipped elsewhere. */
 export const describeOnStubs = describe.skipIf(stubs === undefined)
+
+/** The same where the addon and its CUDA library have been built, too. */
+export const describeNativeOnStubs = describe.skipIf(
+  process.env['FLUXD_CUDA_STUBS'] === undefined || !isAddonBuilt() || !existsSync(cudaLibrary),
+)
+
+/** The native backend on the stubs; `captures` as of createFusedBackend. */
+export function createNativeBackend(captures = 0): Backend {
+  const ort = `${process.env['FLUXD_CUDA_STUBS']}/node_modules/onnxruntime-node`
+  const addon = loadAddon(`${ort}/bin/napi-v6/linux/x64/libonnxruntime.so.1`)
+  const device = new addon.Device({ ordinal: 0, library: cudaLibrary })
+  return createFusedBackend({ addon, device, captures, dtype: 'BF16', attention: 'cudnn' })
+}
 
 export const kernels = ['flash', 'cudnn'] as const
 
@@ -25,6 +48,12 @@ export type Requests = {
   readonly downloads: readonly number[]
   readonly allocations: readonly number[]
   readonly frees: number
+  /** Where uploads came from. */
+  readonly sources: readonly string[]
+  /** What went into CUDA graphs, as the log has it, and how often one was launched. */
+  readonly captured: readonly string[]
+  readonly captures: number
+  readonly launches: number
 }
 
 /** What `work` made of the device. */
@@ -49,7 +78,19 @@ function readRequests(lines: readonly string[]): Requests {
     downloads: copies(2).map(bytes),
     allocations: of('MALLOC').map(bytes),
     frees: of('FREE').length,
+    sources: copies(1).map(([, , , from]) => from!),
+    captured: listCaptured(lines),
+    captures: lines.filter((line) => line === 'CAPTURE begin').length,
+    launches: of('GRAPH').length,
   }
+}
+
+function listCaptured(lines: readonly string[]): string[] {
+  let isCapturing = false
+  return lines.filter((line) => {
+    if (line.startsWith('CAPTURE ')) isCapturing = line.endsWith('begin')
+    return isCapturing && !line.startsWith('CAPTURE ')
+  })
 }
 
 export const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
