@@ -12,18 +12,36 @@ int opened = -1;
 
 cudaStream_t streamOf(fluxd_queue queue) { return static_cast<cudaStream_t>(queue); }
 
+template <auto Operator, typename Operands>
+int run(const Operands *operands, fluxd_queue stream) {
+  return guarded([&] {
+    useDevice();
+    Operator(*operands, streamOf(stream));
+  });
+}
+
+/**
+ * While a thread captures a graph, others may not even allocate, unless they say that what they do is
+ * no part of it. Weights are staged beside runs.
+ */
+class Uncaptured {
+ public:
+  Uncaptured() { FLUXD_CHECK(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+  ~Uncaptured() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  Uncaptured(const Uncaptured &) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 /** `body` as an entry point: on the opened device, with failures as kernels.h says. */
 template <typename Body>
 int entry(Body body) noexcept {
   return guarded([&] {
     useDevice();
+    const Uncaptured uncaptured;
     body();
   });
-}
-
-template <auto Operator, typename Operands>
-int run(const Operands *operands, fluxd_queue stream) {
-  return entry([&] { Operator(*operands, streamOf(stream)); });
 }
 
 constexpr fluxd_kernels kKernels = {

@@ -41,6 +41,12 @@ describe.skipIf(!hasCompiler)('the emulated CUDA kernels', () => {
     expect(compare({ EMULATED_LT: missing })).toMatch(/ 0 failed\n$/)
   })
 
+  test('allocate while another thread captures, but for what operators need in a capture', () => {
+    const said = compare({ EMULATED_CUDA: 'capturing-elsewhere' })
+    expect(said).toMatch(/ok +quantize_rows /)
+    expect(said).toMatch(/FAIL linear .*cudaErrorStreamCaptureUnsupported/)
+  })
+
   test.each([
     [{ EMULATED_LT: 'all' }, /linear .*Expected cuBLASLt to have an algorithm for bf16 products/],
     [{ EMULATED_CUDA: 'no-memory' }, /linear .*cudaErrorMemoryAllocation: out of memory/],

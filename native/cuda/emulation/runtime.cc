@@ -2,11 +2,16 @@
  * The CUDA runtime over host memory. Sizes are exact, so that an address sanitizer sees every
  * access beyond them, and new memory holds NaNs, so that nothing may rely on zeros.
  *
- * EMULATED_CUDA names what goes wrong, for tests: `no-memory`, `no-device`, `capturing`.
+ * EMULATED_CUDA names what goes wrong, for tests: `no-memory`, `no-device`, `capturing`, and
+ * `capturing-elsewhere`, which is another thread.
  */
 #include <cuda_runtime.h>
 
+#include <utility>
+
 namespace {
+
+thread_local cudaStreamCaptureMode captureMode = cudaStreamCaptureModeGlobal;
 
 bool wrong(const char *what) {
   const char *wanted = getenv("EMULATED_CUDA");
@@ -28,6 +33,7 @@ cudaError_t destroyHandle(void *handle) {
 }  // namespace
 
 const char *cudaGetErrorName(cudaError_t error) {
+  if (error == cudaErrorStreamCaptureUnsupported) return "cudaErrorStreamCaptureUnsupported";
   return error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaErrorUnknown";
 }
 const char *cudaGetErrorString(cudaError_t error) {
@@ -51,6 +57,8 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
 }
 cudaError_t cudaMalloc(void **address, size_t bytes) {
   if (wrong("no-memory")) return cudaErrorMemoryAllocation;
+  if (wrong("capturing-elsewhere") && captureMode == cudaStreamCaptureModeGlobal)
+    return cudaErrorStreamCaptureUnsupported;
   // aligned_alloc wants whole multiples of the alignment; posix_memalign takes any size.
   if (posix_memalign(address, 256, bytes) != 0) return cudaErrorMemoryAllocation;
   memset(*address, 0xff, bytes);
@@ -79,6 +87,11 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) { return destroyHandle(stream); }
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status) {
   *status = wrong("capturing") ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode) {
+  std::swap(captureMode, *mode);
   return cudaSuccess;
 }
 
