@@ -14,8 +14,8 @@ import {
   type PredictionListener,
   retellEvents,
 } from './events.js'
-import type { Work } from './outlook.js'
 import { addOutput, isTerminal, log } from './prediction.js'
+import type { Work } from './work.js'
 
 /**
  * Told of what a webhook may report; long values of the prediction's input are cut short. `start` and

@@ -8,9 +8,10 @@ import type { Files } from '../files/files.js'
 import type { GenerationPlan } from '../plan/plan.js'
 import { decide, type PlanSettings } from './inputs.js'
 import { createNarrator } from './narration.js'
-import { type Work, workOf } from './outlook.js'
+import type { Spent } from './pace.js'
 import type { Preparation } from './preparation.js'
 import type { Previews } from './previews.js'
+import { type Work, workOf } from './work.js'
 
 export type RunContext = {
   readonly engine: Pick<Engine, 'generate' | 'measure' | 'prepare'>
@@ -30,10 +31,10 @@ export type RunHooks = {
   readonly previews: Pick<Previews, 'show' | 'wish'>
 }
 
-/** What the run took: `seconds` without loading weights, `loraSeconds` for switching to its LoRAs. */
+/** What the run took, without loading weights; `loraSeconds` for switching to its LoRAs. */
 export type RunReport = {
   readonly work: Work
-  readonly seconds: number
+  readonly spent: Spent
   readonly loraSeconds: number
 }
 
@@ -77,7 +78,8 @@ export async function runOnce(
       previews: previews.wish(predictionId),
     })
     await Promise.all(writing)
-    return { work: workOf(plan), seconds: timings.total - timings.lora, loraSeconds: timings.lora }
+    const { total, lora, denoise: steps } = timings
+    return { work: workOf(plan), spent: { steps, rest: total - lora - steps }, loraSeconds: lora }
   } catch (error) {
     throw withoutPaths(error, preparation.loraNames)
   } finally {

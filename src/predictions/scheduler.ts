@@ -9,7 +9,7 @@ import type { Files } from '../files/files.js'
 import { planWeights } from '../plan/generation.js'
 import type { PredictionStore } from '../store/predictions.js'
 import type { Live, LivePredictions } from './live.js'
-import type { Pace } from './outlook.js'
+import type { Pace } from './pace.js'
 import { cancel, fail, measure, start, succeed } from './prediction.js'
 import { type LoraLibrary, type Preparation, prepare } from './preparation.js'
 import type { Previews } from './previews.js'
@@ -159,7 +159,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
     const loraWaitMs = waitForLoras(preparation)
     try {
       const report = await runTwiceAtMost(id, prediction, preparation)
-      pace.record(report.work, report.seconds)
+      pace.record(report.work, report.spent)
       const hasLoras = Object.values(preparation.loras).some((lora) => lora !== undefined)
       const loraSwitchMs = hasLoras ? loraWaitMs + 1000 * report.loraSeconds : 0
       await end(id, prediction, (state) =>

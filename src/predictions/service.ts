@@ -23,14 +23,8 @@ import {
   unknownPrediction,
   type WaitOptions,
 } from './live.js'
-import {
-  createPace,
-  foreseePlan,
-  foreseeWork,
-  lookAhead,
-  type Outlook,
-  type Work,
-} from './outlook.js'
+import { lookAhead, type Outlook } from './outlook.js'
+import { createPace } from './pace.js'
 import { type Listed, listPage, type PredictionPage } from './page.js'
 import { cancel } from './prediction.js'
 import type { LoraLibrary } from './preparation.js'
@@ -39,6 +33,7 @@ import { createFairQueue } from './queue.js'
 import { recover } from './recovery.js'
 import { untilThereIsRoom } from './runner.js'
 import { createScheduler } from './scheduler.js'
+import { foreseePlan, foreseeWork } from './work.js'
 
 export type NewPrediction = {
   /** Chosen by a Cog client; drawn where it is absent. */
@@ -158,8 +153,9 @@ export function createPredictions(options: PredictionOptions): Predictions {
 
   function enlist(stored: StoredPrediction, input: FluxInput): void {
     const { prediction, priority } = stored
-    live.enlist(stored, foreseeWork(input))
-    queue.push({ id: prediction.id, owner: prediction.keyId ?? '', priority })
+    const work = foreseeWork(input)
+    live.enlist(stored, work)
+    queue.push({ id: prediction.id, owner: prediction.keyId ?? '', priority, work })
     deadlines.set(prediction.id, prediction.deadline)
   }
 
@@ -215,26 +211,10 @@ export function createPredictions(options: PredictionOptions): Predictions {
   }
 
   function outlook(id: string): Outlook | undefined {
-    const own = live.find(id)
-    if (!own) return undefined
-    return lookAhead(pace, worksBefore(id), own.work, scheduler.runningSeconds())
-  }
-
-  /** Asked with every reply, and thousands may wait: one pass over those who come before. */
-  function worksBefore(id: string): Work[] {
-    const running = scheduler.running()
-    if (id === running || !queue.has(id)) return []
-    const works: Work[] = []
-    const add = (other: string) => {
-      const work = live.find(other)?.work
-      if (work) works.push(work)
-    }
-    if (running !== undefined) add(running)
-    for (const other of queue.order()) {
-      if (other === id) break
-      add(other)
-    }
-    return works
+    if (!live.find(id)) return undefined
+    const running = live.find(scheduler.running() ?? '')
+    const seconds = scheduler.runningSeconds()
+    return lookAhead(pace, running && { work: running.work, seconds }, queue.outlook(id))
   }
 
   async function drain(): Promise<void> {

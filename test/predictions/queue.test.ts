@@ -1,10 +1,13 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { createFairQueue, type FairQueue } from '../../src/predictions/queue.js'
+import { addWork, noLoad, type Work } from '../../src/predictions/work.js'
+
+const work: Work = { kind: 'dev bf16', tokens: 1, stepTokens: 28 }
 
 const fill = (ids: readonly string[], priority = 0) => {
   const queue = createFairQueue()
-  for (const id of ids) queue.push({ id, owner: id[0]!, priority })
+  for (const id of ids) queue.push({ id, owner: id[0]!, priority, work })
   return queue
 }
 
@@ -35,14 +38,14 @@ test('owners take turns, however many predictions one of them has', () => {
 test('who was served goes to the end of the round', () => {
   const queue = fill(['a1', 'a2', 'b1'])
   queue.take('a1')
-  queue.push({ id: 'c1', owner: 'c', priority: 0 })
+  queue.push({ id: 'c1', owner: 'c', priority: 0, work })
   expect([...queue.order()]).toEqual(['b1', 'a2', 'c1'])
 })
 
 test('a higher priority goes first', () => {
   const queue = fill(['a1', 'a2'])
-  queue.push({ id: 'b1', owner: 'b', priority: 1 })
-  queue.push({ id: 'c1', owner: 'c', priority: -1 })
+  queue.push({ id: 'b1', owner: 'b', priority: 1, work })
+  queue.push({ id: 'c1', owner: 'c', priority: -1, work })
   expect(drain(queue)).toEqual(['b1', 'a1', 'a2', 'c1'])
 })
 
@@ -65,7 +68,14 @@ const arrivals = fc.array(
   { maxLength: 40 },
 )
 const number = (places: { owner: string; priority: number }[]) =>
-  places.map((place, index) => ({ ...place, id: `${place.owner}${index}` }))
+  places.map((place, index) => ({ ...place, id: `${place.owner}${index}`, work: workOf(index) }))
+
+/** Of two kinds, and of another amount each. */
+const workOf = (index: number): Work => ({
+  kind: index % 3 === 0 ? 'dev fp8' : 'dev bf16',
+  tokens: 1000 + index * index,
+  stepTokens: 28 * (1000 + index * index),
+})
 
 test('everybody is served once, in the order that was foretold', () => {
   fc.assert(
@@ -111,6 +121,33 @@ test('within an owner and a priority the order of arrival is kept, also under re
         expect(served.filter((id) => expected.includes(id))).toEqual(expected)
       }
       expect(served).toHaveLength(all.length - removed.size)
+    }),
+  )
+})
+
+test('what is foretold of somebody’s wait is the order, also after some were served or removed', () => {
+  fc.assert(
+    fc.property(arrivals, arrivals, fc.array(fc.nat(39)), (first, second, leaving) => {
+      const all = number([...first, ...second])
+      const queue = createFairQueue()
+      const check = () => {
+        let load = noLoad
+        for (const [before, id] of [...queue.order()].entries()) {
+          load = addWork(load, all.find((place) => place.id === id)!.work)
+          expect(queue.outlook(id)).toEqual({ before, load })
+        }
+      }
+      for (const place of all.slice(0, first.length)) queue.push(place)
+      check()
+      for (const [turn, index] of leaving.entries()) {
+        const id = [...queue.order()][index]
+        if (id === undefined) continue
+        if (turn % 2 === 0) queue.take(id)
+        else queue.remove(id)
+        expect(queue.outlook(id)).toBeUndefined()
+      }
+      for (const place of all.slice(first.length)) queue.push(place)
+      check()
     }),
   )
 })
