@@ -253,6 +253,7 @@ function addRoutes(app: FastifyInstance, parts: Parts, options: AppOptions): voi
     predictions,
     catalog: services.catalog,
     outputs,
+    files: services.files,
     model: config.cog.model,
     refusesWhenBusy: config.cog.busy === '409',
     isSettingUp: () => setup().status === 'starting',

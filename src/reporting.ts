@@ -8,6 +8,7 @@ import type { Prediction } from './contract/prediction.js'
 import type { Engine } from './engine/engine.js'
 import type { CogOutputs } from './http/cogOutputs.js'
 import { withUrls } from './http/replicate/outputs.js'
+import { encodeWhole } from './http/wholeInput.js'
 import type { Predictions } from './predictions/service.js'
 import { createWebhooks, type Webhooks } from './predictions/webhooks.js'
 import type { Services } from './services.js'
@@ -79,7 +80,10 @@ export function createReporting(options: ReportingOptions): Reporting {
 }
 
 /** A receiver gets the body that the prediction's own surface answers with. */
-async function describe(prediction: Prediction, { outputs, baseUrl }: ReportingOptions) {
-  if (prediction.surface === 'replicate') return withUrls(prediction, baseUrl())
-  return toPredictionResponse(prediction, await outputs.deliver(prediction))
+async function describe(prediction: Prediction, { services, outputs, baseUrl }: ReportingOptions) {
+  const body =
+    prediction.surface === 'replicate'
+      ? withUrls(prediction, baseUrl())
+      : toPredictionResponse(prediction, await outputs.deliver(prediction))
+  return String(await encodeWhole(body, prediction, services.files))
 }

@@ -43,6 +43,9 @@ const loraReference =
   'civitai.com/models/<id>[/<model-name>], or arbitrary .safetensors URLs from the Internet. ' +
   "For example, 'fofr/flux-pixar-cars'"
 
+/** The fields that are files. */
+export const fileFields = ['image', 'mask'] as const
+
 /** A file given as a URL. Only the scheme is looked at here: a data URI can be 100 MB long. */
 const fileUri = z.string().refine((uri) => /^(https?|data):/i.test(uri), {
   error: ({ input }) =>

@@ -32,6 +32,13 @@ export type OutputFile = {
   readonly fileId: string
 }
 
+/** A data URI of an input that is kept as a file. */
+export type InputFile = {
+  readonly fileId: string
+  /** What stands before its base64, with the comma. */
+  readonly head: string
+}
+
 export type PredictionMetrics = {
   /** Seconds of work, without the time spent waiting. */
   readonly predictTime?: number | undefined
@@ -56,6 +63,8 @@ export type Prediction = {
   readonly keyId?: string | undefined
   /** As it was sent, without our defaults and without secrets. */
   readonly input: Readonly<Record<string, unknown>>
+  /** The fields of `input` that were long data URIs; there is but their beginning in `input`. */
+  readonly inputFiles?: Readonly<Record<string, InputFile>> | undefined
   readonly status: PredictionStatus
   readonly createdAt: Date
   readonly startedAt?: Date | undefined

@@ -1,8 +1,8 @@
 /**
- * The bytes of uploads and outputs: one file each, in a folder of its own, under an id that nobody
- * guesses. A file is there when it has a row, which comes after its bytes. The quota holds for what
- * users upload and for what may be begun; an output that was promised is written as long as the disk
- * takes it.
+ * The bytes of uploads, inputs and outputs: one file each, in a folder of its own, under an id that
+ * nobody guesses. A file is there when it has a row, which comes after its bytes. The quota holds for
+ * what users send and for what may be begun; an output that was promised is written as long as the
+ * disk takes it.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -35,12 +35,14 @@ export type Files = {
   readonly stream: (id: string) => Readable
   /** True when it was there. */
   readonly remove: (id: string) => Promise<boolean>
+  /** What it was made from and what it came to. */
   readonly removeOfPrediction: (predictionId: string) => Promise<void>
+  readonly removeOutputs: (predictionId: string) => Promise<void>
   /** Throws `storage_full` unless `bytes` more fit into the quota and onto the disk. */
   readonly expectRoom: (bytes: number) => Promise<void>
   /** Removes what has expired. */
   readonly removeExpired: () => Promise<void>
-  /** Removes what an interrupted server left: files without a row, and half-written ones. */
+  /** Removes what an interrupted server left: files without a row or prediction, and half-written ones. */
   readonly removeStrays: () => Promise<void>
 }
 
@@ -49,7 +51,7 @@ export type FilesOptions = {
   readonly store: FileStore
   /** Bytes of all files together. */
   readonly quota: number
-  /** Of uploads; outputs live as long as their prediction's data. */
+  /** Of uploads; the others live as long as their prediction's data. */
   readonly uploadTtlMs?: number
 }
 
@@ -57,6 +59,7 @@ const dayMs = 24 * 60 * 60 * 1000
 /** Left free on the disk for the store itself and for outputs that were promised. */
 const minFreeBytes = 64 * 1024 * 1024
 const freeBytesAgeMs = 1000
+const chunkBytes = 1024 * 1024
 
 export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: FilesOptions): Files {
   const pathOf = (id: string) => join(folder, id.slice(0, 2), id)
@@ -66,7 +69,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
   async function add({ bytes, ...file }: NewFile): Promise<StoredFile> {
     const id = randomId()
     const path = pathOf(id)
-    const isBounded = file.kind === 'upload'
+    const isBounded = file.kind !== 'output'
     let size = 0
     const grow = (length: number) => {
       if (isBounded && total + length > quota) throw quotaReached(quota)
@@ -84,7 +87,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
         size,
         metadata: file.metadata ?? {},
         createdAt,
-        expiresAt: isBounded ? new Date(createdAt.getTime() + uploadTtlMs) : undefined,
+        expiresAt: file.kind === 'upload' ? new Date(createdAt.getTime() + uploadTtlMs) : undefined,
       }
       store.insert(stored)
       return stored
@@ -140,9 +143,12 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
     },
     remove,
     removeOfPrediction: (predictionId) => removeAll(store.listOfPrediction(predictionId)),
+    removeOutputs: (predictionId) =>
+      removeAll(store.listOfPrediction(predictionId).filter(({ kind }) => kind === 'output')),
     expectRoom,
     removeExpired: () => removeAll(store.listExpired(new Date(), 1000)),
     async removeStrays() {
+      await removeAll(store.listAbandoned())
       for (const { name, parentPath } of await listFiles(folder))
         if (!store.find(name)) await rm(join(parentPath, name), { force: true })
     },
@@ -154,7 +160,7 @@ async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: nu
   const [md5, sha256] = [createHash('md5'), createHash('sha256')]
   const handle = await open(path, 'wx')
   try {
-    for await (const chunk of bytes instanceof Uint8Array ? [bytes] : bytes) {
+    for await (const chunk of bytes instanceof Uint8Array ? cut(bytes) : bytes) {
       onChunk(chunk.length)
       md5.update(chunk)
       sha256.update(chunk)
@@ -166,6 +172,12 @@ async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: nu
     await handle.close()
   }
   return { md5: md5.digest('hex'), sha256: sha256.digest('hex') }
+}
+
+/** To digest a large file at once would let everybody else wait. */
+function* cut(bytes: Uint8Array): Iterable<Uint8Array> {
+  for (let at = 0; at === 0 || at < bytes.length; at += chunkBytes)
+    yield bytes.subarray(at, at + chunkBytes)
 }
 
 /** Without it a power failure can take the name of a file whose bytes are safe. */

@@ -11,12 +11,14 @@ import type { Model } from '../catalog/model.js'
 import {
   CogPredictionId,
   PredictionRequest,
+  type PredictionResponse,
   sentInput,
   toPredictionResponse,
 } from '../contract/cog.js'
 import { openApiDocument } from '../contract/openapi.js'
 import type { Prediction } from '../contract/prediction.js'
 import { FluxdError } from '../errors.js'
+import type { Files } from '../files/files.js'
 import { isTerminal } from '../predictions/prediction.js'
 import type { NewPrediction, Predictions } from '../predictions/service.js'
 import type { CogOutputs, Trace } from './cogOutputs.js'
@@ -25,6 +27,7 @@ import { disconnectSignal } from './disconnect.js'
 import { readIdempotency } from './idempotency.js'
 import { readForm } from './multipart.js'
 import { tellOutlook } from './outlook.js'
+import { encodeWhole, withWholeInput } from './wholeInput.js'
 import { readWish } from './wish.js'
 import type { ZodTypeProvider } from './zod.js'
 
@@ -39,6 +42,7 @@ export type CogServices = {
   readonly predictions: Predictions
   readonly catalog: Pick<Catalog, 'find'>
   readonly outputs: CogOutputs
+  readonly files: Pick<Files, 'read'>
   /** The model that is served, `owner/name`. */
   readonly model: string
   /** 409 instead of a place in the queue. */
@@ -127,7 +131,7 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     if (wantsEvents(request)) return answer(prediction.id, request, reply, () => {})
     tellOutlook(reply, predictions.outlook(prediction.id))
     reply.code(isTerminal(prediction) ? 200 : 202)
-    return describe(services, prediction, request)
+    return tell(services, prediction, request, reply)
   }
 }
 
@@ -145,7 +149,7 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
       const close = streamPrediction(reply, id, {
         predictions,
         deliver: async (file) => (await outputs.deliver({ id, output: [file] }))![0]!,
-        describe: () => describe(services, predictions.get(id)!, request),
+        describe: () => encode(services, predictions.get(id)!, request),
         onHangUp,
       })
       openStreams.add(close)
@@ -156,19 +160,34 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
     if (request.headers.prefer === 'respond-async') {
       tellOutlook(reply, predictions.outlook(id))
       reply.code(202)
-      return describe(services, predictions.get(id)!, request)
+      return tell(services, predictions.get(id)!, request, reply)
     }
     const prediction = await predictions.settled(id, { signal: disconnectSignal(reply) })
     if (!isTerminal(prediction)) onHangUp()
-    return describe(services, predictions.get(id)!, request)
+    return tell(services, predictions.get(id)!, request, reply)
   }
+}
+
+async function tell(
+  services: CogServices,
+  prediction: Prediction,
+  request: FastifyRequest,
+  reply: FastifyReply,
+) {
+  const body = await describe(services, prediction, request)
+  return withWholeInput(body, prediction, services.files, reply)
+}
+
+async function encode(services: CogServices, prediction: Prediction, request: FastifyRequest) {
+  const body = await describe(services, prediction, request)
+  return String(await encodeWhole(body, prediction, services.files))
 }
 
 async function describe(
   { outputs }: CogServices,
   prediction: Prediction,
   request: FastifyRequest,
-): Promise<unknown> {
+): Promise<PredictionResponse> {
   const body = request.body as PredictionRequest
   const uris = await outputs.deliver(prediction, readTrace(request), body.output_file_prefix)
   return toPredictionResponse(prediction, uris)

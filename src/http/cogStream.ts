@@ -11,12 +11,13 @@ import { isTerminal } from '../predictions/prediction.js'
 import type { Predictions } from '../predictions/service.js'
 import { openEventStream } from './sse.js'
 
-type Message = { readonly event: string; readonly data: unknown }
+type Message = { readonly event: string /** JSON. */; readonly data: string }
 
 export type CogStreamOptions = {
   readonly predictions: Pick<Predictions, 'watch'>
   readonly deliver: (file: OutputFile) => Promise<string>
-  readonly describe: () => Promise<unknown>
+  /** The prediction as it is then, as JSON. */
+  readonly describe: () => Promise<string>
   /** The client has gone, or the server ends, before the end. */
   readonly onHangUp: () => void
 }
@@ -38,9 +39,9 @@ export function streamPrediction(
   async function translate(event: PredictionEvent): Promise<readonly Message[]> {
     switch (event.kind) {
       case 'log':
-        return [{ event: 'log', data: { source: 'stdout', data: `${event.line}\n` } }]
+        return [message('log', { source: 'stdout', data: `${event.line}\n` })]
       case 'output':
-        return [{ event: 'output', data: { chunk: await deliver(event.file), index: outputs++ } }]
+        return [message('output', { chunk: await deliver(event.file), index: outputs++ })]
       case 'status':
         return isTerminal(event.prediction)
           ? describeEnd(event.prediction, await describe())
@@ -56,7 +57,7 @@ export function streamPrediction(
     if (event.kind === 'status' && isTerminal(event.prediction)) isOver = true
     told = told.then(async () => {
       for (const { event: name, data } of await translate(event))
-        stream.send({ event: name, data: JSON.stringify(data), id: String(event.id) })
+        stream.send({ event: name, data, id: String(event.id) })
       if (isOver && event.kind === 'status') stream.end()
     })
     told.catch(() => stream.end())
@@ -64,13 +65,14 @@ export function streamPrediction(
   return () => stream.end()
 }
 
-const describeStart = ({ id, status }: Prediction): Message[] =>
-  status === 'starting' ? [{ event: 'start', data: { id, status } }] : []
+const message = (event: string, data: unknown): Message => ({ event, data: JSON.stringify(data) })
 
-const describeEnd = (prediction: Prediction, body: unknown): Message[] => [
-  ...Object.entries(toCogMetrics(prediction)).map(([name, value]) => ({
-    event: 'metric',
-    data: { name, value, mode: 'replace' },
-  })),
+const describeStart = ({ id, status }: Prediction): Message[] =>
+  status === 'starting' ? [message('start', { id, status })] : []
+
+const describeEnd = (prediction: Prediction, body: string): Message[] => [
+  ...Object.entries(toCogMetrics(prediction)).map(([name, value]) =>
+    message('metric', { name, value, mode: 'replace' }),
+  ),
   { event: 'completed', data: body },
 ]

@@ -17,6 +17,20 @@ export function decodeDataUri(uri: string, maxBytes: number): Uint8Array {
   return bytes
 }
 
+const longestHead = 256
+
+/**
+ * The bytes of a data URI in base64 and what stands before them, if both make up the same URI again;
+ * undefined for one that is written in another way.
+ */
+export function splitDataUri(uri: string): { head: string; bytes: Buffer } | undefined {
+  const head = /^data:[^,]*;base64,/i.exec(uri.slice(0, longestHead))?.[0]
+  if (head === undefined) return undefined
+  const text = uri.slice(head.length)
+  const bytes = Buffer.from(text, 'base64')
+  return bytes.toString('base64') === text ? { head, bytes } : undefined
+}
+
 const tooLarge = (maxBytes: number) =>
   invalidInput(`Expected a data URI of at most ${maxBytes} bytes but received a longer one`)
 

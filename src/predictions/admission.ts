@@ -4,14 +4,22 @@ import { FluxdError } from '../errors.js'
 import type { Files } from '../files/files.js'
 import type { Database } from '../store/database.js'
 import type { IdempotencyStore } from '../store/idempotency.js'
-import type { PredictionStore, StoredPrediction, Wish } from '../store/predictions.js'
+import type { PredictionStore, StoredPrediction } from '../store/predictions.js'
 import { randomId } from '../store/randomId.js'
+import type { Wish } from '../store/wishes.js'
+import { type Detached, detachFiles, removeFiles } from './inputFiles.js'
 import { createPrediction } from './prediction.js'
 import { drawSeed } from './seed.js'
 import type { NewPrediction } from './service.js'
 
 export type Outcome =
-  | { readonly kind: 'admitted'; readonly stored: StoredPrediction; readonly wish: Wish }
+  | {
+      readonly kind: 'admitted'
+      readonly stored: StoredPrediction
+      readonly wish: Wish
+      /** As `Prediction.input`. */
+      readonly sent: Prediction['input']
+    }
   /** The same request was admitted before. */
   | { readonly kind: 'repeated'; readonly id: string }
 
@@ -19,7 +27,7 @@ export type AdmissionOptions = {
   readonly database: Database
   readonly store: PredictionStore
   readonly idempotency: IdempotencyStore
-  readonly files: Pick<Files, 'expectRoom'>
+  readonly files: Pick<Files, 'expectRoom' | 'add' | 'remove'>
   readonly maxQueue: number
   /** How many wait, and how many wait or run. */
   readonly waiting: () => number
@@ -43,9 +51,23 @@ export function createAdmission(options: AdmissionOptions) {
     admitting++
     try {
       await files.expectRoom(outputRoomBytes)
-      return await database.commitSoon(() => findRepeated(request) ?? insert(request))
+      return await admitAs(request.id ?? randomId(), request)
     } finally {
       admitting--
+    }
+  }
+
+  /** What came in files is on disk before the row that names them, and goes if there is none. */
+  async function admitAs(id: string, request: NewPrediction): Promise<Outcome> {
+    const detached = await detachFiles(request, id, files)
+    let outcome: Outcome | undefined
+    try {
+      outcome = await database.commitSoon(
+        () => findRepeated(request) ?? insert(id, { ...request, ...detached }),
+      )
+      return outcome
+    } finally {
+      if (outcome?.kind !== 'admitted') await removeFiles(detached.inputFiles, files)
     }
   }
 
@@ -72,25 +94,26 @@ export function createAdmission(options: AdmissionOptions) {
     return undefined
   }
 
-  function insert(request: NewPrediction): Outcome {
-    const prediction = describe(request)
+  function insert(id: string, request: Detached & NewPrediction): Outcome {
+    const prediction = describe(id, request)
     const { keyId = '', idempotency: sent, loras = { main: [], extra: [] } } = request
     const wish = { input: withSeed(request.wish), loras }
     const stored = store.insert({ prediction, wish, priority: request.priority ?? 0 })
-    if (sent) idempotency.add({ owner: keyId, ...sent }, prediction.id, prediction.createdAt)
-    return { kind: 'admitted', stored, wish }
+    if (sent) idempotency.add({ owner: keyId, ...sent }, id, prediction.createdAt)
+    return { kind: 'admitted', stored, wish, sent: request.sent }
   }
 }
 
-const describe = (request: NewPrediction): Prediction =>
+const describe = (id: string, request: Detached & NewPrediction): Prediction =>
   createPrediction({
-    id: request.id ?? randomId(),
+    id,
     surface: request.surface,
     model: request.model,
     version: request.version,
     deployment: request.deployment,
     keyId: request.keyId,
     input: request.sent,
+    inputFiles: request.inputFiles,
     createdAt: new Date(),
     deadline: request.deadline,
     sentCreatedAt: request.sentCreatedAt,

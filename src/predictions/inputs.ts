@@ -1,5 +1,5 @@
 /** The files behind a wish's URIs, and the plan that follows from them. */
-import type { FluxInput } from '../contract/input.js'
+import { type FluxInput, fileFields } from '../contract/input.js'
 import type { Engine } from '../engine/engine.js'
 import { FluxdError } from '../errors.js'
 import type { MediaClient } from '../media/fetch.js'
@@ -20,7 +20,7 @@ export async function fetchInputs(
 ): Promise<InputFiles> {
   if (input.image === undefined) return {}
   const [image, mask] = await Promise.all(
-    (['image', 'mask'] as const).map(async (field) => {
+    fileFields.map(async (field) => {
       const uri = input[field]
       return uri === undefined ? undefined : fetchField(field, uri, media, signal)
     }),

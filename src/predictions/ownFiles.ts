@@ -1,11 +1,12 @@
 /**
- * This server's own file URLs as inputs: what was uploaded or made here is read from disk, not
- * fetched over the network, which the media client would refuse. An id that is known cannot have
- * been guessed, so the host in front of it does not matter.
+ * This server's own files as inputs: what was uploaded or made here, or came with the input, is read
+ * from disk, not fetched over the network, which the media client would refuse. An id that is known
+ * cannot have been guessed, so the host in front of it does not matter.
  */
 import { FluxdError, invalidInput } from '../errors.js'
 import type { Files } from '../files/files.js'
 import type { MediaClient } from '../media/fetch.js'
+import { inputFileId } from './inputFiles.js'
 
 const ownPath = /^\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
 
@@ -15,6 +16,8 @@ export const withOwnFiles = (
   files: Pick<Files, 'find' | 'read'>,
 ): Pick<MediaClient, 'fetch'> => ({
   async fetch(uri, signal) {
+    const inputId = inputFileId(uri)
+    if (inputId !== undefined) return files.read(inputId)
     const id = ownFileId(uri)
     if (id === undefined) return media.fetch(uri, signal)
     if (files.find(id)) return files.read(id)

@@ -9,7 +9,7 @@ import type { MediaClient } from '../media/fetch.js'
 import { checkWish } from '../plan/generation.js'
 import type { LoraFiles } from '../plan/loras.js'
 import type { LoraFile } from '../plan/plan.js'
-import type { LoraReference, Wish } from '../store/predictions.js'
+import type { LoraReference, Wish } from '../store/wishes.js'
 import { fetchInputs, type InputFiles } from './inputs.js'
 
 /** LoRA references become files; see library/. */

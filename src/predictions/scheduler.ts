@@ -23,7 +23,7 @@ export type SchedulerOptions = {
   readonly pace: Pace
   readonly library: LoraLibrary
   readonly media: Parameters<typeof prepare>[1]['media']
-  readonly files: Pick<Files, 'add' | 'removeOfPrediction'>
+  readonly files: Pick<Files, 'add' | 'removeOutputs'>
   readonly run: Omit<RunContext, 'files'>
   readonly previews: Pick<Previews, 'show' | 'wish'>
   /** Told of failures that are not the user's. */
@@ -168,7 +168,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
     } catch (error) {
       if (isStopped(error)) return leave(error)
       await end(id, prediction, (state) => settle(state, error))
-      await files.removeOfPrediction(id)
+      await files.removeOutputs(id)
     }
   }
 
@@ -203,7 +203,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
   }
 
   async function runAfresh(id: string, prediction: Live, preparation: Preparation, logs: string) {
-    await files.removeOfPrediction(id)
+    await files.removeOutputs(id)
     const begin = () => live.advance(id, (state) => start(state, logs))
     return runOnce(
       preparation,

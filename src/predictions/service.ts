@@ -11,7 +11,8 @@ import type { Files } from '../files/files.js'
 import type { MediaClient } from '../media/fetch.js'
 import type { Database } from '../store/database.js'
 import { createIdempotencyStore } from '../store/idempotency.js'
-import { createPredictionStore, type StoredPrediction, type Wish } from '../store/predictions.js'
+import { createPredictionStore, type StoredPrediction } from '../store/predictions.js'
+import type { Wish } from '../store/wishes.js'
 import { createAdmission } from './admission.js'
 import { createDeadlines } from './deadlines.js'
 import type { PredictionListener } from './events.js'
@@ -167,16 +168,17 @@ export function createPredictions(options: PredictionOptions): Predictions {
     if (plan) options.engine.expectRoom(plan)
     const outcome = await admit(request)
     if (outcome.kind === 'repeated') return expect(outcome.id)
-    const { stored, wish } = outcome
+    const { stored, wish, sent } = outcome
     enlist(stored, wish.input)
     scheduler.wake()
-    return { ...stored.prediction, input: request.sent }
+    return { ...stored.prediction, input: sent }
   }
 
-  /** Rows and events have the input of a live one cut short; here it is whole. */
+  /** A live one has its input cut short; here it is whole. */
   function get(id: string): Prediction | undefined {
+    const stored = store.find(id)
     const prediction = live.find(id)?.prediction()
-    return prediction ? { ...prediction, input: store.readInput(id) } : store.find(id)
+    return stored && prediction ? { ...prediction, input: stored.input } : stored
   }
 
   function expect(id: string): Prediction {

@@ -15,8 +15,8 @@ export type WebhookOptions = {
   readonly client: Pick<GuardedClient, 'post'>
   readonly deliveries: DeliveryStore
   readonly find: (predictionId: string) => Prediction | undefined
-  /** The body, as the prediction's surface shows it. */
-  readonly describe: (prediction: Prediction) => Promise<unknown>
+  /** The body, as the prediction's surface shows it: JSON. */
+  readonly describe: (prediction: Prediction) => Promise<string>
   /** `whsec_…` */
   readonly secret: string
   /** Sent as `Authorization: Bearer`. */
@@ -55,7 +55,7 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
 
   async function post(prediction: Prediction, id: string): Promise<void> {
     // Signed are the very bytes that are sent, and the time of this attempt.
-    const body = JSON.stringify(await describe(prediction))
+    const body = await describe(prediction)
     const now = new Date()
     const reply = await client.post(prediction.webhook!.url, body, {
       bearer: options.token,

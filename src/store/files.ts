@@ -1,7 +1,8 @@
 /** What is known of each file; its bytes are not here. */
 import type { Database } from './database.js'
 
-export type FileKind = 'upload' | 'output'
+/** `input` is what came inside the input of a prediction. */
+export type FileKind = 'upload' | 'output' | 'input'
 
 export type StoredFile = {
   /** Unguessable: whoever knows it may read the file. */
@@ -15,7 +16,7 @@ export type StoredFile = {
   readonly md5: string
   readonly sha256: string
   readonly metadata: Readonly<Record<string, unknown>>
-  /** The prediction whose output it is. */
+  /** The prediction whose input or output it is. */
   readonly predictionId?: string | undefined
   /** The API key that uploaded it. */
   readonly keyId?: string | undefined
@@ -28,7 +29,10 @@ export type FilePage = { readonly limit: number; readonly before?: number | unde
 export type ListedFile = { readonly sequence: number; readonly file: StoredFile }
 
 export type FileStore = {
-  /** An upload is on disk when it returns, an output with the end of its prediction. Throws `storage_full`. */
+  /**
+   * An upload is on disk when it returns, an input with the admission and an output with the end of its
+   * prediction. Throws `storage_full`.
+   */
   readonly insert: (file: StoredFile) => void
   readonly find: (id: string) => StoredFile | undefined
   /** Newest first; `before` is a sequence. */
@@ -36,6 +40,8 @@ export type FileStore = {
   /** True when it was there. */
   readonly remove: (id: string) => boolean
   readonly listOfPrediction: (predictionId: string) => StoredFile[]
+  /** Inputs whose predictions were never admitted. */
+  readonly listAbandoned: () => StoredFile[]
   readonly listExpired: (time: Date, limit: number) => StoredFile[]
   readonly totalSize: () => number
 }
@@ -67,6 +73,8 @@ export function createFileStore({ sqlite, commit, commitLater }: Database): File
     SELECT * FROM files WHERE kind = ? AND sequence < ? ORDER BY sequence DESC LIMIT ?`)
   const deleteRow = sqlite.prepare<[string]>('DELETE FROM files WHERE id = ?')
   const ofPrediction = sqlite.prepare<[string], Row>('SELECT * FROM files WHERE prediction_id = ?')
+  const abandoned = sqlite.prepare<[], Row>(`
+    SELECT * FROM files WHERE kind = 'input' AND prediction_id NOT IN (SELECT id FROM predictions)`)
   const expired = sqlite.prepare<[number, number], Row>(`
     SELECT * FROM files WHERE expires_at IS NOT NULL AND expires_at <= ?
     ORDER BY expires_at LIMIT ?`)
@@ -75,8 +83,8 @@ export function createFileStore({ sqlite, commit, commitLater }: Database): File
   )
   return {
     insert(file) {
-      // An output counts from the end of its prediction, which is written after it.
-      const write = file.kind === 'output' ? commitLater : commit
+      // Without what is written of its prediction after it, it means nothing.
+      const write = file.kind === 'upload' ? commit : commitLater
       write(() => insertRow.run(toColumns(file)))
     },
     find: (id) => toFile(byId.get(id)),
@@ -84,6 +92,7 @@ export function createFileStore({ sqlite, commit, commitLater }: Database): File
       page.all(kind, before, limit).map((row) => ({ sequence: row.sequence, file: toFile(row)! })),
     remove: (id) => deleteRow.run(id).changes > 0,
     listOfPrediction: (id) => ofPrediction.all(id).map((row) => toFile(row)!),
+    listAbandoned: () => abandoned.all().map((row) => toFile(row)!),
     listExpired: (time, limit) => expired.all(time.getTime(), limit).map((row) => toFile(row)!),
     totalSize: () => total.get()!.bytes,
   }

@@ -3,7 +3,7 @@ import type Sqlite from 'better-sqlite3'
 import { FluxdError } from '../errors.js'
 import { deploymentTable } from './deployments.js'
 import { keyTable } from './keys.js'
-import { runIndex } from './runs.js'
+import { runIndex, runTable } from './runs.js'
 import { secretTable } from './secrets.js'
 
 /** Times are milliseconds since 1970; what ends in _json is JSON. */
@@ -85,6 +85,8 @@ const steps: readonly string[] = [
   `${deploymentTable};
   ${secretTable};
   ${runIndex}`,
+  `ALTER TABLE inputs ADD COLUMN files_json TEXT;
+  ${runTable}`,
 ]
 
 /** Brings the file to the newest version; throws when it is of a newer one than this fluxd. */

@@ -50,7 +50,7 @@ function startWebhooks(path = ':memory:', allowAddress = () => true) {
     client,
     deliveries: createDeliveryStore(database),
     find: (id) => predictions.get(id),
-    describe: async ({ id, status, logs }) => ({ id, status, logs }),
+    describe: async ({ id, status, logs }) => JSON.stringify({ id, status, logs }),
     secret,
     token: 'for-the-receiver',
     drawId: () => `msg_${++drawn}`,

@@ -11,6 +11,7 @@ import type { NewPrediction } from '../../predictions/service.js'
 import { disconnectSignal } from '../disconnect.js'
 import { readIdempotency } from '../idempotency.js'
 import { tellOutlook } from '../outlook.js'
+import { withWholeInput } from '../wholeInput.js'
 import { readWish } from '../wish.js'
 import type { Target } from './names.js'
 import type { Presenter } from './outputs.js'
@@ -23,13 +24,13 @@ export type Admit = (
   body: CreateNamedPrediction,
   request: FastifyRequest,
   reply: FastifyReply,
-) => Promise<ReplicatePrediction>
+) => Promise<unknown>
 
 // Clients give up at 60 s, and some of them send the request once more then.
 const longestWaitSeconds = 58
 
 export function createAdmission(
-  { predictions, catalog }: Pick<ReplicateServices, 'predictions' | 'catalog'>,
+  { predictions, catalog, files }: Pick<ReplicateServices, 'predictions' | 'catalog' | 'files'>,
   { present }: Presenter,
 ): Admit {
   return async (target, body, request, reply) => {
@@ -49,7 +50,7 @@ export function createAdmission(
     tellOutlook(reply, predictions.outlook(prediction.id))
     const isLate = waitSeconds !== undefined && !isTerminal(prediction)
     reply.code(isLate ? 202 : 201)
-    return isLate ? asStarting(body201) : body201
+    return withWholeInput(isLate ? asStarting(body201) : body201, prediction, files, reply)
   }
 }
 

@@ -1,16 +1,17 @@
 /** `/v1/predictions` and the other ways to create one (replicate-contract §3.2 to §3.5). */
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Prediction } from '../../contract/prediction.js'
 import { CreateNamedPrediction, CreatePrediction } from '../../contract/replicate.js'
 import { readForm } from '../multipart.js'
 import { tellOutlook } from '../outlook.js'
+import { withWholeInput } from '../wholeInput.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { createAdmission } from './admission.js'
 import { expectDeployed, expectModel, expectVersion, IdPath, NamePath } from './names.js'
 import { createPresenter } from './outputs.js'
 import { pageSize, toPage } from './pages.js'
-import { parsePrefer } from './prefer.js'
+import { type OutputForm, parsePrefer } from './prefer.js'
 import { notFound } from './problems.js'
 import type { ReplicateServices } from './services.js'
 
@@ -76,13 +77,24 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     const { output } = parsePrefer(request.headers.prefer)
     const prediction = orNotFound(predictions.get(request.params.id))
     tellOutlook(reply, predictions.outlook(prediction.id))
-    return presenter.present(prediction, request, output)
+    return presentWhole(prediction, request, reply, output)
   })
 
-  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, (request) => {
+  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, (request, reply) => {
     const { output } = parsePrefer(request.headers.prefer)
-    return presenter.present(orNotFound(predictions.cancel(request.params.id)), request, output)
+    const prediction = orNotFound(predictions.cancel(request.params.id))
+    return presentWhole(prediction, request, reply, output)
   })
+
+  async function presentWhole(
+    prediction: Prediction,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    output: OutputForm | undefined,
+  ) {
+    const body = await presenter.present(prediction, request, output)
+    return withWholeInput(body, prediction, services.files, reply)
+  }
 }
 
 function orNotFound(prediction: Prediction | undefined): Prediction {

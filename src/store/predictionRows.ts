@@ -1,0 +1,109 @@
+/** A prediction as the columns of its row. Times are milliseconds, what ends in _json is JSON. */
+import type { Prediction } from '../contract/prediction.js'
+
+export type Row = {
+  readonly sequence: number
+  readonly id: string
+  readonly surface: Prediction['surface']
+  readonly model: string
+  readonly version: string
+  readonly deployment: string | null
+  readonly key_id: string | null
+  readonly priority: number
+  readonly status: Prediction['status']
+  readonly created_at: number
+  readonly started_at: number | null
+  readonly completed_at: number | null
+  readonly deadline: number | null
+  readonly sent_created_at: string | null
+  readonly excerpt_json: string
+  readonly logs: string
+  readonly output_json: string | null
+  readonly error: string | null
+  readonly metrics_json: string
+  readonly webhook_json: string | null
+  readonly data_removed: number
+  readonly stream_token: string
+}
+
+/** A row, and what of its input is kept in a table of its own. */
+export type WholeRow = Row & {
+  /** The input, where it is cut short in the row. */
+  readonly sent_json: string | null
+  readonly files_json: string | null
+}
+
+// A prompt is shorter, a data URI of a picture longer.
+const longestInRow = 4096
+
+/** The columns that change after the admission, and those that do not. */
+export const toColumns = (prediction: Prediction) => ({
+  id: prediction.id,
+  surface: prediction.surface,
+  model: prediction.model,
+  version: prediction.version,
+  deployment: prediction.deployment ?? null,
+  key_id: prediction.keyId ?? null,
+  status: prediction.status,
+  created_at: prediction.createdAt.getTime(),
+  started_at: prediction.startedAt?.getTime() ?? null,
+  completed_at: prediction.completedAt?.getTime() ?? null,
+  deadline: prediction.deadline?.getTime() ?? null,
+  sent_created_at: prediction.sentCreatedAt ?? null,
+  logs: prediction.logs,
+  output_json: prediction.output ? JSON.stringify(prediction.output) : null,
+  error: prediction.error ?? null,
+  metrics_json: JSON.stringify(prediction.metrics),
+  webhook_json: prediction.webhook ? JSON.stringify(prediction.webhook) : null,
+  stream_token: prediction.streamToken,
+})
+
+/** The prediction of a row; long values of its input are cut short. */
+export const toPrediction = (row: Row): Prediction => ({
+  id: row.id,
+  surface: row.surface,
+  model: row.model,
+  version: row.version,
+  deployment: row.deployment ?? undefined,
+  keyId: row.key_id ?? undefined,
+  input: JSON.parse(row.excerpt_json),
+  status: row.status,
+  createdAt: new Date(row.created_at),
+  startedAt: toDate(row.started_at),
+  completedAt: toDate(row.completed_at),
+  deadline: toDate(row.deadline),
+  sentCreatedAt: row.sent_created_at ?? undefined,
+  logs: row.logs,
+  output: row.output_json === null ? undefined : JSON.parse(row.output_json),
+  error: row.error ?? undefined,
+  metrics: JSON.parse(row.metrics_json),
+  webhook: row.webhook_json === null ? undefined : JSON.parse(row.webhook_json),
+  dataRemoved: row.data_removed === 1,
+  streamToken: row.stream_token,
+})
+
+const toDate = (time: number | null) => (time === null ? undefined : new Date(time))
+
+/** As `toPrediction`, with its whole input but for what is in files. */
+export function toWhole(row: WholeRow | undefined): Prediction | undefined {
+  if (!row) return undefined
+  const prediction = toPrediction(row)
+  return {
+    ...prediction,
+    input: row.sent_json === null ? prediction.input : JSON.parse(row.sent_json),
+    ...(row.files_json !== null && { inputFiles: JSON.parse(row.files_json) }),
+  }
+}
+
+/** The input with long strings cut; the same object when there are none. */
+export function shorten(input: Prediction['input']): Prediction['input'] {
+  const isLong = (value: unknown) =>
+    typeof value === 'string'
+      ? value.length > longestInRow
+      : typeof value === 'object' && JSON.stringify(value).length > longestInRow
+  if (!Object.values(input).some(isLong)) return input
+  const cut = (value: unknown) => (typeof value === 'string' ? `${value.slice(0, 64)}…` : '…')
+  return Object.fromEntries(
+    Object.entries(input).map(([name, value]) => [name, isLong(value) ? cut(value) : value]),
+  )
+}

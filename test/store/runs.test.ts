@@ -1,0 +1,51 @@
+import { join } from 'node:path'
+import Sqlite from 'better-sqlite3'
+import { expect, onTestFinished, test } from 'vitest'
+import { openDatabase } from '../../src/store/database.js'
+import { createRunCounts } from '../../src/store/runs.js'
+import { temporaryData } from '../temporaryData.js'
+
+const insert = (sqlite: Sqlite.Database, id: string, model: string) =>
+  sqlite
+    .prepare(
+      `INSERT INTO predictions (id, surface, model, version, priority, status, created_at,
+         excerpt_json, stream_token) VALUES (?, 'cog', ?, 'v', 0, 'starting', 0, '{}', ?)`,
+    )
+    .run(id, model, id)
+
+test('a run is counted with its admission, and not when that is rolled back', () => {
+  const database = openDatabase(join(temporaryData(), 'fluxd.sqlite'))
+  onTestFinished(() => database.close())
+  const runs = createRunCounts(database)
+  for (const id of ['1', '2']) insert(database.sqlite, id, 'a/a')
+  insert(database.sqlite, '3', 'b/b')
+  const failing = () =>
+    database.commit(() => {
+      insert(database.sqlite, '4', 'b/b')
+      throw new Error('no')
+    })
+  expect(failing).toThrow('no')
+  expect(runs.count()).toEqual(
+    new Map([
+      ['a/a', 2],
+      ['b/b', 1],
+    ]),
+  )
+})
+
+test('the runs of a store that did not count them are counted when it is opened', () => {
+  const path = join(temporaryData(), 'fluxd.sqlite')
+  openDatabase(path).close()
+  // As the version before left it.
+  const old = new Sqlite(path)
+  old.exec(`
+    DROP TRIGGER count_run; DROP TABLE runs; ALTER TABLE inputs DROP COLUMN files_json;
+    CREATE INDEX predictions_by_model ON predictions (model)`)
+  old.pragma('user_version = 3')
+  for (const id of ['1', '2', '3']) insert(old, id, 'a/a')
+  old.close()
+  const database = openDatabase(path)
+  onTestFinished(() => database.close())
+  insert(database.sqlite, '4', 'a/a')
+  expect(createRunCounts(database).count()).toEqual(new Map([['a/a', 4]]))
+})
