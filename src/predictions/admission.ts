@@ -39,12 +39,18 @@ export type AdmissionOptions = {
 /** Room that must be left: four outputs of 1440×1440 are 1 MB as webp and 16 MB as png. */
 const outputRoomBytes = 16 * 1024 * 1024
 
-/** Admits one request; throws as `Predictions.create`. */
-export function createAdmission(options: AdmissionOptions) {
+export type Admission = {
+  /** Throws as `Predictions.create`. */
+  readonly admit: (request: NewPrediction) => Promise<Outcome>
+  /** Why nothing would be admitted now, if so. */
+  readonly refusal: () => Promise<string | undefined>
+}
+
+export function createAdmission(options: AdmissionOptions): Admission {
   const { database, store, idempotency, files } = options
   let admitting = 0
 
-  return async function admit(request: NewPrediction): Promise<Outcome> {
+  async function admit(request: NewPrediction): Promise<Outcome> {
     const repeated = findRepeated(request)
     if (repeated) return repeated
     refuse(request)
@@ -71,10 +77,22 @@ export function createAdmission(options: AdmissionOptions) {
     }
   }
 
+  const isFull = () => options.waiting() + admitting >= options.maxQueue
+
+  async function refusal(): Promise<string | undefined> {
+    if (isFull()) return 'the queue is full'
+    try {
+      await files.expectRoom(outputRoomBytes)
+      return undefined
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error)
+    }
+  }
+
   function refuse({ unlessBusy }: NewPrediction): void {
     if (unlessBusy && options.live() + admitting > 0)
       throw new FluxdError('busy', 'Already running a prediction')
-    if (options.waiting() + admitting < options.maxQueue) return
+    if (!isFull()) return
     throw new FluxdError('queue_full', `All ${options.maxQueue} places of the queue are taken`, {
       retryAfterSeconds: Math.max(1, Math.ceil(options.untilRoom() ?? 5)),
     })
@@ -102,6 +120,8 @@ export function createAdmission(options: AdmissionOptions) {
     if (sent) idempotency.add({ owner: keyId, ...sent }, id, prediction.createdAt)
     return { kind: 'admitted', stored, wish, sent: request.sent }
   }
+
+  return { admit, refusal }
 }
 
 const describe = (id: string, request: Detached & NewPrediction): Prediction =>

@@ -103,7 +103,7 @@ export type Predictions = {
   readonly waitingCount: () => number
   readonly runningId: () => string | undefined
   /** Why nothing more would be admitted now, if so. */
-  readonly refusal: () => string | undefined
+  readonly refusal: () => Promise<string | undefined>
   /** Admits nothing more; resolves when what runs is done, or its time is over. The rest stays on disk. */
   readonly drain: () => Promise<void>
   /** As after `drain`, at once: what runs is interrupted and runs again at the next start. */
@@ -142,7 +142,7 @@ export function createPredictions(options: PredictionOptions): Predictions {
     ...{ ...options, queue, live, store, pace, previews },
     run: options,
   })
-  const admit = createAdmission({
+  const admission = createAdmission({
     ...options,
     store,
     idempotency: createIdempotencyStore(database),
@@ -166,7 +166,7 @@ export function createPredictions(options: PredictionOptions): Predictions {
       throw new FluxdError('not_ready', 'The engine is stopped')
     const plan = foreseePlan(request.wish, options.settings.safetyChecker)
     if (plan) options.engine.expectRoom(plan)
-    const outcome = await admit(request)
+    const outcome = await admission.admit(request)
     if (outcome.kind === 'repeated') return expect(outcome.id)
     const { stored, wish, sent } = outcome
     enlist(stored, wish.input)
@@ -257,10 +257,7 @@ export function createPredictions(options: PredictionOptions): Predictions {
     liveCount: live.count,
     waitingCount: queue.size,
     runningId: scheduler.running,
-    refusal: () => {
-      if (isDraining) return 'the server is shutting down'
-      return queue.size() >= options.maxQueue ? 'the queue is full' : undefined
-    },
+    refusal: async () => (isDraining ? 'the server is shutting down' : admission.refusal()),
     drain,
     stop,
   }

@@ -47,6 +47,7 @@ test('a disk that is full refuses what is new, and what was promised is made whe
     status: 507,
     message: expect.stringMatching(/^Expected room in .* but the disk is full$/),
   })
+  expect(await predictions.refusal()).toMatch(/but the disk is full$/)
   gate.open()
   await new Promise((resolve) => setTimeout(resolve, 500))
   for (const { id } of promised)

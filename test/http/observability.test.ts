@@ -120,6 +120,18 @@ describe('readiness', () => {
     open()
     await draining
   })
+
+  test('says that there is no room for what predictions make', async () => {
+    const { app } = await buildLoggedApp({ FLUXD_FILES_BYTES: '1MiB' })
+    const reason = 'Expected room for more files but the quota of 1048576 bytes is reached'
+    const refused = await app.inject({ method: 'POST', url: model, payload })
+    expect([refused.statusCode, refused.json().detail]).toEqual([507, reason])
+    const reply = await app.inject('/readyz')
+    expect([reply.statusCode, reply.json()]).toEqual([
+      503,
+      { status: 'not ready', reasons: [reason] },
+    ])
+  })
 })
 
 test('metrics count what was made and what waits', async () => {
