@@ -5,6 +5,7 @@
 import rateLimit from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { FluxdError } from '../errors.js'
+import { RateCounts } from './rateCounts.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -18,6 +19,7 @@ const readsPerCreate = 5
 export async function limitRates(app: FastifyInstance): Promise<void> {
   await app.register(rateLimit, {
     timeWindow: 60_000,
+    store: RateCounts,
     // `ratelimit-remaining` and `ratelimit-reset`, as Replicate names them.
     enableDraftSpec: true,
     max: (request) => limitOf(request),

@@ -144,6 +144,23 @@ describe('with a key', () => {
 })
 
 describe('a rate', () => {
+  test('lets through as many of a burst as it allows, and no fewer', async () => {
+    const { send, bearer } = buildGuardedApp({ ratePerMinute: 2 })
+    const burst = Array.from({ length: 5 }, () =>
+      send('POST', '/v1/models/fluxd/flux/predictions', bearer),
+    )
+    const replies = await Promise.all(burst)
+    expect(
+      replies.map(({ statusCode, headers }) => [statusCode, headers['ratelimit-remaining']]),
+    ).toEqual([
+      [201, '1'],
+      [201, '0'],
+      [429, '0'],
+      [429, '0'],
+      [429, '0'],
+    ])
+  })
+
   const create = (app: FastifyInstance, authorization: string) =>
     app.inject({
       method: 'POST',
