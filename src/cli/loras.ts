@@ -4,7 +4,8 @@ import { resolve } from 'node:path'
 import type { Config } from '../config.js'
 import { invalidInput } from '../errors.js'
 import { findBuiltinIn } from '../library/builtin.js'
-import { createLibrary, type Library, type ListedLora } from '../library/library.js'
+import { createLibrary, type Library } from '../library/library.js'
+import { type ListedLora, listLoras as readListing } from '../library/listing.js'
 import { showBytes } from './downloads.js'
 import { showTransfer } from './transfer.js'
 
@@ -16,12 +17,12 @@ export type LorasContext = {
 }
 
 /** Prints a line for each LoRA on disk, or all of them as JSON: first those with a name. */
-export function listLoras(flags: { readonly json?: boolean }, context: LorasContext) {
-  return withLibrary(context, async (library) => {
-    const loras = await library.list()
-    const text = flags.json ? `${JSON.stringify(loras.map(toRecord), null, 2)}\n` : toLines(loras)
-    context.stdout.write(text)
-  })
+export async function listLoras(
+  flags: { readonly json?: boolean },
+  { config, stdout }: Pick<LorasContext, 'config' | 'stdout'>,
+): Promise<void> {
+  const loras = await readListing(config)
+  stdout.write(flags.json ? `${JSON.stringify(loras.map(toRecord), null, 2)}\n` : toLines(loras))
 }
 
 /** Keeps the file `source`, or what the reference `source` leads to, under `name`. */
@@ -42,10 +43,9 @@ export function removeLora(name: string, context: LorasContext) {
 }
 
 /** The file that `place` is: a path, or the name of a LoRA. */
-export function locateLora(place: string, context: LorasContext): Promise<string> {
-  return withLibrary(context, async (library) =>
-    isFile(place) ? resolve(place) : ((await library.find(place)) ?? resolve(place)),
-  )
+export async function locateLora(place: string, context: LorasContext): Promise<string> {
+  if (isFile(place)) return resolve(place)
+  return withLibrary(context, async (library) => (await library.find(place)) ?? resolve(place))
 }
 
 /** But for names, no reference is without a slash or begins as a path does. */

@@ -4,7 +4,6 @@
  */
 import { createHash } from 'node:crypto'
 import { copyFile, stat } from 'node:fs/promises'
-import { join } from 'node:path'
 import { FluxdError, invalidInput, invalidLora } from '../errors.js'
 import { type LoraSource, parseLoraSource, showLora } from '../lora/source.js'
 import { type AddressRule, allowHosts } from '../media/address.js'
@@ -15,8 +14,8 @@ import { defaultPatience, type Patience } from './download.js'
 import { createFetch, type Fetched, type Hosts } from './fetch.js'
 import { createFlights, type Waiter } from './flights.js'
 import { checkHeader } from './header.js'
+import { type ListedLora, libraryFolder, listLoras } from './listing.js'
 import { removePart } from './part.js'
-import type { KeyedEntry } from './records.js'
 import { createStore, type Held, type Place } from './store.js'
 
 export type LibrarySettings = {
@@ -56,17 +55,6 @@ export type AcquiredLora = {
   readonly release: () => void
 }
 
-export type ListedLora = {
-  /** Undefined for what only predictions referred to. */
-  readonly name: string | undefined
-  /** Where it came from, fit to be shown. */
-  readonly source: string
-  readonly digest: string
-  readonly bytes: number
-  readonly usedAt: Date
-  readonly inUse: boolean
-}
-
 export type Library = {
   /**
    * The file that `reference` leads to, fetched if need be. Throws `lora_invalid`, which is the
@@ -79,8 +67,8 @@ export type Library = {
   readonly addFile: (name: string, path: string) => Promise<void>
   /** Throws `not_found`; the file goes too, unless it is in use or has another name. */
   readonly remove: (name: string) => Promise<void>
-  /** Named ones by name, then the others, the last used first. */
-  readonly list: () => Promise<readonly ListedLora[]>
+  /** As `listLoras`. */
+  readonly list: () => Promise<readonly (ListedLora & { readonly inUse: boolean })[]>
   /** The file of a named LoRA or of one that comes with fluxd. */
   readonly find: (name: string) => Promise<string | undefined>
   readonly close: () => Promise<void>
@@ -103,8 +91,7 @@ export function createLibrary(
   }: LibraryOptions = {},
 ): Library {
   const { maxBytes, cacheBytes, minFreeBytes } = settings.loras
-  const folder = join(settings.dataDir, 'loras')
-  const store = createStore(folder, { quotaBytes: cacheBytes, minFreeBytes })
+  const store = createStore(libraryFolder(settings), { quotaBytes: cacheBytes, minFreeBytes })
   const client = createGuardedClient({ allowAddress, stallTimeoutMs: patience.stallMs })
   const fetchWeights = createFetch({
     client,
@@ -234,23 +221,9 @@ export function createLibrary(
     await store.discard(entry.digest)
   }
 
-  async function list(): Promise<readonly ListedLora[]> {
-    const named = await store.names.list()
-    const referred = (await store.references.list()).filter(
-      ({ digest }) => !named.some((each) => each.digest === digest),
-    )
-    const describe = (
-      name: string | undefined,
-      { source, digest, bytes, usedAtMs }: KeyedEntry,
-    ) => ({
-      ...{ name, source, digest, bytes },
-      usedAt: new Date(usedAtMs),
-      inUse: store.isHeld(digest),
-    })
-    return [
-      ...named.sort((a, b) => a.key.localeCompare(b.key)).map((each) => describe(each.key, each)),
-      ...referred.sort((a, b) => b.usedAtMs - a.usedAtMs).map((each) => describe(undefined, each)),
-    ]
+  async function list() {
+    const listed = await listLoras(settings)
+    return listed.map((lora) => ({ ...lora, inUse: store.isHeld(lora.digest) }))
   }
 
   async function find(name: string): Promise<string | undefined> {

@@ -7,6 +7,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { invalidConfig } from '../errors.js'
 
 const Entry = z.object({
   digest: z.string().regex(/^[0-9a-f]{64}$/),
@@ -29,6 +30,18 @@ export type Records = {
 }
 
 const suffix = '.json'
+
+/** Of a library: for what is being written. */
+export const partsFolder = 'parts'
+
+/** Both kinds of entries of the library in `folder`; nothing is made before something is written. */
+export function openRecords(folder: string) {
+  const temporary = join(folder, partsFolder)
+  return {
+    names: createRecords(join(folder, 'names'), temporary),
+    references: createRecords(join(folder, 'references'), temporary),
+  }
+}
 
 /** The entries in `folder`; `temporary` is a folder of the same file system. */
 export function createRecords(folder: string, temporary: string): Records {
@@ -55,9 +68,20 @@ export function createRecords(folder: string, temporary: string): Records {
     // The entry may have been evicted by another process meanwhile.
     touch: (key) => utimes(pathOf(key), new Date(), new Date()).catch(() => undefined),
     async list() {
-      const files = (await readdir(folder).catch(() => [])).filter((each) => each.endsWith(suffix))
+      const files = (await listFiles(folder)).filter((each) => each.endsWith(suffix))
       return (await Promise.all(files.map(describe))).flat()
     },
+  }
+}
+
+/** A folder that is not there has no files; throws a sentence for one that cannot be read. */
+async function listFiles(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder)
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : error
+    if (code === 'ENOENT') return []
+    throw invalidConfig(`Expected ${folder} to be a folder that can be read (${code})`)
   }
 }
 

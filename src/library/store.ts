@@ -10,12 +10,13 @@
  * The quota holds for everything in it. What was used longest ago goes first; what is named or in
  * use stays, even where that exceeds the quota.
  */
-import { mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { accessSync, constants, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { readdir, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
+import { invalidConfig } from '../errors.js'
 import { createHolds } from './holds.js'
 import { createParts, type Parts } from './parts.js'
-import { createRecords, type Entry, type Records } from './records.js'
+import { type Entry, openRecords, partsFolder, type Records } from './records.js'
 
 export type StoreLimits = {
   readonly quotaBytes: number
@@ -57,13 +58,12 @@ type Blob = Evictable & { readonly digest: string; readonly isNamed: boolean }
 const dayMs = 24 * 60 * 60_000
 const suffix = '.safetensors'
 
-/** The store in `folder`, which is made. */
+/** The store in `folder`, which is made. Throws a sentence where nothing can be written. */
 export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreLimits): Store {
-  const [blobsFolder, partsFolder] = [join(folder, 'blobs'), join(folder, 'parts')]
-  for (const each of [blobsFolder, partsFolder]) mkdirSync(each, { recursive: true })
-  const references = createRecords(join(folder, 'references'), partsFolder)
-  const names = createRecords(join(folder, 'names'), partsFolder)
-  const parts = createParts(partsFolder)
+  const [blobsFolder, draftsFolder] = [join(folder, 'blobs'), join(folder, partsFolder)]
+  for (const each of [blobsFolder, draftsFolder]) makeWritable(each)
+  const { names, references } = openRecords(folder)
+  const parts = createParts(draftsFolder)
   const holds = createHolds(join(folder, 'holds'))
   const inTurn = createTurns()
 
@@ -166,6 +166,16 @@ export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreL
         const uses = await names.list()
         if (isThere && !uses.some((use) => use.digest === digest)) await removeBlob(digest)
       }),
+  }
+}
+
+function makeWritable(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true })
+    accessSync(folder, constants.W_OK)
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : error
+    throw invalidConfig(`Expected ${folder} to be a folder that can be written into (${code})`)
   }
 }
 

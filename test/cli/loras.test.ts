@@ -1,6 +1,7 @@
 /** The library on the command line, against a local server; and what `inspect` says of files. */
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -54,6 +55,29 @@ test.each(['nope.safetensors', './nope', '/nowhere/nope.safetensors'])(
 )
 
 describe('fluxd loras', () => {
+  test('ls of a data folder that is not there is empty, and makes none', async () => {
+    const { context, stdout } = await prepare()
+    const dataDir = join(context.config.dataDir, 'not/yet')
+    await listLoras({}, { ...context, config: { ...context.config, dataDir } })
+    expect(stdout()).toMatch(/^There are no LoRAs yet/)
+    await listLoras({ json: true }, { ...context, config: { ...context.config, dataDir } })
+    expect(JSON.parse(stdout())).toEqual([])
+    expect(existsSync(dataDir)).toBe(false)
+  })
+
+  test('a data folder that cannot be used is told in a sentence', async () => {
+    const { context } = await prepare()
+    const file = join(context.config.dataDir, 'file')
+    writeFileSync(file, '')
+    const broken = { ...context, config: { ...context.config, dataDir: file } }
+    await expect(listLoras({}, broken)).rejects.toThrow(
+      `Expected ${file}/loras/names to be a folder that can be read (ENOTDIR)`,
+    )
+    await expect(addLora('mine', fixture('lora_kohya'), broken)).rejects.toThrow(
+      `Expected ${file}/loras/blobs to be a folder that can be written into (ENOTDIR)`,
+    )
+  })
+
   test('add, ls and rm a reference', async () => {
     const { host, context, stdout, stderr } = await prepare()
     await listLoras({}, context)
