@@ -1,6 +1,6 @@
 /** What a model makes of what was sent to it: its defaults below, its LoRAs as the main ones. */
 import { FluxInput } from '../contract/input.js'
-import { inputJsonSchema } from '../contract/openapi.js'
+import { inputJsonSchema } from '../contract/jsonSchema.js'
 import type { Catalog } from './catalog.js'
 import type { Model, ModelLora } from './model.js'
 

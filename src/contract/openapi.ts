@@ -5,16 +5,10 @@
 import { z } from 'zod'
 import { PredictionRequest, PredictionResponse } from './cog.js'
 import { HealthCheck } from './health.js'
-import { FluxInput, Output, publishedInput } from './input.js'
+import { FluxInput, Output } from './input.js'
+import { dialect, inputJsonSchema, type JsonObject, plain } from './jsonSchema.js'
 import { PredictionStatus } from './prediction.js'
 import { HttpValidationError, ValidationError } from './validation.js'
-
-type JsonObject = { readonly [key: string]: unknown }
-
-/** The Input schema exactly as Replicate publishes it, enums in place. */
-export const inputJsonSchema = (): JsonObject => plain(z.toJSONSchema(publishedInput, dialect))
-
-export const outputJsonSchema = (): JsonObject => plain(z.toJSONSchema(Output, dialect))
 
 /** The document `GET /openapi.json` answers with. */
 export function openApiDocument(): JsonObject {
@@ -109,24 +103,6 @@ function extractEnums(schema: JsonObject): { input: JsonObject; enums: JsonObjec
     return [name, { allOf: [ref(name)], ...rest }]
   })
   return { input: { ...schema, properties: Object.fromEntries(properties) }, enums }
-}
-
-const dialect = {
-  io: 'input',
-  target: 'openapi-3.0',
-  override: dropSafeIntegerBounds,
-} as const
-
-/** zod bounds every integer by what a double holds exactly; the contract publishes no such bound. */
-function dropSafeIntegerBounds({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
-  if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum
-  if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum
-}
-
-/** The schema as JSON, without what zod adds for its own use (`~standard`, `$schema`, `$id`). */
-function plain(schema: object): JsonObject {
-  const { $schema, $id, ...rest } = JSON.parse(JSON.stringify(schema))
-  return rest
 }
 
 const componentUri = (id: string) => `#/components/schemas/${id}`

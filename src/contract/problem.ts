@@ -3,7 +3,7 @@
  * the validator its edge uses, gojsonschema (replicate-contract §3.8).
  */
 import { z } from 'zod'
-import { inputTypes } from './inputTypes.js'
+import { publishedType } from './inputTypes.js'
 
 export const InvalidField = z.object({
   type: z.string(),
@@ -99,10 +99,6 @@ const wrongType = (expected: string, input: unknown): Fault =>
     'invalid_type',
     `Invalid type. Expected: ${typeNames[expected] ?? expected}, given: ${typeOf(input)}`,
   )
-
-/** zod takes an integer for a number when it is not even that; the published schema knows better. */
-const publishedType = ([first, field = '', ...rest]: readonly string[]) =>
-  first === 'input' && rest.length === 0 ? inputTypes().get(field) : undefined
 
 const typeNames: Readonly<Record<string, string>> = { int: 'integer', record: 'object' }
 

@@ -3,6 +3,7 @@
  * the words and types of pydantic 2, as the Python Cog server answers (replicate-contract §2.5).
  */
 import { z } from 'zod'
+import { publishedType } from './inputTypes.js'
 
 export const ValidationError = z
   .object({
@@ -41,6 +42,11 @@ export function describeIssue(issue: z.core.$ZodIssue): Fault {
 
 function describeType(issue: z.core.$ZodIssueInvalidType): Fault {
   if (issue.input === undefined) return { type: 'missing', msg: 'Field required' }
+  const unreadable =
+    typeof issue.input === 'string' ? describeUnreadable(issue, issue.input) : undefined
+  if (unreadable) return unreadable
+  const isInteger = publishedType(issue.path) === 'integer'
+  if (isInteger && issue.expected === 'number') return fault('int_type', 'a valid integer')
   switch (issue.expected) {
     case 'string':
       return fault('string_type', 'a valid string')
@@ -57,6 +63,29 @@ function describeType(issue: z.core.$ZodIssueInvalidType): Fault {
       return fault('list_type', 'a valid list')
     default:
       return { type: 'value_error', msg: issue.message }
+  }
+}
+
+/**
+ * A text that pydantic would not read as what the field is. One that it would read is of the wrong type
+ * here, where nothing is coerced, as it is in pydantic's strict mode.
+ */
+function describeUnreadable({ path }: z.core.$ZodIssue, text: string): Fault | undefined {
+  switch (publishedType(path)) {
+    case 'integer':
+      return /^\s*[+-]?\d+(\.0+)?\s*$/.test(text)
+        ? undefined
+        : fault('int_parsing', 'a valid integer, unable to parse string as an integer')
+    case 'number':
+      return /^\s*[+-]?(\d+\.?\d*|\.\d+|inf|nan)(e[+-]?\d+)?\s*$/i.test(text)
+        ? undefined
+        : fault('float_parsing', 'a valid number, unable to parse string as a number')
+    case 'boolean':
+      return /^(0|1|off|on|f|t|false|true|n|y|no|yes)$/i.test(text)
+        ? undefined
+        : fault('bool_parsing', 'a valid boolean, unable to interpret input')
+    default:
+      return undefined
   }
 }
 

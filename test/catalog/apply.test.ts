@@ -5,7 +5,7 @@ import { applyModel, inputSchemaOf } from '../../src/catalog/apply.js'
 import { openCatalog } from '../../src/catalog/catalog.js'
 import type { Model } from '../../src/catalog/model.js'
 import { FluxInput } from '../../src/contract/input.js'
-import { inputJsonSchema } from '../../src/contract/openapi.js'
+import { inputJsonSchema } from '../../src/contract/jsonSchema.js'
 import { checkpoints, models } from './folders.js'
 
 const catalog = await openCatalog({

@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { FluxInput } from '../../src/contract/input.js'
-import { inputJsonSchema, openApiDocument, outputJsonSchema } from '../../src/contract/openapi.js'
+import { inputJsonSchema, outputJsonSchema } from '../../src/contract/jsonSchema.js'
+import { openApiDocument } from '../../src/contract/openapi.js'
 
 type Field = { [key: string]: unknown }
 type Schema = { properties: Record<string, Field> }

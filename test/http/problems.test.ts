@@ -33,6 +33,46 @@ describe('a body that is wrong', () => {
     ],
     [{ prompt: '', go_fast: 'true' }, ['go_fast'], 'Input should be a valid boolean', 'bool_type'],
     [
+      { prompt: '', go_fast: 'maybe' },
+      ['go_fast'],
+      'Input should be a valid boolean, unable to interpret input',
+      'bool_parsing',
+    ],
+    [
+      { prompt: '', num_outputs: 'many' },
+      ['num_outputs'],
+      'Input should be a valid integer, unable to parse string as an integer',
+      'int_parsing',
+    ],
+    [
+      { prompt: '', num_outputs: '1.5' },
+      ['num_outputs'],
+      'Input should be a valid integer, unable to parse string as an integer',
+      'int_parsing',
+    ],
+    [
+      { prompt: '', guidance_scale: '0x10' },
+      ['guidance_scale'],
+      'Input should be a valid number, unable to parse string as a number',
+      'float_parsing',
+    ],
+    // It could be read, and is not: nothing is coerced.
+    [{ prompt: '', seed: '28' }, ['seed'], 'Input should be a valid integer', 'int_type'],
+    [{ prompt: '', seed: [1] }, ['seed'], 'Input should be a valid integer', 'int_type'],
+    [
+      { prompt: '', lora_scale: 'strong' },
+      ['lora_scale'],
+      'Input should be a valid number, unable to parse string as a number',
+      'float_parsing',
+    ],
+    [
+      { prompt: '', lora_scale: '1' },
+      ['lora_scale'],
+      'Input should be a valid number',
+      'float_type',
+    ],
+    [{ prompt: 1 }, ['prompt'], 'Input should be a valid string', 'string_type'],
+    [
       { prompt: '', image: 'ftp://example.org/a.png' },
       ['image'],
       "'ftp' is not a valid URL scheme. 'data', 'http', or 'https' is supported.",
