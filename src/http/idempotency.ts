@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { invalidInput } from '../errors.js'
-import type { NewPrediction } from '../predictions/service.js'
+import type { NewPrediction } from '../predictions/newPrediction.js'
 
 const longestKey = 255
 

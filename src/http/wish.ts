@@ -7,7 +7,7 @@ import type { Model } from '../catalog/model.js'
 import { type WebhookEvent, webhookEvents } from '../contract/prediction.js'
 import { withoutNulls } from '../contract/records.js'
 import { withoutSecrets } from '../contract/redaction.js'
-import type { NewPrediction } from '../predictions/service.js'
+import type { NewPrediction } from '../predictions/newPrediction.js'
 
 type Body = {
   readonly webhook?: string | undefined

@@ -8,9 +8,9 @@ import type { PredictionStore, StoredPrediction } from '../store/predictions.js'
 import { randomId } from '../store/randomId.js'
 import type { Wish } from '../store/wishes.js'
 import { type Detached, detachFiles, removeFiles } from './inputFiles.js'
+import type { NewPrediction } from './newPrediction.js'
 import { createPrediction } from './prediction.js'
 import { drawSeed } from './seed.js'
-import type { NewPrediction } from './service.js'
 
 export type Outcome =
   | {

@@ -6,7 +6,7 @@ import { fileFields } from '../contract/input.js'
 import type { Prediction } from '../contract/prediction.js'
 import type { Files } from '../files/files.js'
 import { splitDataUri } from '../media/dataUri.js'
-import type { NewPrediction } from './service.js'
+import type { NewPrediction } from './newPrediction.js'
 
 /** A wish names such a file by a URI that no client can send: of a scheme that an input may not have. */
 const scheme = 'fluxd-input:'

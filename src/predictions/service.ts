@@ -12,7 +12,6 @@ import type { MediaClient } from '../media/fetch.js'
 import type { Database } from '../store/database.js'
 import { createIdempotencyStore } from '../store/idempotency.js'
 import { createPredictionStore, type StoredPrediction } from '../store/predictions.js'
-import type { Wish } from '../store/wishes.js'
 import { createAdmission } from './admission.js'
 import { createDeadlines } from './deadlines.js'
 import type { PredictionListener } from './events.js'
@@ -24,6 +23,7 @@ import {
   unknownPrediction,
   type WaitOptions,
 } from './live.js'
+import type { NewPrediction } from './newPrediction.js'
 import { lookAhead, type Outlook } from './outlook.js'
 import { createPace } from './pace.js'
 import { type Listed, listPage, type PredictionPage } from './page.js'
@@ -35,33 +35,6 @@ import { recover } from './recovery.js'
 import { untilThereIsRoom } from './runner.js'
 import { createScheduler } from './scheduler.js'
 import { foreseePlan, foreseeWork } from './work.js'
-
-export type NewPrediction = {
-  /** Chosen by a Cog client; drawn where it is absent. */
-  readonly id?: string | undefined
-  readonly surface: Prediction['surface']
-  readonly model: string
-  readonly version: string
-  readonly deployment?: string | undefined
-  readonly keyId?: string | undefined
-  /** The input to echo: as it was sent, without secrets. */
-  readonly sent: Readonly<Record<string, unknown>>
-  /** What is to be made, as `applyModel` of the catalog tells it. */
-  readonly wish: FluxInput
-  /** Default: none. */
-  readonly loras?: Wish['loras'] | undefined
-  readonly deadline?: Date | undefined
-  readonly webhook?: Prediction['webhook']
-  readonly sentCreatedAt?: string | undefined
-  /** The same key and digest again give the same prediction; another digest is `conflict`. */
-  readonly idempotency?: { readonly key: string; readonly bodyDigest: string } | undefined
-  /** Higher runs first; default 0. */
-  readonly priority?: number | undefined
-  /** The trace that it belongs to (W3C). */
-  readonly traceparent?: string | undefined
-  /** Throws `busy` instead of waiting. */
-  readonly unlessBusy?: boolean | undefined
-}
 
 export type { EventHook } from './live.js'
 

@@ -4,10 +4,10 @@ import { onTestFinished } from 'vitest'
 import { FluxInput } from '../../src/contract/input.js'
 import { createFiles, type Files } from '../../src/files/files.js'
 import { createMediaClient } from '../../src/media/fetch.js'
+import type { NewPrediction } from '../../src/predictions/newPrediction.js'
 import { withOwnFiles } from '../../src/predictions/ownFiles.js'
 import {
   createPredictions,
-  type NewPrediction,
   type PredictionOptions,
   type Predictions,
 } from '../../src/predictions/service.js'
