@@ -7,7 +7,7 @@ import { openApiDocument } from './contract/openapi.js'
 import type { Engine } from './engine/engine.js'
 import { logReplies } from './http/accessLog.js'
 import { guardRoutes } from './http/auth.js'
-import { acceptJsonOnly, maxBodyBytes } from './http/body.js'
+import { acceptJsonOnly, longestRequestMs, maxBodyBytes } from './http/body.js'
 import { cogRoutes } from './http/cog.js'
 import { releaseConnections } from './http/connections.js'
 import { docsRoutes } from './http/docs.js'
@@ -62,6 +62,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   const app = Fastify({
     loggerInstance: log,
     bodyLimit: maxBodyBytes,
+    requestTimeout: longestRequestMs,
     frameworkErrors: sendProblem,
     // One line for each reply, by accessLog.ts.
     logController: new LogController({ disableRequestLogging: true }),

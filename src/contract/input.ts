@@ -43,6 +43,12 @@ const loraReference =
   'civitai.com/models/<id>[/<model-name>], or arbitrary .safetensors URLs from the Internet. ' +
   "For example, 'fofr/flux-pixar-cars'"
 
+/**
+ * Characters: two hundred times what the text encoders read. Not in the published schema, as the bounds
+ * of integers are not.
+ */
+export const longestPrompt = 100_000
+
 /** The fields that are files. */
 export const fileFields = ['image', 'mask'] as const
 
@@ -57,13 +63,16 @@ const loraScale = z.number().min(-1).max(3).default(1)
 
 export const publishedInput = z
   .object({
-    prompt: z.string().meta({
-      title: 'Prompt',
-      'x-order': 0,
-      description:
-        'Prompt for generated image. If you include the `trigger_word` used in the training process ' +
-        'you are more likely to activate the trained object, style, or concept in the resulting image.',
-    }),
+    prompt: z
+      .string()
+      .max(longestPrompt)
+      .meta({
+        title: 'Prompt',
+        'x-order': 0,
+        description:
+          'Prompt for generated image. If you include the `trigger_word` used in the training process ' +
+          'you are more likely to activate the trained object, style, or concept in the resulting image.',
+      }),
     image: fileUri.optional().meta({
       title: 'Image',
       'x-order': 1,

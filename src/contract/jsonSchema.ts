@@ -1,6 +1,6 @@
 /** The JSON Schemas of input and output, derived from the zod schemas. */
 import { z } from 'zod'
-import { Output, publishedInput } from './input.js'
+import { longestPrompt, Output, publishedInput } from './input.js'
 
 export type JsonObject = { readonly [key: string]: unknown }
 
@@ -12,13 +12,14 @@ export const outputJsonSchema = (): JsonObject => plain(z.toJSONSchema(Output, d
 export const dialect = {
   io: 'input',
   target: 'openapi-3.0',
-  override: dropSafeIntegerBounds,
+  override: dropOwnBounds,
 } as const
 
-/** zod bounds every integer by what a double holds exactly; the contract publishes no such bound. */
-function dropSafeIntegerBounds({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
+/** zod bounds every integer by what a double holds exactly, and we the prompt; the contract publishes neither. */
+function dropOwnBounds({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
   if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum
   if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum
+  if (jsonSchema.maxLength === longestPrompt) delete jsonSchema.maxLength
 }
 
 /** The schema as JSON, without what zod adds for its own use (`~standard`, `$schema`, `$id`). */

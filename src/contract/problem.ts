@@ -25,9 +25,12 @@ export type Problem = z.output<typeof Problem>
 
 export const problemMimeType = 'application/problem+json'
 
+/** As many as are told: who sends thousands of fields has thousands of them. */
+export const mostFaults = 100
+
 /** The 422 of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`). */
 export const toInputProblem = (issues: readonly z.core.$ZodIssue[]): Problem =>
-  describeFields(issues.flatMap(toInvalidFields))
+  describeFields(issues.flatMap(toInvalidFields).slice(0, mostFaults))
 
 export const describeFields = (fields: readonly InvalidField[]): Problem => ({
   title: 'Input validation failed',

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod'
 import { publishedType } from './inputTypes.js'
+import { mostFaults } from './problem.js'
 
 export const ValidationError = z
   .object({
@@ -22,7 +23,9 @@ type Fault = Omit<ValidationError, 'loc'>
 
 /** Every fault of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`). */
 export const toValidationErrors = (issues: readonly z.core.$ZodIssue[]): ValidationError[] =>
-  issues.map((issue) => ({ loc: ['body', ...issue.path.map(toKey)], ...describeIssue(issue) }))
+  issues
+    .slice(0, mostFaults)
+    .map((issue) => ({ loc: ['body', ...issue.path.map(toKey)], ...describeIssue(issue) }))
 
 /** One fault in words, without its place. */
 export function describeIssue(issue: z.core.$ZodIssue): Fault {
@@ -32,6 +35,11 @@ export function describeIssue(issue: z.core.$ZodIssue): Fault {
     case 'too_small':
       return fault('greater_than_equal', `greater than or equal to ${issue.minimum}`)
     case 'too_big':
+      if (issue.origin === 'string')
+        return {
+          type: 'string_too_long',
+          msg: `String should have at most ${issue.maximum} characters`,
+        }
       return fault('less_than_equal', `less than or equal to ${issue.maximum}`)
     case 'invalid_value':
       return fault('enum', listChoices(issue.values))

@@ -4,18 +4,24 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { FluxdError } from '../errors.js'
+import { refuseShape } from './jsonShape.js'
 
 export const maxBodyBytes = 105 * 1024 * 1024
+
+/** Who takes longer to send a request does not mean to: 105 MiB at 1.5 Mbit/s. */
+export const longestRequestMs = 600_000
 
 export function acceptJsonOnly(app: FastifyInstance): void {
   const parseJson = app.getDefaultJsonParser('error', 'error')
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser<string>(
+  app.addContentTypeParser<Buffer>(
     'application/json',
-    { parseAs: 'string' },
+    { parseAs: 'buffer' },
     (request, body, done) => {
-      if (body === '') done(null, undefined)
-      else parseJson(request, body, done)
+      if (body.length === 0) return done(null, undefined)
+      const refusal = refuseShape(body)
+      if (refusal) done(tooLarge(refusal))
+      else parseJson(request, body.toString('utf8'), done)
     },
   )
   app.addContentTypeParser('*', (request, _payload, done) => {
@@ -28,3 +34,7 @@ export function acceptJsonOnly(app: FastifyInstance): void {
     )
   })
 }
+
+/** The 413 of a body, in either surface's shape. */
+export const tooLarge = (sentence: string) =>
+  Object.assign(new Error(sentence), { statusCode: 413 })

@@ -7,7 +7,8 @@
 import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { inputTypes } from '../contract/inputTypes.js'
-import { maxBodyBytes } from './body.js'
+import { maxBodyBytes, tooLarge } from './body.js'
+import { refuseShape } from './jsonShape.js'
 import { sniffType } from './sniff.js'
 
 type Body = Record<string, unknown>
@@ -58,17 +59,16 @@ async function readFile(part: Multipart & { type: 'file' }): Promise<string | un
 }
 
 function readText(part: Multipart & { type: 'field' }): unknown {
-  if (part.valueTruncated) throw tooLarge()
+  if (part.valueTruncated) throw tooLong()
   return part.value
 }
 
 function expectRoom(length: number): void {
   // Base64 is longer than what it stands for.
-  if (length > (maxBodyBytes * 4) / 3) throw tooLarge()
+  if (length > (maxBodyBytes * 4) / 3) throw tooLong()
 }
 
-const tooLarge = () =>
-  Object.assign(new Error(`Expected a form of at most ${maxBodyBytes} bytes`), { statusCode: 413 })
+const tooLong = () => tooLarge(`Expected a form of at most ${maxBodyBytes} bytes`)
 
 /** What stands beside the input in a body; any other name is a field of the input. */
 const bodyFields: readonly string[] = [
@@ -121,6 +121,8 @@ const orNone = (text: string) => (text.trim() === '' ? undefined : text)
 /** The object in a JSON field; what is none is kept under a name that no field has. */
 function parseJson(value: unknown): object {
   if (typeof value === 'object' && value !== null) return value
+  const refusal = refuseShape(Buffer.from(String(value)))
+  if (refusal) throw tooLarge(refusal)
   try {
     const parsed: unknown = JSON.parse(String(value))
     if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed

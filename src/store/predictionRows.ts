@@ -35,6 +35,8 @@ export type WholeRow = Row & {
 
 // A prompt is shorter, a data URI of a picture longer.
 const longestInRow = 4096
+// A page of the list holds a hundred.
+const longestInput = 64 * 1024
 
 /** The columns that change after the admission, and those that do not. */
 export const toColumns = (prediction: Prediction) => ({
@@ -95,15 +97,25 @@ export function toWhole(row: WholeRow | undefined): Prediction | undefined {
   }
 }
 
-/** The input with long strings cut; the same object when there are none. */
+/** The input with long values cut and what is too much left out; the same object when there is neither. */
 export function shorten(input: Prediction['input']): Prediction['input'] {
-  const isLong = (value: unknown) =>
-    typeof value === 'string'
-      ? value.length > longestInRow
-      : typeof value === 'object' && JSON.stringify(value).length > longestInRow
-  if (!Object.values(input).some(isLong)) return input
-  const cut = (value: unknown) => (typeof value === 'string' ? `${value.slice(0, 64)}…` : '…')
-  return Object.fromEntries(
-    Object.entries(input).map(([name, value]) => [name, isLong(value) ? cut(value) : value]),
-  )
+  let room = longestInput
+  const entries = Object.entries(input)
+  const kept = entries.flatMap(([name, value]) => {
+    const short = cut(value)
+    room -= name.length + lengthOf(short)
+    return room < 0 ? [] : [[name, short] as const]
+  })
+  const isWhole =
+    kept.length === entries.length && kept.every(([name, value]) => value === input[name])
+  return isWhole ? input : Object.fromEntries(kept)
 }
+
+function cut(value: unknown): unknown {
+  if (lengthOf(value) <= longestInRow) return value
+  return typeof value === 'string' ? `${value.slice(0, 64)}…` : '…'
+}
+
+// A field that a form left empty is undefined.
+const lengthOf = (value: unknown) =>
+  typeof value === 'string' ? value.length : (JSON.stringify(value)?.length ?? 0)

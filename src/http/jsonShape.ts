@@ -1,0 +1,51 @@
+/** How much JSON there is around the texts of a body, told without parsing it. */
+
+// Far more than any request needs: texts, which may be files, do not count.
+const mostStructure = 64 * 1024
+const deepest = 64
+
+const [quote, backslash] = [0x22, 0x5c]
+const opening: readonly number[] = [0x5b, 0x7b]
+const closing: readonly number[] = [0x5d, 0x7d]
+
+/**
+ * What is wrong with the shape of `body`, JSON in UTF-8: megabytes of brackets and keys, or a thousand levels,
+ * take seconds to parse and more to look at. A malformed one may pass: the parser tells.
+ */
+export function refuseShape(body: Buffer): string | undefined {
+  let structure = 0
+  let depth = 0
+  for (let at = 0; at < body.length; at++) {
+    const byte = body[at]!
+    if (byte === quote) {
+      const { end, quotes } = skipText(body, at, mostStructure - structure)
+      structure += quotes
+      at = end
+    } else if (opening.includes(byte)) depth++
+    else if (closing.includes(byte)) depth--
+    if (depth > deepest) return `Expected JSON of at most ${deepest} levels but received more`
+    if (++structure > mostStructure)
+      return (
+        `Expected at most ${mostStructure} bytes of JSON besides texts but received more; ` +
+        'a file is sent as a data URI or a URL'
+      )
+  }
+  return undefined
+}
+
+/** Where the text that begins at `start` ends, and how many quotes it has; looks at `most` of them. */
+function skipText(body: Buffer, start: number, most: number) {
+  let end = start
+  for (let quotes = 1; quotes <= most; quotes++) {
+    end = body.indexOf(quote, end + 1)
+    if (end < 0) return { end: body.length, quotes }
+    if (!isEscaped(body, end)) return { end, quotes }
+  }
+  return { end, quotes: most }
+}
+
+function isEscaped(body: Buffer, at: number): boolean {
+  let backslashes = 0
+  while (body[at - 1 - backslashes] === backslash) backslashes++
+  return backslashes % 2 === 1
+}
