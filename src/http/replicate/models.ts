@@ -31,6 +31,7 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
   const app = server.withTypeProvider<ZodTypeProvider>()
   const { catalog, publicUrl } = services
   const presentAll = createModelPresenter(services)
+  const toVersion = createVersions()
   const presentOne = (model: Model, request: FastifyRequest) => presentAll([model], request)[0]!
 
   function present(models: readonly Model[], cursor: string | undefined, request: FastifyRequest) {
@@ -151,16 +152,22 @@ function readQuery(body: unknown): string {
 }
 
 export function createModelPresenter({ runs, publicUrl }: ReplicateServices) {
+  const toVersion = createVersions()
   return (models: readonly Model[], request: FastifyRequest): WireModel[] => {
     const counts = runs.count()
     return models.map((model) => {
       const name = `${model.owner}/${model.name}`
-      return toWireModel(model, counts.get(name) ?? 0, `${publicUrl(request)}/v1/models/${name}`)
+      const url = `${publicUrl(request)}/v1/models/${name}`
+      return toWireModel(model, toVersion(model), { url, runCount: counts.get(name) ?? 0 })
     })
   }
 }
 
-const toWireModel = (model: Model, runCount: number, url: string): WireModel => ({
+const toWireModel = (
+  model: Model,
+  version: ModelVersion,
+  { url, runCount }: { readonly url: string; readonly runCount: number },
+): WireModel => ({
   url,
   owner: model.owner,
   name: model.name,
@@ -173,10 +180,20 @@ const toWireModel = (model: Model, runCount: number, url: string): WireModel => 
   cover_image_url: null,
   run_count: runCount,
   default_example: null,
-  latest_version: toVersion(model),
+  latest_version: version,
 })
 
-const toVersion = (model: Model): ModelVersion => ({
+/** Tells of versions; the schema of each is made once, as a changed model is another object. */
+function createVersions(): (model: Model) => ModelVersion {
+  const known = new WeakMap<Model, ModelVersion>()
+  return (model) => {
+    const version = known.get(model) ?? describeVersion(model)
+    known.set(model, version)
+    return version
+  }
+}
+
+const describeVersion = (model: Model): ModelVersion => ({
   id: model.version,
   created_at: model.createdAt.toISOString(),
   cog_version: cogVersion,
