@@ -4,6 +4,8 @@
 const mostStructure = 64 * 1024
 const deepest = 64
 
+const tooDeep = `Expected JSON of at most ${deepest} levels but received more`
+
 const [quote, backslash] = [0x22, 0x5c]
 const opening: readonly number[] = [0x5b, 0x7b]
 const closing: readonly number[] = [0x5d, 0x7d]
@@ -23,7 +25,7 @@ export function refuseShape(body: Buffer): string | undefined {
       at = end
     } else if (opening.includes(byte)) depth++
     else if (closing.includes(byte)) depth--
-    if (depth > deepest) return `Expected JSON of at most ${deepest} levels but received more`
+    if (depth > deepest) return tooDeep
     if (++structure > mostStructure)
       return (
         `Expected at most ${mostStructure} bytes of JSON besides texts but received more; ` +
@@ -31,6 +33,17 @@ export function refuseShape(body: Buffer): string | undefined {
       )
   }
   return undefined
+}
+
+/** As `refuseShape`, of what was parsed already. */
+export function refuseValue(value: unknown): string | undefined {
+  try {
+    return refuseShape(Buffer.from(JSON.stringify(value)))
+  } catch (error) {
+    // So many levels that they do not fit on the stack.
+    if (error instanceof RangeError) return tooDeep
+    throw error
+  }
 }
 
 /** Where the text that begins at `start` ends, and how many quotes it has; looks at `most` of them. */

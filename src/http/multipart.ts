@@ -8,7 +8,7 @@ import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { inputTypes } from '../contract/inputTypes.js'
 import { maxBodyBytes, tooLarge } from './body.js'
-import { refuseShape } from './jsonShape.js'
+import { refuseShape, refuseValue } from './jsonShape.js'
 import { sniffType } from './sniff.js'
 
 type Body = Record<string, unknown>
@@ -60,6 +60,9 @@ async function readFile(part: Multipart & { type: 'file' }): Promise<string | un
 
 function readText(part: Multipart & { type: 'field' }): unknown {
   if (part.valueTruncated) throw tooLong()
+  // One that says it is JSON comes parsed.
+  const refusal = typeof part.value === 'object' ? refuseValue(part.value) : undefined
+  if (refusal) throw tooLarge(refusal)
   return part.value
 }
 

@@ -1,5 +1,6 @@
 /** Requests that are made to cost more than they may. */
 import fc from 'fast-check'
+import type { FastifyInstance, InjectOptions } from 'fastify'
 import { describe, expect, test } from 'vitest'
 import { longestRequestMs } from '../../src/http/body.js'
 import { refuseShape } from '../../src/http/jsonShape.js'
@@ -50,19 +51,65 @@ describe('the shape of JSON', () => {
     },
   )
 
-  test('is that of JSON inside a form, too', async () => {
-    const { app } = buildTestApp()
-    const form = new FormData()
-    form.append('input', `{"prompt":"p","deep":${nest(65)}}`)
-    const encoded = new Response(form)
-    const reply = await app.inject({
-      ...{ method: 'POST', url: '/predictions', payload: Buffer.from(await encoded.arrayBuffer()) },
-      headers: { 'content-type': encoded.headers.get('content-type')! },
+  /** A form with one field, which says that it is JSON or does not. */
+  const sendForm = (
+    app: FastifyInstance,
+    url: string,
+    name: string,
+    text: string,
+    isJson: boolean,
+  ) =>
+    app.inject({
+      ...{ method: 'POST', url, headers: { 'content-type': 'multipart/form-data; boundary=b' } },
+      payload: [
+        '--b',
+        `content-disposition: form-data; name="${name}"`,
+        ...(isJson ? ['content-type: application/json'] : []),
+        ...['', text, '--b--', ''],
+      ].join('\r\n'),
     })
+
+  test.each([
+    ['input', `{"prompt":"p","deep":${nest(65)}}`, false],
+    ['input', `{"prompt":"p","deep":${nest(5000)}}`, true],
+    ['deep', nest(5000), true],
+  ])('is that of JSON inside a form, too: %s', async (name, text, isJson) => {
+    const { app } = buildTestApp()
+    const reply = await sendForm(app, '/predictions', name, text, isJson)
     expect([reply.statusCode, reply.json().detail]).toEqual([
       413,
       'Expected JSON of at most 64 levels but received more',
     ])
+  })
+
+  test('of what describes an upload is refused where it is too much', async () => {
+    const { app } = buildTestApp()
+    const reply = await app.inject({
+      ...{ method: 'POST', url: '/v1/files' },
+      headers: { 'content-type': 'multipart/form-data; boundary=b' },
+      payload: [
+        ...['--b', 'content-disposition: form-data; name="content"; filename="a"', '', 'a'],
+        ...['--b', 'content-disposition: form-data; name="metadata"'],
+        ...['content-type: application/json', '', nest(5000), '--b--', ''],
+      ].join('\r\n'),
+    })
+    expect([reply.statusCode, reply.json().detail]).toEqual([
+      422,
+      '- metadata: Expected a JSON object of at most 64 KiB\n',
+    ])
+  })
+
+  test('does not matter to a search, which is short', async () => {
+    const { app } = buildTestApp()
+    const search = (payload: string) =>
+      app.inject({
+        method: 'QUERY',
+        url: '/v1/models',
+        payload,
+        headers: { 'content-type': 'text/plain' },
+      } as InjectOptions)
+    expect((await search('[['.repeat(1000))).statusCode).toBe(200)
+    expect((await search('[['.repeat(10_000))).statusCode).toBe(413)
   })
 })
 

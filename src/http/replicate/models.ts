@@ -48,6 +48,7 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
   app.route({
     method: 'QUERY',
     url: '/models',
+    bodyLimit: longestQuery,
     handler: (request) =>
       present(searchModels(catalog.list(), readQuery(request.body)), undefined, request),
   })
@@ -126,6 +127,9 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
     },
   )
 }
+
+/** Bytes of what models are searched for. */
+const longestQuery = 4096
 
 /** Newest first. */
 const sortByAge = (models: readonly Model[]): Model[] =>

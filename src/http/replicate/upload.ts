@@ -9,6 +9,7 @@ import type { FastifyRequest } from 'fastify'
 import { FileMetadata } from '../../contract/file.js'
 import { describeFields } from '../../contract/problem.js'
 import { maxBodyBytes } from '../body.js'
+import { refuseValue } from '../jsonShape.js'
 import { explainMalformed } from '../multipart.js'
 import { sniffType } from '../sniff.js'
 import { ProblemError, problem } from './problems.js'
@@ -70,7 +71,9 @@ async function readText(name: string, files: Parts['files'], values: Parts['valu
   if (file) return readStart(file.filepath, maxTextBytes).then((bytes) => bytes.toString())
   const part: Multipart | undefined = [values[name]].flat()[0]
   if (part?.type !== 'field') return undefined
-  return typeof part.value === 'string' ? part.value : JSON.stringify(part.value)
+  if (typeof part.value === 'string') return part.value
+  // It was JSON; what is not fit to be any is as good as none.
+  return refuseValue(part.value) ? 'null' : JSON.stringify(part.value)
 }
 
 async function sniffFile(path: string): Promise<string> {
