@@ -114,7 +114,7 @@ export const settings = {
   FLUXD_FILES_BYTES: {
     schema: bytes,
     fallback: '10GiB',
-    meaning: 'Room for uploads and outputs together',
+    meaning: 'Room for uploads, long inputs and outputs together',
   },
   FLUXD_PUBLIC_URL: {
     schema: optionalUrl,
