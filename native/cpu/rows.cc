@@ -16,14 +16,19 @@ float quantizeRow(const float *values, int64_t width, E4m3 *y) {
 int quantizeRowsCpu(const fluxd_quantize_rows *op, fluxd_queue queue) {
   return guarded("quantize_rows", [&] {
     expect(op->rows >= 0 && op->width > 0, "rows and width to be lengths");
+    expect(op->right_width >= 0 && (op->right != nullptr) == (op->right_width > 0),
+           "right_width to be that of right");
+    const int64_t width = op->width + op->right_width;
     withActivation(op->dtype, [&](auto zero) {
       auto x = static_cast<const decltype(zero) *>(op->x);
+      auto right = static_cast<const decltype(zero) *>(op->right);
       parallelRows(queue, op->rows, [&](int64_t begin, int64_t end) {
-        std::vector<float> row(op->width);
+        std::vector<float> row(width);
         for (int64_t r = begin; r < end; r++) {
           for (int64_t i = 0; i < op->width; i++) row[i] = toFloat(x[r * op->width + i]);
-          op->scale[r] =
-              quantizeRow(row.data(), op->width, static_cast<E4m3 *>(op->y) + r * op->width);
+          for (int64_t i = 0; i < op->right_width; i++)
+            row[op->width + i] = toFloat(right[r * op->right_width + i]);
+          op->scale[r] = quantizeRow(row.data(), width, static_cast<E4m3 *>(op->y) + r * width);
         }
       });
     });

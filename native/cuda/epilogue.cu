@@ -33,10 +33,10 @@ __global__ void __launch_bounds__(kThreads) finishKernel(Epilogue op) {
 #pragma unroll 4
   for (int64_t row = firstRow; row < firstRow + kRows; row++) {
     if (row >= op.rows) return;
-    const int64_t at = row * op.columns + column;
+    const int64_t at = row * op.stride + column;
     float t[8], residual[8];
     load(op.product + at, t);
-    loadOr(op.residual, at, 0, residual);
+    loadOr(op.residual, row * op.columns + column, 0, residual);
     const float rowScale = op.rowScale ? op.rowScale[row] : 1.0f;
 #pragma unroll
     for (int i = 0; i < 8; i++) {

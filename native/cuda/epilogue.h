@@ -12,6 +12,7 @@ namespace fluxd::cuda {
  */
 struct Epilogue {
   int64_t rows, columns;
+  int64_t stride;           // values from one row of product and of y to the next
   const bf16 *product;      // [rows, columns]
   const float *rowScale;    // [rows]
   const float *columnScale; // [columns]

@@ -12,6 +12,7 @@ void fp8Linear(const fluxd_fp8_linear &op, cudaStream_t stream) {
   runLinear({op.rows, op.in, op.out, true, op.epilogue == FLUXD_EPILOGUE_GELU,
              {op.x, op.weight, static_cast<const bf16 *>(op.bias), op.x_scale, op.weight_scale,
               static_cast<bf16 *>(op.y)},
+             op.out,
              gated ? op.gate : nullptr,
              gated ? static_cast<const bf16 *>(op.residual) : nullptr},
             stream);

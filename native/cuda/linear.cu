@@ -23,7 +23,7 @@ Way findWay(const LinearOperands &op) {
   const MatmulOperands &m = op.matmul;
   MatmulShape shape = {op.rows, op.in,  op.out, op.fp8,
                        op.fp8,  m.bias != nullptr, op.gelu,
-                       commonAlignment({m.x, m.weight, m.y})};
+                       commonAlignment({m.x, m.weight, m.y}), op.stride};
   Way way = {shape, planOf(shape, m)};
   if (!way.plan && shape.gelu) {
     shape.gelu = false;
@@ -46,6 +46,7 @@ void runWay(const Way &way, const LinearOperands &op, bf16 *product, cudaStream_
   Epilogue rest = {};
   rest.rows = op.rows;
   rest.columns = op.out;
+  rest.stride = op.stride;
   rest.product = product;
   rest.gelu = op.gelu && !way.shape.gelu;
   rest.gate = op.gate;
@@ -58,6 +59,13 @@ void runWay(const Way &way, const LinearOperands &op, bf16 *product, cudaStream_
   }
   runMatmul(*way.plan, matmul, stream);
   if (rest.gelu || rest.gate || rest.bias || rest.rowScale) finish(rest, stream);
+}
+
+void copyLeft(const fluxd_linear &op, cudaStream_t stream) {
+  const size_t width = static_cast<size_t>(op.left_width) * sizeof(bf16);
+  const size_t stride = static_cast<size_t>(op.left_width + op.out) * sizeof(bf16);
+  FLUXD_CHECK(cudaMemcpy2DAsync(op.y, stride, op.left, width, width, static_cast<size_t>(op.rows),
+                                cudaMemcpyDeviceToDevice, stream));
 }
 
 /** Rows [first, first + count) of `op`. */
@@ -90,12 +98,15 @@ void runLinear(const LinearOperands &op, cudaStream_t stream) {
 
 void linear(const fluxd_linear &op, cudaStream_t stream) {
   expectBf16(op.dtype, "Linear");
-  expect(op.in > 0 && op.out > 0 && op.in % 8 == 0 && op.out % 8 == 0,
-         "Expected in and out of Linear as multiples of 8 on CUDA");
+  expect(op.in > 0 && op.out > 0 && op.in % 8 == 0 && op.out % 8 == 0 && op.left_width % 8 == 0,
+         "Expected in, out and left_width of Linear as multiples of 8 on CUDA");
   const bool gated = op.epilogue == FLUXD_EPILOGUE_GATED;
+  expect(!gated || !op.left, "Expected no left beside a gated Linear");
+  if (op.left) copyLeft(op, stream);
   runLinear({op.rows, op.in, op.out, false, op.epilogue == FLUXD_EPILOGUE_GELU,
              {op.x, op.weight, static_cast<const bf16 *>(op.bias), nullptr, nullptr,
-              static_cast<bf16 *>(op.y)},
+              static_cast<bf16 *>(op.y) + op.left_width},
+             op.left_width + op.out,
              gated ? op.gate : nullptr,
              gated ? static_cast<const bf16 *>(op.residual) : nullptr},
             stream);

@@ -9,6 +9,7 @@ struct LinearOperands {
   int64_t rows, in, out;
   bool fp8, gelu;
   MatmulOperands matmul;
+  int64_t stride;        // values from one row of y to the next; `out` with a gate
   const float *gate;     // [out], or NULL
   const bf16 *residual;  // [rows, out] with a gate; may be y
 };

@@ -80,14 +80,15 @@ void describe(MatmulPlan &plan, const MatmulShape &shape) {
     set<int32_t>(plan.desc, lt::kScaleModeA, lt::kOuterVector);
     set<int32_t>(plan.desc, lt::kScaleModeB, lt::kOuterVector);
   }
-  const auto layout = [](lt::MatrixLayout **made, lt::DataType of, int64_t rows, int64_t columns) {
+  const auto layout = [](lt::MatrixLayout **made, lt::DataType of, int64_t rows, int64_t columns,
+                         int64_t stride) {
     check(api().MatrixLayoutCreate(made, of, static_cast<uint64_t>(rows),
-                                   static_cast<uint64_t>(columns), rows),
+                                   static_cast<uint64_t>(columns), stride),
           "describe a matrix");
   };
-  layout(&plan.a, type, shape.in, shape.out);
-  layout(&plan.b, type, shape.in, shape.rows);
-  layout(&plan.d, lt::kBfloat16, shape.out, shape.rows);
+  layout(&plan.a, type, shape.in, shape.out, shape.in);
+  layout(&plan.b, type, shape.in, shape.rows, shape.in);
+  layout(&plan.d, lt::kBfloat16, shape.out, shape.rows, shape.stride);
 }
 
 /** The library's algorithms for the plan, best first; none where it has none. */
@@ -133,7 +134,7 @@ std::shared_ptr<MatmulPlan> makePlan(const MatmulShape &shape, const MatmulOpera
 struct HashShape {
   size_t operator()(const MatmulShape &shape) const {
     size_t hash = 0;
-    for (int64_t part : {shape.rows, shape.in, shape.out,
+    for (int64_t part : {shape.rows, shape.in, shape.out, shape.stride,
                          int64_t{shape.alignment} << 4 | shape.fp8 << 3 | shape.outerScales << 2 |
                              shape.bias << 1 | int64_t{shape.gelu}}) {
       hash = hash * 1000003 + static_cast<size_t>(part);

@@ -21,6 +21,7 @@ struct MatmulShape {
   bool outerScales;    // fp8: one scale per row of x and of W
   bool bias, gelu;
   uint32_t alignment;  // of the least aligned operand, in bytes, at most 256
+  int64_t stride;      // values from one row of y to the next
 
   bool operator==(const MatmulShape &) const = default;
 };
@@ -31,7 +32,7 @@ struct MatmulOperands {
   const bf16 *bias;          // [out] or NULL
   const float *xScale;       // [rows] or NULL
   const float *weightScale;  // [out] or NULL
-  bf16 *y;                   // [rows, out]
+  bf16 *y;                   // [rows, out], `stride` apart
 };
 
 /** How to compute one shape: descriptors and algorithms, the library's favourite first. */

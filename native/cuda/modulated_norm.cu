@@ -48,7 +48,7 @@ template <int V, typename Out>
 __global__ void __launch_bounds__(kMaxRowThreads) modulatedNormKernel(NormOperands op) {
   const int64_t row = blockIdx.x;
   RowSlice<V> slice;
-  slice.read(op.x + row * op.width, op.width);
+  slice.read(op.width, [&](int first) { return op.x + row * op.width + first; });
   normalize(slice, op);
   Out *y = static_cast<Out *>(op.y) + row * op.width;
   if constexpr (sizeof(Out) == sizeof(e4m3)) {

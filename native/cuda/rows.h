@@ -43,14 +43,15 @@ struct RowSlice {
     }
   }
 
-  template <typename T>
-  __device__ void read(const T *row, int width) {
+  /** `at(first)` is the address of a column. */
+  template <typename Address>
+  __device__ void read(int width, Address at) {
 #pragma unroll
     for (int j = 0; j < kVectors; j++) {
 #pragma unroll
       for (int i = 0; i < V; i++) values[j][i] = 0;
     }
-    forEach(width, [&](float(&vector)[V], int first) { load(row + first, vector); });
+    forEach(width, [&](float(&vector)[V], int first) { load(at(first), vector); });
   }
 
   /** The largest magnitude of the row. */

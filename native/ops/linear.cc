@@ -1,4 +1,4 @@
-// fluxd.Linear(x, weight, bias?, gate?, residual?) → y; attribute epilogue.
+// fluxd.Linear(x, weight, bias?, gate?, residual?, left?) → y; attribute epilogue.
 // fluxd.Fp8Linear(x, xScale, weight, weightScale, bias, gate?, residual?) → y; attribute epilogue.
 #include "custom_op.h"
 
@@ -9,10 +9,12 @@ using enum OperandType;
 static void computeLinear(const Call &call) {
   const auto x = call.dims(0, 2, "x"), weight = call.dims(1, 2, "weight");
   const int64_t rows = x[0], in = x[1], out = weight[0];
+  const int64_t leftWidth = call.input(5) ? call.dims(5, 2, "left")[1] : 0;
   call.expectDims(1, {out, in}, "weight");
   call.expectDims(2, {out}, "bias");
   call.expectDims(3, {out}, "gate");
   call.expectDims(4, {rows, out}, "residual");
+  call.expectDims(5, {rows, leftWidth}, "left");
   call.run(call.kernels.linear, {.rows = rows,
                                  .in = in,
                                  .out = out,
@@ -23,7 +25,9 @@ static void computeLinear(const Call &call) {
                                  .bias = call.input(2),
                                  .gate = call.floats(3),
                                  .residual = call.input(4),
-                                 .y = call.output(0, {rows, out})});
+                                 .y = call.output(0, {rows, leftWidth + out}),
+                                 .left = call.input(5),
+                                 .left_width = leftWidth});
 }
 
 static void computeFp8Linear(const Call &call) {
@@ -52,7 +56,8 @@ static void computeFp8Linear(const Call &call) {
 
 const OpDefinition linearOp = {
     .name = "Linear",
-    .inputs = {{activation}, {activation}, {activation, true}, {floats, true}, {activation, true}},
+    .inputs = {{activation}, {activation}, {activation, true}, {floats, true}, {activation, true},
+               {activation, true}},
     .outputs = {{activation}},
     .compute = computeLinear,
 };

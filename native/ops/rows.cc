@@ -1,4 +1,4 @@
-// fluxd.QuantizeRows(x) → y, scale.
+// fluxd.QuantizeRows(x, right?) → y, scale.
 // fluxd.ModulatedNorm(x, scale, shift) → y, and ModulatedNormFp8 → y, yScale; attribute epsilon.
 // fluxd.QkNormRope(cos, sin, qkv, qScale, kScale, qkv2?, qScale2?, kScale2?) → q, k, v; attributes
 // heads, epsilon. Two projections are two streams with one attention: rows of the first come first.
@@ -10,12 +10,16 @@ using enum OperandType;
 
 static void computeQuantizeRows(const Call &call) {
   const auto x = call.dims(0, 2, "x");
+  const int64_t rightWidth = call.input(1) ? call.dims(1, 2, "right")[1] : 0;
+  call.expectDims(1, {x[0], rightWidth}, "right");
   call.run(call.kernels.quantize_rows, {.rows = x[0],
                                         .width = x[1],
                                         .dtype = call.dtype,
                                         .x = call.input(0),
-                                        .y = call.output(0, x),
-                                        .scale = static_cast<float *>(call.output(1, {x[0]}))});
+                                        .y = call.output(0, {x[0], x[1] + rightWidth}),
+                                        .scale = static_cast<float *>(call.output(1, {x[0]})),
+                                        .right = call.input(1),
+                                        .right_width = rightWidth});
 }
 
 static void computeModulatedNorm(const Call &call, fluxd_dtype yDtype) {
@@ -76,7 +80,7 @@ static void computeQkNormRope(const Call &call) {
 
 const OpDefinition quantizeRowsOp = {
     .name = "QuantizeRows",
-    .inputs = {{activation}},
+    .inputs = {{activation}, {activation, true}},
     .outputs = {{e4m3}, {floats}},
     .compute = computeQuantizeRows,
 };

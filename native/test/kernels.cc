@@ -39,7 +39,8 @@ static void checkLinear(fluxd_epilogue epilogue, double tolerance) {
   }
   std::vector<T> y(rows * out);
   fluxd_linear op = {rows, in, out, dtypeOf<T>, epilogue, x.stored.data(), w.stored.data(),
-                     bias.stored.data(), gate.stored.data(), residual.stored.data(), y.data()};
+                     bias.stored.data(), gate.stored.data(), residual.stored.data(), y.data(),
+                     nullptr, 0};
   for (fluxd_queue queue : {fluxd_queue(nullptr), pool()}) {
     CHECK(kernels.linear(&op, queue) == 0);
     CHECK_CLOSE(relativeError(y, want), 0, tolerance);
@@ -56,6 +57,32 @@ TEST("linear follows its formula with every epilogue") {
   for (auto epilogue : {FLUXD_EPILOGUE_NONE, FLUXD_EPILOGUE_GELU, FLUXD_EPILOGUE_GATED}) {
     checkLinear<float>(epilogue, 1e-6);
     checkLinear<Bf16>(epilogue, 2e-3);
+  }
+}
+
+// What a layer writes behind `left` is, bit by bit, what it writes alone.
+template <typename T>
+static void checkLinearBeside(int64_t leftWidth) {
+  std::mt19937 random(11);
+  auto x = randomOperand<T>(random, rows * in).stored, w = randomOperand<T>(random, out * in).stored;
+  auto left = randomOperand<T>(random, rows * leftWidth).stored;
+  std::vector<T> alone(rows * out), joined(rows * (leftWidth + out));
+  fluxd_linear op = {rows, in, out, dtypeOf<T>, FLUXD_EPILOGUE_GELU, x.data(), w.data(), nullptr,
+                     nullptr, nullptr, alone.data(), nullptr, 0};
+  CHECK(kernels.linear(&op, pool()) == 0);
+  op.y = joined.data(), op.left = left.data(), op.left_width = leftWidth;
+  CHECK(kernels.linear(&op, pool()) == 0);
+  for (int64_t r = 0; r < rows; r++) {
+    const T *row = joined.data() + r * (leftWidth + out);
+    CHECK(std::memcmp(row, left.data() + r * leftWidth, leftWidth * sizeof(T)) == 0);
+    CHECK(std::memcmp(row + leftWidth, alone.data() + r * out, out * sizeof(T)) == 0);
+  }
+}
+
+TEST("linear leaves the columns on its left as they are, and computes the same behind them") {
+  for (int64_t leftWidth : {1, 40}) {
+    checkLinearBeside<float>(leftWidth);
+    checkLinearBeside<Bf16>(leftWidth);
   }
 }
 
@@ -122,7 +149,7 @@ template <typename T>
 static Quantized<T> quantize(const std::vector<T> &x, int64_t count, int64_t width) {
   Quantized<T> result{std::vector<E4m3>(count * width), std::vector<float>(count), {}};
   fluxd_quantize_rows op = {count, width, dtypeOf<T>, x.data(), result.values.data(),
-                            result.scale.data()};
+                            result.scale.data(), nullptr, 0};
   CHECK(kernels.quantize_rows(&op, pool()) == 0);
   for (int64_t i = 0; i < count * width; i++)
     result.dequantized.push_back(double(toFloat(result.values[i])) * result.scale[i / width]);
@@ -149,6 +176,27 @@ TEST("quantize_rows keeps each row to e4m3's precision, and zeros") {
       largest = std::max(largest, std::fabs(toFloat(quantized.values[r * in + i])));
     CHECK(largest == 448 || r == 3);
   }
+}
+
+TEST("quantize_rows of two tensors is that of their rows side by side, bit by bit") {
+  constexpr int64_t rightWidth = 77, width = in + rightWidth;
+  std::mt19937 random(12);
+  auto x = randomOperand<Bf16>(random, rows * in).stored;
+  auto right = randomOperand<Bf16>(random, rows * rightWidth, 3).stored;
+  std::vector<Bf16> joined;
+  for (int64_t r = 0; r < rows; r++) {
+    joined.insert(joined.end(), x.begin() + r * in, x.begin() + (r + 1) * in);
+    joined.insert(joined.end(), right.begin() + r * rightWidth,
+                  right.begin() + (r + 1) * rightWidth);
+  }
+  auto want = quantize(joined, rows, width);
+  std::vector<E4m3> values(rows * width);
+  std::vector<float> scale(rows);
+  fluxd_quantize_rows op = {rows, in, FLUXD_BF16, x.data(), values.data(), scale.data(),
+                            right.data(), rightWidth};
+  CHECK(kernels.quantize_rows(&op, pool()) == 0);
+  CHECK(scale == want.scale);
+  CHECK(std::memcmp(values.data(), want.values.data(), values.size()) == 0);
 }
 
 // Observed: 1.6e-3 from what the e4m3 operands say, 3.8e-2 from the operands before quantisation.
@@ -346,7 +394,10 @@ TEST("a kernel refuses what it has no code for, and says what") {
   op.rows = op.in = op.out = 1, op.dtype = FLUXD_E4M3;
   CHECK(kernels.linear(&op, nullptr) != 0);
   CHECK(std::string(kernels.last_error()) == "linear: expected dtype F32 or BF16 but got 17");
-  op.dtype = FLUXD_F32, op.epilogue = FLUXD_EPILOGUE_GATED;
+  op.dtype = FLUXD_F32, op.left_width = 4;
+  CHECK(kernels.linear(&op, nullptr) != 0);
+  CHECK(std::string(kernels.last_error()) == "linear: expected left_width to be that of left");
+  op.left_width = 0, op.epilogue = FLUXD_EPILOGUE_GATED;
   CHECK(kernels.linear(&op, nullptr) != 0);
   CHECK(std::string(kernels.last_error()) ==
         "linear: expected gate and residual for a gated epilogue");
@@ -357,7 +408,8 @@ TEST("a kernel refuses what it has no code for, and says what") {
 }
 
 TEST("no rows are no work") {
-  fluxd_linear linear = {0, 4, 4, FLUXD_F32, FLUXD_EPILOGUE_NONE, {}, {}, {}, {}, {}, {}};
+  fluxd_linear linear = {0,  4,  4,  FLUXD_F32, FLUXD_EPILOGUE_NONE, {}, {}, {}, {}, {},
+                         {}, {}, 0};
   CHECK(kernels.linear(&linear, pool()) == 0);
   fluxd_modulated_norm norm = {0, 4, FLUXD_F32, FLUXD_F32, 0, {}, {}, {}, {}, {}};
   CHECK(kernels.modulated_norm(&norm, pool()) == 0);

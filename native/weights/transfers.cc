@@ -70,7 +70,7 @@ Transfer WeightSet::quantizing(const StoredValues &stored, const std::string &na
   const auto dtype = sources_.at(name).baseDtype();
   const fluxd_quantize_rows op = {rows.count, width, dtype, nullptr,
                                   advance(weight.values, size_t(rows.begin * width)),
-                                  weight.scale + rows.begin};
+                                  weight.scale + rows.begin, nullptr, 0};
   auto finish = [op, this](const void *scratch, fluxd_queue stream) {
     auto call = op;
     call.x = scratch;

@@ -164,5 +164,5 @@ function singleBlock(scope: Scope, block: string, x: Value, modulation: Modulati
   const inner = weights.layer(`${block}.proj_mlp`, [mlpHidden(params), width])
   const mlp = ops.blockLinear(normed, inner, { kind: 'gelu' })
   const outer = weights.layer(`${block}.proj_out`, [width, width + mlpHidden(params)])
-  return ops.blockLinear(ops.concat([mixed, mlp], 1), outer, gated(x, modulation))
+  return ops.blockLinear([mixed, mlp], outer, gated(x, modulation))
 }

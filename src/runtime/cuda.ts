@@ -6,7 +6,7 @@
  */
 import { roundRowsToE4m3 } from './fp8.js'
 import type { Graph, Value } from './graph.js'
-import type { AttentionOptions, Epilogue, Ops, Precision } from './ops.js'
+import type { AttentionOptions, Columns, Epilogue, Ops, Precision } from './ops.js'
 import { portableOps } from './portable.js'
 import { cast, widen } from './stored.js'
 import type { Layer, TensorSource } from './weights.js'
@@ -46,7 +46,7 @@ export function cudaOps(outer: Graph, { precision, attention: kernel, dtype }: C
     round: (x) => narrow(roundRowsToE4m3(outer, float(x))),
   })
 
-  function blockLinear(x: Value, layer: Layer, epilogue?: Epilogue): Value {
+  function blockLinear(x: Columns, layer: Layer, epilogue?: Epilogue): Value {
     if (epilogue?.kind !== 'gelu' || !layer.bias) return portable.blockLinear(x, layer, epilogue)
     // Adds the bias on its way: one pass over the widest values of a block instead of two.
     const y = portable.blockLinear(x, { weight: layer.weight })

@@ -10,6 +10,7 @@ import { absent, type Graph, scaleOf, type Value } from './graph.js'
 import { innerValues } from './inner.js'
 import type {
   AttentionOptions,
+  Columns,
   Epilogue,
   Ops,
   Precision,
@@ -30,6 +31,8 @@ export type FusedOptions = {
 
 type Rows = { readonly codes: Value; readonly scales: Value }
 
+const toRows = ([codes, scales]: readonly Value[]): Rows => ({ codes: codes!, scales: scales! })
+
 // FLUXD_EPILOGUE_* of kernels.h.
 const epilogueCodes = { none: 0, gelu: 1, gated: 2 } as const
 
@@ -46,6 +49,11 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     graph.node(op, inputs, { domain: 'fluxd', attributes })
   const manyOf = (op: string, inputs: readonly Value[], count: number, attributes = {}) =>
     graph.nodes(op, inputs, count, { domain: 'fluxd', attributes })
+
+  const concat = (parts: readonly Value[], axis: number) =>
+    parts.some(isInner)
+      ? inner(portable.concat(parts.map(narrow), axis))
+      : portable.concat(parts, axis)
 
   const biasOf = ({ bias }: Layer) => (bias ? shared([bias], dtype) : absent)
   const linear = (x: Value, layer: Layer) =>
@@ -64,31 +72,49 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   // q, k and v, or q, k, v and the feed-forward layer, read one input.
   const quantized = new Map<Value, Rows>()
 
-  function quantize(x: Value): Rows {
+  function quantize(x: Columns): Rows {
+    if (typeof x !== 'string') return quantizeRows(x)
     const known = quantized.get(x)
     if (known) return known
     const norm = norms.get(x)
-    const [codes, scales] = norm
-      ? manyOf('ModulatedNormFp8', norm, 2)
-      : manyOf('QuantizeRows', [narrow(x)], 2)
-    const rows = { codes: codes!, scales: scales! }
+    const rows = norm ? toRows(manyOf('ModulatedNormFp8', norm, 2)) : quantizeRows([x])
     quantized.set(x, rows)
     return rows
   }
 
+  const quantizeRows = (parts: readonly Value[]) =>
+    toRows(manyOf('QuantizeRows', parts.map(narrow), 2))
+
+  // By the result of an ungated `Linear`, how to have another value in front of it.
+  const behind = new Map<Value, (left: Value) => Value>()
+
+  /** The second of two values is made where it is wanted, if a layer makes it. */
+  function join([left, right]: readonly [Value, Value]): Value {
+    const follow = behind.get(right)
+    return follow ? follow(narrow(left)) : concat([left, right], 1)
+  }
+
+  function linearOf(x: Columns, operands: readonly Value[], epilogue?: Epilogue): Value {
+    const attributes = { epilogue: epilogueCodes[epilogue?.kind ?? 'none'] }
+    const all = [narrow(typeof x === 'string' ? x : join(x)), ...operands]
+    const y = inner(fluxd('Linear', all, attributes))
+    if (epilogue?.kind !== 'gated')
+      behind.set(y, (left) => inner(fluxd('Linear', [...all, absent, absent, left], attributes)))
+    return y
+  }
+
   /** The layers side by side: one product whose columns are those of all. */
-  function product(x: Value, layers: readonly Layer[], epilogue?: Epilogue): Value {
+  function product(x: Columns, layers: readonly Layer[], epilogue?: Epilogue): Value {
     const weights = layers.map(({ weight }) => weight)
     const biases = layers.flatMap(({ bias }) => bias ?? [])
     if (biases.length !== 0 && biases.length !== layers.length)
       throw new RangeError(`Expected a bias in all or none of ${weights.map(({ name }) => name)}`)
     const operands = [biases.length > 0 ? shared(biases, dtype) : absent]
     if (epilogue?.kind === 'gated') operands.push(epilogue.gate, narrow(epilogue.residual))
-    const attributes = { epilogue: epilogueCodes[epilogue?.kind ?? 'none'] }
-    if (precision === 'bf16')
-      return inner(fluxd('Linear', [narrow(x), shared(weights, dtype), ...operands], attributes))
+    if (precision === 'bf16') return linearOf(x, [shared(weights, dtype), ...operands], epilogue)
     const { codes, scales } = quantize(x)
     const weight = shared(weights, 'F8_E4M3')
+    const attributes = { epilogue: epilogueCodes[epilogue?.kind ?? 'none'] }
     return inner(
       fluxd('Fp8Linear', [codes, scales, weight, scaleOf(weight), ...operands], attributes),
     )
@@ -123,10 +149,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     modulatedNorm,
     rotatedQkv,
     attention,
-    concat: (parts, axis) =>
-      parts.some(isInner)
-        ? inner(portable.concat(parts.map(narrow), axis))
-        : portable.concat(parts, axis),
+    concat,
     splitAfter(x, head) {
       const parts = portable.splitAfter(x, head)
       if (isInner(x)) parts.forEach(inner)

@@ -11,6 +11,9 @@ export type Precision = 'bf16' | 'fp8'
 /** Angles of each row, [N, headDim/2]. */
 export type RopeTables = { readonly cos: Value; readonly sin: Value }
 
+/** The input of a layer: one value, or the columns of two side by side, which nobody need join. */
+export type Columns = Value | readonly [Value, Value]
+
 /** What becomes of t = x·Wᵀ + b: GELU (by tanh) of it, or residual + gate·t, where gate is [out]. */
 export type Epilogue =
   | { readonly kind: 'gelu' }
@@ -44,7 +47,7 @@ export type Ops = {
   /** y = x·Wᵀ + b; x [N, in], W [out, in] → [N, out]. */
   readonly linear: (x: Value, layer: Layer) => Value
   /** `linear` for the large layers of a block, where nearly all weights are: what fp8 quantises. */
-  readonly blockLinear: (x: Value, layer: Layer, epilogue?: Epilogue) => Value
+  readonly blockLinear: (x: Columns, layer: Layer, epilogue?: Epilogue) => Value
   /** Rows of a table [V, D] for int32 ids [N] → [N, D]. */
   readonly embedding: (table: TensorSource, ids: Value) => Value
   /** A vector or matrix weight as float32. */

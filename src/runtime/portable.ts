@@ -6,6 +6,7 @@ import { roundRowsToE4m3 } from './fp8.js'
 import { absent, type Graph, type Value } from './graph.js'
 import type {
   AttentionOptions,
+  Columns,
   ConvOptions,
   Epilogue,
   Ops,
@@ -53,7 +54,8 @@ export function portableOps(
   // q, k and v, or q, k, v and the feed-forward layer, read one input.
   const roundedInputs = new Map<Value, Value>()
 
-  function blockLinear(x: Value, layer: Layer, epilogue?: Epilogue): Value {
+  function blockLinear(input: Columns, layer: Layer, epilogue?: Epilogue): Value {
+    const x = typeof input === 'string' ? input : concat(input, 1)
     const y = precision === 'fp8' ? fp8Linear(x, layer) : linear(x, layer)
     if (!epilogue) return y
     return epilogue.kind === 'gelu' ? geluTanh(y) : add(epilogue.residual, mul(y, epilogue.gate))

@@ -68,13 +68,19 @@ void refuses(const std::string &name, const std::string &words, const std::funct
 
 void checkRefusals() {
   Device on(*cuda);
-  fluxd_linear linear = {1, 8, 8, FLUXD_F32, FLUXD_EPILOGUE_NONE, {}, {}, {}, {}, {}, {}};
+  fluxd_linear linear = {1, 8, 8, FLUXD_F32, FLUXD_EPILOGUE_NONE, {}, {}, {}, {}, {}, {}, {}, 0};
   refuses("float32", "Expected bf16 tensors for Linear",
           [&] { return cuda->kernels->linear(&linear, on.stream); });
   linear.dtype = FLUXD_BF16, linear.in = 12;
   refuses("an odd width", "multiples of 8",
           [&] { return cuda->kernels->linear(&linear, on.stream); });
-  const fluxd_quantize_rows rows = {1, 16385, FLUXD_BF16, {}, {}, {}};
+  linear.in = 8, linear.left_width = 4;
+  refuses("an odd left", "multiples of 8",
+          [&] { return cuda->kernels->linear(&linear, on.stream); });
+  linear.left_width = 8, linear.left = &linear, linear.epilogue = FLUXD_EPILOGUE_GATED;
+  refuses("a gate beside left", "no left beside a gated",
+          [&] { return cuda->kernels->linear(&linear, on.stream); });
+  const fluxd_quantize_rows rows = {1, 8000, FLUXD_BF16, {}, {}, {}, {}, 8385};
   refuses("too wide a row", "rows of 1 to 16384 values",
           [&] { return cuda->kernels->quantize_rows(&rows, on.stream); });
   const fluxd_qk_norm_rope heads = {1, 1, 258, FLUXD_BF16, 0, {}, {}, {}, {}, {}, {}, {}, {}};

@@ -33,13 +33,36 @@ double compareLinear(const LinearCase &c) {
   Tensor<Bf16> y(on, c.rows * c.out);
   fluxd_linear op = {c.rows, c.in, c.out, FLUXD_BF16, c.epilogue, x.host.data(),
                      weight.host.data(), c.bias ? bias.host.data() : nullptr, gate.host.data(),
-                     residual.host.data(), y.host.data()};
+                     residual.host.data(), y.host.data(), nullptr, 0};
   checkTwin(twins().linear(&op, pool()));
   auto &target = c.inPlace ? residual : y;
   op.x = x.on(), op.weight = weight.on(), op.gate = gate.on(), op.residual = residual.on();
   op.bias = c.bias ? bias.on() : nullptr, op.y = target.on();
   check(cuda->kernels->linear(&op, on.stream), *cuda);
   return relativeError(floats(target.result()), floats(y.host));
+}
+
+// Behind columns that are there already, which must come over bit by bit.
+double compareLinearBeside(const LinearCase &c, int64_t leftWidth) {
+  Device on(*cuda);
+  Tensor<Bf16> x(on, randomValues<Bf16>(randomness, c.rows * c.in));
+  Tensor<Bf16> weight(on, randomValues<Bf16>(randomness, c.out * c.in, 1 / std::sqrt(float(c.in))));
+  Tensor<Bf16> bias(on, randomValues<Bf16>(randomness, c.out));
+  Tensor<Bf16> left(on, randomValues<Bf16>(randomness, c.rows * leftWidth));
+  Tensor<Bf16> y(on, c.rows * (leftWidth + c.out));
+  fluxd_linear op = {c.rows, c.in, c.out, FLUXD_BF16, c.epilogue, x.host.data(),
+                     weight.host.data(), bias.host.data(), nullptr, nullptr, y.host.data(),
+                     left.host.data(), leftWidth};
+  checkTwin(twins().linear(&op, pool()));
+  op.x = x.on(), op.weight = weight.on(), op.bias = bias.on(), op.y = y.on(), op.left = left.on();
+  check(cuda->kernels->linear(&op, on.stream), *cuda);
+  const auto got = y.result();
+  for (int64_t r = 0; r < c.rows; r++) {
+    expect(std::memcmp(&got[size_t(r * (leftWidth + c.out))], &left.host[size_t(r * leftWidth)],
+                       size_t(leftWidth) * sizeof(Bf16)) == 0,
+           "left to be copied bit by bit");
+  }
+  return relativeError(floats(got), floats(y.host));
 }
 
 // One host thread and its stream; all callers share the plan of one shape, but not its bias.
@@ -55,7 +78,8 @@ struct Caller {
   double run() {
     double error = 0;
     fluxd_linear op = {kRows, kIn, kOut, FLUXD_BF16, FLUXD_EPILOGUE_NONE, x.host.data(),
-                       weight.host.data(), bias.host.data(), nullptr, nullptr, y.host.data()};
+                       weight.host.data(), bias.host.data(), nullptr, nullptr, y.host.data(),
+                       nullptr, 0};
     checkTwin(twins().linear(&op, nullptr));
     op.x = x.on(), op.weight = weight.on(), op.bias = bias.on(), op.y = y.on();
     for (int i = 0; i < 50; i++) {
@@ -87,7 +111,7 @@ Quantized quantizedRows(int64_t rows, int64_t width, float spread) {
   const auto x = randomValues<float>(randomness, rows * width, spread);
   Quantized q = {std::vector<E4m3>(size_t(rows * width)), std::vector<float>(size_t(rows))};
   const fluxd_quantize_rows op = {rows, width, FLUXD_F32, x.data(), q.values.data(),
-                                  q.scales.data()};
+                                  q.scales.data(), nullptr, 0};
   checkTwin(twins().quantize_rows(&op, pool()));
   return q;
 }
@@ -131,6 +155,13 @@ void checkLinears(bool full) {
   measure("linear 9 24 8 plain", kBf16, [] {
     return compareLinear({9, 24, 8, FLUXD_EPILOGUE_NONE, true, false});
   });
+  for (auto epilogue : {FLUXD_EPILOGUE_NONE, FLUXD_EPILOGUE_GELU}) {
+    const LinearCase c = {53, 80, 112, epilogue, true, false};
+    for (int64_t leftWidth : {8, 40}) {
+      measure(nameOf("linear", c) + " behind " + std::to_string(leftWidth), kBf16,
+              [&] { return compareLinearBeside(c, leftWidth); });
+    }
+  }
   measure("linear 40 32 48 on four threads at once", kBf16, compareConcurrentLinears);
   if (full) {
     // More than the scratch product holds: the gated product in place goes in parts.

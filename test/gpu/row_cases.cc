@@ -9,17 +9,22 @@ namespace {
 
 // Bits must agree: both divide and round alike.
 template <typename T>
-double compareQuantizeRows(int64_t rows, int64_t width) {
+double compareQuantizeRows(int64_t rows, int64_t width, int64_t rightWidth = 0) {
   Device on(*cuda);
-  auto values = randomValues<T>(randomness, rows * width, 30);
-  if (rows > 2) std::fill_n(values.begin() + 2 * width, width, T{0});
-  Tensor<T> x(on, values);
-  Tensor<E4m3> y(on, rows * width);
+  const auto valuesOf = [&](int64_t columns) {
+    auto values = randomValues<T>(randomness, rows * columns, 30);
+    if (rows > 2) std::fill_n(values.begin() + 2 * columns, columns, T{0});
+    return values;
+  };
+  Tensor<T> x(on, valuesOf(width)), right(on, valuesOf(rightWidth));
+  Tensor<E4m3> y(on, rows * (width + rightWidth));
   Tensor<float> scale(on, rows);
   fluxd_quantize_rows op = {rows, width, dtypeOf<T>, x.host.data(), y.host.data(),
-                            scale.host.data()};
+                            scale.host.data(), rightWidth ? right.host.data() : nullptr,
+                            rightWidth};
   checkTwin(twins().quantize_rows(&op, pool()));
   op.x = x.on(), op.y = y.on(), op.scale = scale.on();
+  op.right = rightWidth ? right.on() : nullptr;
   check(cuda->kernels->quantize_rows(&op, on.stream), *cuda);
   return sameBits(y.result(), y.host) && sameBits(scale.result(), scale.host) ? 0 : 1;
 }
@@ -84,6 +89,18 @@ void checkRows() {
             [&] { return compareModulatedNorm(rows, width, false); });
     measure(named("modulated_norm", {rows, width}, "e4m3"), kFp8,
             [&] { return compareModulatedNorm(rows, width, true); });
+  }
+
+  const int64_t pairs[][2] = {{8, 8}, {24, 8}, {7, 9}, {8, 3}, {311, 1000}, {3072, 12288}};
+  for (const auto &[width, rightWidth] : pairs) {
+    measure(named("quantize_rows", {5, width, rightWidth}, "bf16 side by side"), 0,
+            [&, width = width, rightWidth = rightWidth] {
+              return compareQuantizeRows<Bf16>(5, width, rightWidth);
+            });
+    measure(named("quantize_rows", {5, width, rightWidth}, "float32 side by side"), 0,
+            [&, width = width, rightWidth = rightWidth] {
+              return compareQuantizeRows<float>(5, width, rightWidth);
+            });
   }
 
   const int64_t heads[][3] = {{13, 24, 128}, {1, 1, 128}, {7, 2, 16},

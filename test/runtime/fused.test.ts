@@ -51,8 +51,8 @@ const blocks = double + single
 const plumbing = {
   Unsqueeze: 3 * blocks,
   Squeeze: blocks,
-  // Of [txt, img], and of attention and feed-forward in single blocks.
-  Concat: 1 + single,
+  // Of [txt, img].
+  Concat: 1,
   // The attention of double blocks, and the image's rows at the end, with their lengths.
   Slice: 2 * double + 1,
   Shape: double + 1,
@@ -74,6 +74,8 @@ test('a block in bf16 is norms, products, one rotation and one attention', () =>
     'fluxd.QkNormRope': blocks,
     Attention: blocks,
   })
+  const isBehindAttention = ({ op_type, input }: Node) => op_type === 'Linear' && input.length === 6
+  expect(nodes.filter(isBehindAttention)).toHaveLength(single)
 })
 
 test('in fp8 norms quantise, and only the inputs of other products need a pass of their own', () => {
@@ -89,6 +91,8 @@ test('in fp8 norms quantise, and only the inputs of other products need a pass o
     'fluxd.QkNormRope': blocks,
     MultiHeadAttention: blocks,
   })
+  const isOfTwo = ({ op_type, input }: Node) => op_type === 'QuantizeRows' && input.length === 2
+  expect(nodes.filter(isOfTwo)).toHaveLength(single)
 })
 
 test('layers side by side have a bias in all or none', () => {

@@ -12,7 +12,13 @@ const heads = 2
 const headDim = 16
 const width = heads * headDim
 const rows = 6
-const shapes = { table: [10, width], matrix: [width, width], bias: [width], headNorm: [headDim] }
+const shapes = {
+  table: [10, width],
+  matrix: [width, width],
+  bias: [width],
+  headNorm: [headDim],
+  joint: [width, 2 * width],
+}
 
 /** Adds the words to `ops.graph`; the weights' bits are the same for every dialect. */
 export function addWords(ops: Ops, dtype: (typeof storedDTypes)[number]): Graph {
@@ -34,7 +40,11 @@ export function addWords(ops: Ops, dtype: (typeof storedDTypes)[number]): Graph 
   const { q, k, v } = ops.rotatedQkv([{ x: normed, ...qkv }], tables, heads)
   const mixed = ops.attention(q, k, v, { heads, scale: 0.25, causal: true })
   const gate = ops.reshape(ops.split(ops.weight(tensor('matrix')), width, 0)[0]!, [width])
-  const residual = ops.blockLinear(mixed, layer, { kind: 'gated', residual: x, gate })
+  const gated = ops.blockLinear(mixed, layer, { kind: 'gated', residual: x, gate })
+  const joint = { weight: tensor('joint'), bias: tensor('bias') }
+  const made = ops.blockLinear(normed, layer, { kind: 'gelu' })
+  const behindMade = ops.blockLinear([mixed, made], joint, { kind: 'gated', residual: gated, gate })
+  const residual = ops.blockLinear([behindMade, mixed], joint)
   const wide = ops.concat([ops.gelu(residual), ops.silu(residual)], 0)
   const [head, tail] = ops.splitAfter(ops.blockLinear(wide, layer, { kind: 'gelu' }), x)
   const halves = ops.mul(ops.quickGelu(head), ops.geluTanh(tail))

@@ -75,6 +75,14 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
   if (bytes > 0) memcpy(to, from, bytes);
   return cudaSuccess;
 }
+cudaError_t cudaMemcpy2DAsync(void *to, size_t toStride, const void *from, size_t fromStride,
+                              size_t width, size_t rows, cudaMemcpyKind, cudaStream_t) {
+  for (size_t row = 0; row < rows; row++) {
+    memcpy(static_cast<char *>(to) + row * toStride,
+           static_cast<const char *>(from) + row * fromStride, width);
+  }
+  return cudaSuccess;
+}
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
   memset(to, value, bytes);
   return cudaSuccess;

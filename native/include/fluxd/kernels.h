@@ -61,7 +61,8 @@ typedef struct {
  * Linear layer. t[r, o] = Σ_i x[r, i]·weight[o, i] + bias[o], then the epilogue.
  * `dtype` is that of x, weight, bias, residual and y: F32 or BF16.
  * y may be residual (element by element each is read before it is written).
- * CUDA: BF16; `in` and `out` are multiples of 8.
+ * With `left`, y is wider: columns of left as they are, then those of the layer; not for a gated one.
+ * CUDA: BF16; `in`, `out` and `left_width` are multiples of 8.
  */
 typedef struct {
   int64_t rows, in, out;
@@ -72,7 +73,9 @@ typedef struct {
   const void *bias;     /* [out], or NULL */
   const float *gate;    /* [out]; FLUXD_EPILOGUE_GATED only */
   const void *residual; /* [rows, out]; FLUXD_EPILOGUE_GATED only */
-  void *y;              /* [rows, out] */
+  void *y;              /* [rows, left_width + out] */
+  const void *left;     /* [rows, left_width], or NULL */
+  int64_t left_width;   /* 0 without left */
 } fluxd_linear;
 
 /*
@@ -99,14 +102,17 @@ typedef struct {
  * e4m3 with one scale per row: of activations (a row is a token) and of weights (a row is an
  * output channel). scale[r] = max_i |x[r, i]| / 448, or 1 where that is 0;
  * y[r, i] = e4m3(x[r, i] / scale[r]), rounded to nearest even.
- * `dtype` is that of x: F32 or BF16.
+ * With `right`, a row is one of x and one of right, side by side.
+ * `dtype` is that of x and right: F32 or BF16.
  */
 typedef struct {
   int64_t rows, width;
   fluxd_dtype dtype;
-  const void *x; /* [rows, width] */
-  void *y;       /* [rows, width], E4M3 */
-  float *scale;  /* [rows] */
+  const void *x;       /* [rows, width] */
+  void *y;             /* [rows, width + right_width], E4M3 */
+  float *scale;        /* [rows] */
+  const void *right;   /* [rows, right_width], or NULL */
+  int64_t right_width; /* 0 without right */
 } fluxd_quantize_rows;
 
 /*

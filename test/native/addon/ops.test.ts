@@ -72,6 +72,17 @@ const dequantized = (codes: Result, scales: Result) => {
   )
 }
 
+/** The rows of two matrices, each behind the other's. */
+const sideBySide = (left: ArrayLike<number>, right: ArrayLike<number>) =>
+  Float32Array.from(
+    Array.from({ length: rows }, (_, r) => [...rowOf(left, r), ...rowOf(right, r)]).flat(),
+  )
+
+const rowOf = (values: ArrayLike<number>, r: number) => {
+  const count = values.length / rows
+  return Array.from({ length: count }, (_, i) => values[r * count + i]!)
+}
+
 /** x·wᵀ + b */
 function linear(x: ArrayLike<number>, w: ArrayLike<number>, b: ArrayLike<number>): number[] {
   return Array.from({ length: rows * out }, (_, at) => {
@@ -140,6 +151,26 @@ describe.each(dtypes)('in %s', (dtype) => {
     const rounded = of(dequantized(x8!, xScale!), dequantized(w8!, wScale!))
     expect(relativeError(valuesOf(y!), rounded)).toBeLessThan(tolerance[dtype])
     expect(relativeError(valuesOf(y!), of(x.exact, w.exact))).toBeLessThan(5e-2)
+  })
+
+  test('Linear behind other columns, which stay as they are', async () => {
+    const [x, w, left] = [
+      random(dtype, [rows, width]),
+      random(dtype, [out, width], 0.1),
+      random(dtype, [rows, 9]),
+    ]
+    const operands = [x, w, undefined, undefined, undefined, left]
+    const [joined] = await compute('Linear', operands, [dtype], { epilogue: 1 })
+    const [alone] = await compute('Linear', [x, w], [dtype], { epilogue: 1 })
+    expect(valuesOf(joined!)).toEqual(sideBySide(left.exact, valuesOf(alone!)))
+  })
+
+  test('QuantizeRows of two tensors is that of their rows side by side', async () => {
+    const [x, right] = [random(dtype, [rows, width]), random(dtype, [rows, 33], 3)]
+    const [codes, scales] = await compute('QuantizeRows', [x, right], ['F8_E4M3', 'F32'])
+    const want = quantizeRows(sideBySide(x.exact, right.exact), width + 33)
+    expect(new Float32Array(scales!.data)).toEqual(want.scales)
+    expect(new Uint8Array(codes!.data)).toEqual(want.codes)
   })
 
   test('QuantizeRows gives the nearest codes', async () => {
@@ -243,8 +274,21 @@ describe('an operator names the operand that does not fit', () => {
       3,
       /expected qkv of 21 rows, one per angle/,
     ],
+    [
+      'Linear',
+      [x, w, undefined, undefined, undefined, random('F32', [3, 4])],
+      1,
+      /expected left of shape \[21, 4\] but it is \[3, 4\]/,
+    ],
   ] as const)('%s', async (op, operands, count, message) => {
     await expect(compute(op, operands, new Array(count).fill('F32'))).rejects.toThrow(message)
+  })
+
+  test('rows that have no partner', async () => {
+    const operands = [x, random('F32', [3, 4])]
+    await expect(compute('QuantizeRows', operands, ['F8_E4M3', 'F32'])).rejects.toThrow(
+      /expected right of shape \[21, 4\] but it is \[3, 4\]/,
+    )
   })
 
   test('an epilogue without its operands', async () => {
