@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 
 #include "values.h"
-#include "weights/memory.h"
 
 namespace fluxd {
 
@@ -29,7 +28,13 @@ static Owned<OrtMemoryInfo> memoryOf(bool cuda, int ordinal) {
 }
 
 DeviceState::DeviceState(Napi::Env env, const fluxd_device &table, int ordinal, bool cuda)
-    : table(table), ordinal(ordinal), cuda(cuda), memory(memoryOf(cuda, ordinal)), runner(env), stager(env) {}
+    : table(table),
+      ordinal(ordinal),
+      cuda(cuda),
+      memory(memoryOf(cuda, ordinal)),
+      stream(cuda ? std::make_unique<Stream>(table) : nullptr),
+      runner(env),
+      stager(env) {}
 
 Device::Device(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Device>(info) {
   info.This().As<Napi::Object>().TypeTag(&tag);

@@ -7,6 +7,7 @@
 #include "fluxd/kernels.h"
 #include "ort/ort.h"
 #include "runner.h"
+#include "weights/memory.h"
 
 namespace fluxd {
 
@@ -18,6 +19,8 @@ struct DeviceState {
   const int ordinal;
   const bool cuda;
   Owned<OrtMemoryInfo> memory;
+  // On which every session of a GPU runs: operators keep scratch memory for each stream.
+  std::unique_ptr<Stream> stream;
   Runner runner;
   // Beside it, for what may go on during a run.
   Runner stager;

@@ -28,10 +28,13 @@ struct Session::Loaded {
   void addInitializer(OrtSessionOptions *options, const std::string &name, TensorView view);
 };
 
-static void appendCuda(OrtSessionOptions *options, const Texts &settings, int ordinal) {
+static void appendCuda(OrtSessionOptions *options, const Texts &settings,
+                       const DeviceState &device) {
   auto cuda = make<OrtCUDAProviderOptionsV2>(ort().CreateCUDAProviderOptions);
-  const std::string device = std::to_string(ordinal);
-  std::vector<const char *> keys = {"device_id"}, values = {device.c_str()};
+  const std::string ordinal = std::to_string(device.ordinal);
+  const std::string stream = std::to_string(reinterpret_cast<uintptr_t>(device.stream->get()));
+  std::vector<const char *> keys = {"device_id", "has_user_compute_stream", "user_compute_stream"};
+  std::vector<const char *> values = {ordinal.c_str(), "1", stream.c_str()};
   for (auto &[key, value] : settings) {
     keys.push_back(key.c_str());
     values.push_back(value.c_str());
@@ -55,7 +58,7 @@ Session::Loaded::Loaded(std::shared_ptr<DeviceState> device, const Options &from
     check(ort().AddSessionConfigEntry(options.get(), key.c_str(), value.c_str()));
   const auto kernels = device->cuda ? device->table.kernels : nullptr;
   check(ort().AddCustomOpDomain(options.get(), opDomain(kernels)));
-  if (device->cuda) appendCuda(options.get(), from.cuda, device->ordinal);
+  if (device->cuda) appendCuda(options.get(), from.cuda, *device);
   std::map<std::string, const Weight *> chosen;
   for (auto &set : weights)
     for (auto &[name, weight] : set->weights()) chosen[name] = &weight;

@@ -40,8 +40,12 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   const { dtype, precision, attention: kernel } = options
   const { shared } = graph
   const { isInner, inner, narrow, widen } = innerValues(graph, dtype)
+  // Words that only move values take those of either dtype; all others compute in float32.
+  const moving = portableOps(graph)
   const portable = portableOps({
     ...graph,
+    node: (op, inputs, options) => graph.node(op, inputs.map(widen), options),
+    nodes: (op, inputs, count, options) => graph.nodes(op, inputs.map(widen), count, options),
     output: (name, value, ...type) => graph.output(name, widen(value), ...type),
     tap: (name, value) => graph.tap(name, widen(value)),
   })
@@ -52,8 +56,8 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
 
   const concat = (parts: readonly Value[], axis: number) =>
     parts.some(isInner)
-      ? inner(portable.concat(parts.map(narrow), axis))
-      : portable.concat(parts, axis)
+      ? inner(moving.concat(parts.map(narrow), axis))
+      : moving.concat(parts, axis)
 
   const biasOf = ({ bias }: Layer) => (bias ? shared([bias], dtype) : absent)
   const linear = (x: Value, layer: Layer) =>
@@ -138,7 +142,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
 
   function attention(q: Value, k: Value, v: Value, options: AttentionOptions): Value {
     if (!isInner(q)) return attend(q, k, v, options)
-    if (kernel === 'float32') return narrow(attend(widen(q), widen(k), widen(v), options))
+    if (kernel === 'float32') return narrow(attend(q, k, v, options))
     return inner(attend(q, k, v, options))
   }
 
@@ -151,7 +155,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     attention,
     concat,
     splitAfter(x, head) {
-      const parts = portable.splitAfter(x, head)
+      const parts = moving.splitAfter(x, head)
       if (isInner(x)) parts.forEach(inner)
       return parts
     },

@@ -32,7 +32,7 @@ describeOnStubs('an engine on a GPU', () => {
   test('goes on when memory was all that lacked, and keeps the machine’s name to itself', async () => {
     const { pid } = engine
     const before = pid()
-    writeFileSync(errorFile, '2')
+    writeFileSync(errorFile, '2 cudaMemcpyAsync 1')
     await expect(draw()).rejects.toThrow(
       /^Expected ONNX Runtime to run the graph on the GPU but it failed \(Error: CUDA failure 2: out of memory\)$/,
     )
@@ -43,7 +43,7 @@ describeOnStubs('an engine on a GPU', () => {
 
   test('is started anew when its process has lost the GPU', async () => {
     const before = engine.pid()
-    writeFileSync(errorFile, '700')
+    writeFileSync(errorFile, '700 cudaMemcpyAsync 1')
     await expect(draw()).rejects.toMatchObject({ code: 'engine_died' })
     rmSync(errorFile)
     expect(await draw()).toBe(1)

@@ -12,6 +12,7 @@ import { modulationSize } from '../../src/flux/modulation.js'
 import { addT5, positionBuckets } from '../../src/flux/t5.js'
 import { addTransformer } from '../../src/flux/transformer.js'
 import { createCudaBackend } from '../../src/runtime/cudaBackend.js'
+import { openBackend } from '../../src/runtime/device.js'
 import { createGraph } from '../../src/runtime/graph.js'
 import { portableOps } from '../../src/runtime/portable.js'
 import type { Session } from '../../src/runtime/session.js'
@@ -20,6 +21,7 @@ import { temporaryFolder } from '../weightFiles.js'
 import {
   autoencoder,
   count,
+  describeNativeOnStubs,
   describeOnStubs,
   kernels,
   type Requests,
@@ -64,6 +66,14 @@ const clip = {
   positions: 77,
   epsilon: 1e-5,
 }
+
+const stepFeeds = () => ({
+  img: zeros(4096, dev.inChannels),
+  txt: zeros(512, 3072),
+  modulation: zeros(modulationSize(dev)),
+  cos: zeros(4608, dev.headDim / 2),
+  sin: zeros(4608, dev.headDim / 2),
+})
 
 let folder: string
 const inFolder = (name: string) => sparseWeights(join(folder, name))
@@ -112,13 +122,7 @@ describeOnStubs('at full size', () => {
     })
 
     test('evaluates a step in bfloat16', async () => {
-      const feeds = {
-        img: zeros(4096, dev.inChannels),
-        txt: zeros(512, 3072),
-        modulation: zeros(modulationSize(dev)),
-        cos: zeros(4608, dev.headDim / 2),
-        sin: zeros(4608, dev.headDim / 2),
-      }
+      const feeds = stepFeeds()
       const { requests } = await watch(() => sessions.step.run(feeds))
       show(`step, ${kernel}`, requests)
       // 12 layers of a double block, 5 of a single one, two at the ends: one product each.
@@ -180,5 +184,38 @@ describeOnStubs('at full size', () => {
       expect(requests.cudnn).toBeGreaterThan(0)
     }
     for (const session of Object.values(sessions)) await session.release()
+  })
+})
+
+describeNativeOnStubs('at full size with the addon', () => {
+  // Layers that a product is made for: a double block's two streams have four each, q, k and v being
+  // one; a single block has three; and two at the ends.
+  const products = 19 * 8 + 38 * 3 + 2
+  const values = 4608 * 3072
+
+  test.each(['bf16', 'fp8'] as const)('evaluates a step in %s', async (precision) => {
+    const own = temporaryFolder()
+    try {
+      const backend = openBackend('cuda', 'native')
+      const step = createGraph('step')
+      const weights = sparseWeights(join(own, 'transformer'), { isOneHole: true })
+      addTransformer(backend.ops(step, precision), dev, weights)
+      const sessions = await backend.createSessions({ step: { graph: step } }, options)
+      const feeds = stepFeeds()
+      const { requests } = await watch(() => sessions.step.run(feeds))
+      show(`step, addon, ${precision}`, requests)
+      expect(requests.products).toBe(products)
+      expect(requests.cudnn).toBe(57)
+      // [txt, img] alone is joined: attention and feed-forward of a single block stand side by side
+      // from the start, or are quantised as if they did.
+      expect(count(requests, 'ConcatKernel')).toBe(1)
+      expect(count(requests, 'quantizeRowsKernel')).toBe(precision === 'fp8' ? 19 * 4 + 38 : 0)
+      expect(requests.moves).toEqual(new Array(precision === 'fp8' ? 0 : 38).fill(2 * values))
+      const inputs = Object.values(feeds).map(({ data }) => data.byteLength)
+      expect(sum(requests.uploads) - sum(inputs)).toBeLessThan(2 ** 16)
+      await sessions.step.release()
+    } finally {
+      rmSync(own, { recursive: true, force: true })
+    }
   })
 })

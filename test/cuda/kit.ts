@@ -46,6 +46,8 @@ export type Requests = {
   /** Bytes of each copy. */
   readonly uploads: readonly number[]
   readonly downloads: readonly number[]
+  /** Between places on the device. */
+  readonly moves: readonly number[]
   readonly allocations: readonly number[]
   readonly frees: number
   /** Where uploads came from. */
@@ -76,6 +78,7 @@ function readRequests(lines: readonly string[]): Requests {
     cudnn: of('CUDNN').length,
     uploads: copies(1).map(bytes),
     downloads: copies(2).map(bytes),
+    moves: copies(3).map(bytes),
     allocations: of('MALLOC').map(bytes),
     frees: of('FREE').length,
     sources: copies(1).map(([, , , from]) => from!),
@@ -96,9 +99,13 @@ function listCaptured(lines: readonly string[]): string[] {
 export const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
 
 /** A line of the README's table. */
-export function show(what: string, { kernels, products, cudnn, uploads, downloads }: Requests) {
+export function show(
+  what: string,
+  { kernels, products, cudnn, uploads, downloads, moves }: Requests,
+) {
+  const megabytes = (copies: readonly number[]) => (sum(copies) / 1e6).toFixed(1)
   console.log(
-    `| ${what} | ${kernels.length} | ${products} | ${cudnn} | ${uploads.length} | ${(sum(uploads) / 1e6).toFixed(1)} | ${(sum(downloads) / 1e6).toFixed(1)} |`,
+    `| ${what} | ${kernels.length} | ${products} | ${cudnn} | ${uploads.length} | ${megabytes(uploads)} | ${megabytes(downloads)} | ${megabytes(moves)} |`,
   )
 }
 
@@ -116,19 +123,28 @@ export const autoencoder = {
   shiftFactor: 0.1159,
 }
 
-/** Weights of any name and shape in bfloat16: holes in a sparse file at `path`. */
-export function sparseWeights(path: string): Weights & { readonly bytes: () => number } {
+/**
+ * Weights of any name and shape in bfloat16: holes in a sparse file at `path`. What reads them fills
+ * the page cache, unless all are the same hole.
+ */
+export function sparseWeights(
+  path: string,
+  { isOneHole = false } = {},
+): Weights & { readonly bytes: () => number } {
   closeSync(openSync(path, 'w'))
   const slices = new Map<string, TensorSlice>()
   let end = 0
+  let length = 0
 
   function tensor(name: string, shape: readonly number[]): TensorSlice {
     const known = slices.get(name)
     if (known) return known
     const byteLength = 2 * elementCount(shape)
-    const slice = { name, file: path, dtype: 'BF16', shape, offset: end, byteLength } as const
+    const offset = isOneHole ? 0 : end
+    const slice = { name, file: path, dtype: 'BF16', shape, offset, byteLength } as const
     end += byteLength
-    writeEnd(path, end)
+    length = Math.max(length, offset + byteLength)
+    writeEnd(path, length)
     slices.set(name, slice)
     return slice
   }
