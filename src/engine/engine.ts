@@ -93,6 +93,8 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   let task: Task | undefined
   let tail: Promise<unknown> = Promise.resolve()
   let failedStarts = 0
+  /** What a process said before it ended itself. */
+  let lostBecause: string | undefined
   let ready = waitForReady()
   let child = start()
 
@@ -103,6 +105,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   function onEvent(event: EngineEvent) {
     if (event.kind === 'sizes') return void sizes.set(event.variant, event.sizes)
     if (event.kind === 'notice') return logger.warn(event.message)
+    if (event.kind === 'lost') lostBecause = event.reason
     if (event.kind !== 'ready') return task?.onEvent(event)
     if (status === 'stopped') return
     status = 'ready'
@@ -110,7 +113,9 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
     ready.resolve()
   }
 
-  function onExit(reason: string) {
+  function onExit(end: string) {
+    const reason = lostBecause ?? end
+    lostBecause = undefined
     fail(`The engine process ${reason} while it worked on this; it is being restarted`)
     if (status === 'stopped') return
     logger.error({ reason }, 'the engine process is gone')

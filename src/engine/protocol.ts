@@ -94,6 +94,8 @@ export type EngineEvent =
   | { readonly kind: 'sizes'; readonly variant: Variant; readonly sizes: DrawSizes }
   | { readonly kind: 'released'; readonly variant: Variant }
   | { readonly kind: 'loadFailed'; readonly variant: Variant; readonly error: ErrorRecord }
+  /** The process ends next; `reason` completes the sentence "the engine process …". */
+  | { readonly kind: 'lost'; readonly reason: string }
   | { readonly kind: 'measured'; readonly size: PixelSize }
   | { readonly kind: 'measureFailed'; readonly error: ErrorRecord }
   | GenerationEvent

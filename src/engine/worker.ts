@@ -102,6 +102,7 @@ async function load(variant: Variant) {
     leave()
     send({ kind: 'loaded', variant })
   } catch (error) {
+    await endIfLost(error)
     send({ kind: 'loadFailed', variant, error: toErrorRecord(error) })
   }
 }
@@ -137,7 +138,7 @@ async function runGeneration(command: GenerateCommand, own: Running) {
     })
     send({ kind: 'done', id, timings: { load: loadSeconds, ...timings } })
   } catch (error) {
-    endIfLost(error)
+    await endIfLost(error)
     const failure = own.controller.signal.aborted
       ? new FluxdError('canceled', 'The prediction was canceled')
       : error
@@ -164,8 +165,11 @@ function prepare({ variant, precision, loras }: WeightsPlan) {
 }
 
 /** A process that has lost its GPU gets it back by being another: the parent starts one. */
-function endIfLost(error: unknown) {
-  if (error instanceof FluxdError && error.code === 'engine_died') process.exit(1)
+async function endIfLost(error: unknown) {
+  if (!(error instanceof FluxdError) || error.code !== 'engine_died') return
+  const event: EngineEvent = { kind: 'lost', reason: `has lost the GPU (${error.message})` }
+  await new Promise<void>((told) => process.send?.(event, () => told()) ?? told())
+  process.exit(1)
 }
 
 function enqueue(work: () => Promise<void>) {

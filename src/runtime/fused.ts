@@ -55,9 +55,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     graph.nodes(op, inputs, count, { domain: 'fluxd', attributes })
 
   const concat = (parts: readonly Value[], axis: number) =>
-    parts.some(isInner)
-      ? inner(moving.concat(parts.map(narrow), axis))
-      : moving.concat(parts, axis)
+    parts.some(isInner) ? inner(moving.concat(parts.map(narrow), axis)) : moving.concat(parts, axis)
 
   const biasOf = ({ bias }: Layer) => (bias ? shared([bias], dtype) : absent)
   const linear = (x: Value, layer: Layer) =>

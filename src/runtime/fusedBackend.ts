@@ -1,13 +1,13 @@
 /** Dialect `fused` in sessions of the native addon, over weights that lie on its device. */
-import { FluxdError } from '../errors.js'
 import type { Addon, NativeDevice } from '../native/addon.js'
-import { type Backend, copiedBytes, forEachModel, type Model } from './backend.js'
+import { type Adaptable, type Backend, copiedBytes, forEachModel, type Model } from './backend.js'
 import { createCapturing } from './cudaGraphs.js'
 import { type FusedOptions, fusedOps } from './fused.js'
+import { gpuFailure, loadFailure, runFailure } from './gpuFailures.js'
 import { createExecutor, createNativeSession, type LoadedSession } from './nativeSession.js'
 import { modelConfig } from './onnx.js'
 import { pictureOps } from './pictures.js'
-import { loadFailure, runFailure, type SessionOptions } from './session.js'
+import type { SessionOptions } from './session.js'
 import { createWeightStock, type StockedWeights, type WeightUse } from './weightStock.js'
 
 export type FusedSettings = Omit<FusedOptions, 'precision'> & {
@@ -26,8 +26,17 @@ export function createFusedBackend(settings: FusedSettings): Backend {
   const stock = createWeightStock(addon, device)
   // Nobody else can attend on the CPU.
   const isOnGpu = attention !== 'float32'
-  const failure = (cause: unknown) =>
-    isOnGpu && !(cause instanceof FluxdError) ? runFailure(cause) : cause
+  const failure = (cause: unknown) => (isOnGpu ? runFailure(cause) : cause)
+
+  const onGpu = <T>(what: string, work: () => Promise<T>): Promise<T> =>
+    isOnGpu ? work().catch((cause) => Promise.reject(gpuFailure(what, cause))) : work()
+
+  /** The weights' changes, with failures as they concern the caller. */
+  const withWords = ({ adapt, stage, base }: Adaptable): Adaptable => ({
+    adapt: (changes) => onGpu('the GPU to merge LoRAs into the weights', () => adapt(changes)),
+    stage: (changes) => onGpu('the GPU to take the LoRAs that come next', () => stage(changes)),
+    base: { ...base, keep: () => onGpu('the GPU to take a copy of the weights', base.keep) },
+  })
 
   async function load(
     { graph, taps }: Model,
@@ -71,14 +80,15 @@ export function createFusedBackend(settings: FusedSettings): Backend {
     use: WeightUse,
   ) {
     const graphs = Object.values<Model>(models).map(({ graph }) => graph)
-    const weights = await stock.take(
-      graphs.map((graph) => graph.sharedWeights()),
-      use,
+    const weights = await onGpu('the GPU to take the weights', () =>
+      stock.take(
+        graphs.map((graph) => graph.sharedWeights()),
+        use,
+      ),
     )
     try {
       const sessions = await forEachModel(models, (model) => open(model, options, weights))
-      const { adapt, stage, base } = weights
-      return { sessions, adapt, stage, base }
+      return { sessions, ...withWords(weights) }
     } finally {
       await weights.drop()
     }

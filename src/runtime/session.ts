@@ -5,7 +5,7 @@
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node'
-import { FluxdError } from '../errors.js'
+import { loadFailure, runFailure } from './gpuFailures.js'
 import { modelConfig } from './onnx.js'
 import type { Tensor } from './tensor.js'
 
@@ -146,30 +146,6 @@ async function runOnCuda(session: InferenceSession, feeds: Feeds) {
     throw runFailure(cause)
   }
 }
-
-/** What it means that a session could not be opened on the GPU. */
-export const loadFailure = (cause: unknown) =>
-  new FluxdError(
-    'engine_failed',
-    `Expected ONNX Runtime to open the graph on the GPU but it failed (${wordsOf(cause)}); \`fluxd doctor\` tells what is missing`,
-    { cause },
-  )
-
-/** What it means that a run on the GPU failed: `engine_died` where this process has lost the GPU. */
-export function runFailure(cause: unknown): FluxdError {
-  const words = wordsOf(cause)
-  return new FluxdError(
-    isLasting.test(words) ? 'engine_died' : 'engine_failed',
-    `Expected ONNX Runtime to run the graph on the GPU but it failed (${words})`,
-    { cause },
-  )
-}
-
-// After one of CUDA's errors nothing runs in this process any more, unless memory was all it lacked.
-const isLasting = /\b(CUDA failure (?!2:)|CUBLAS failure (?!3:)|CUDNN failure )/
-
-// What follows in CUDA's errors names this machine and places in sources.
-const wordsOf = (cause: unknown) => String(cause).split(' ; ')[0]!
 
 const toOrt = (value: Tensor) => new OrtTensor(value.dtype, value.data, value.dims)
 
