@@ -4,7 +4,7 @@ import { constants, loadavg, setPriority } from 'node:os'
 import type { Engine } from '../engine/engine.js'
 import { hiddenSize, mlpHidden } from '../flux/params.js'
 import type { Variant } from '../plan/plan.js'
-import { type Device, openBackend } from '../runtime/device.js'
+import { type BackendKind, type Device, openBackend } from '../runtime/device.js'
 import { type BenchCase, nameCase, planOf } from './cases.js'
 import { type Ceilings, measureCeilings, type ProductShape } from './ceilings.js'
 import type { Surroundings } from './machine.js'
@@ -28,6 +28,8 @@ export type BenchSettings = {
   /** The LoRA to switch to and from. */
   readonly lora: { readonly variant: Variant; readonly path: string } | undefined
   readonly device: Device
+  /** The engine's; ceilings are measured with the same. */
+  readonly backend: BackendKind
   readonly threads: number
 }
 
@@ -47,7 +49,7 @@ type Measured = {
 
 /** Measures everything and returns the report. Throws what the engine throws. */
 export async function bench(settings: BenchSettings, context: BenchContext): Promise<BenchReport> {
-  const { cases, models, device, threads } = settings
+  const { cases, models, device, backend, threads } = settings
   const loadBefore = loadOfMachine()
   const starts = await measureStarts(settings, context)
   const measured = await measureEngine(settings, context)
@@ -57,12 +59,11 @@ export async function bench(settings: BenchSettings, context: BenchContext): Pro
   const ceilings = await measureCeilings(
     largestShape(settings),
     cases.map(({ precision }) => precision),
-    { backend: openBackend(device), threads },
+    { backend: openBackend(device, backend), threads, signal: context.signal },
   )
   return BenchReport.parse({
     date: new Date().toISOString(),
-    device,
-    threads,
+    ...{ device, backend, threads },
     ...context.surroundings,
     load: { before: loadBefore, after: loadOfMachine() },
     models: models.map(describeModel),

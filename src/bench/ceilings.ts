@@ -1,7 +1,9 @@
 /**
  * What the device can do at best, measured through the runtime and the dialect that the networks
- * use: matrix products, and passing over memory. Runs in the calling process and holds its thread.
+ * use: matrix products, and passing over memory. Runs in the calling process and, but for the addon,
+ * holds its thread during each run.
  */
+import { FluxdError } from '../errors.js'
 import type { Precision } from '../plan/plan.js'
 import type { Backend } from '../runtime/backend.js'
 import { createGraph, type Graph } from '../runtime/graph.js'
@@ -25,7 +27,12 @@ export type Ceilings = {
   readonly copies: number
 }
 
-type Runner = { readonly backend: Backend; readonly threads: number }
+type Runner = {
+  readonly backend: Backend
+  readonly threads: number
+  /** Heard between two runs. */
+  readonly signal?: AbortSignal | undefined
+}
 
 /** A graph of `count` equal parts one after the other, and what they do together. */
 type Chain = {
@@ -42,6 +49,7 @@ const maxCount = 256
 /**
  * Measures both ceilings; the shape should be the one in which a step does most of its arithmetic.
  * A dialect that only imitates fp8 computes it in its usual dtype, whose rate is then fp8's too.
+ * Throws `canceled` when `signal` aborts.
  */
 export async function measureCeilings(
   shape: ProductShape,
@@ -132,6 +140,7 @@ async function measureRate(chain: Chain, runner: Runner): Promise<number> {
 
 /** Of a few runs after one that does not count. */
 async function bestSeconds(chain: Chain, count: number, runner: Runner): Promise<number> {
+  throwIfCanceled(runner)
   const { session } = await open(chain.graph(count), runner)
   const x = floatTensor(
     Float32Array.from({ length: chain.rows }, () => randomValue(1)),
@@ -141,6 +150,7 @@ async function bestSeconds(chain: Chain, count: number, runner: Runner): Promise
     await session.run({ x })
     let best = Number.POSITIVE_INFINITY
     for (let i = 0; i < rounds; i++) {
+      throwIfCanceled(runner)
       const startedAt = performance.now()
       await session.run({ x })
       best = Math.min(best, (performance.now() - startedAt) / 1000)
@@ -149,6 +159,10 @@ async function bestSeconds(chain: Chain, count: number, runner: Runner): Promise
   } finally {
     await session.release()
   }
+}
+
+function throwIfCanceled({ signal }: Runner) {
+  if (signal?.aborted) throw new FluxdError('canceled', 'The measurement was canceled')
 }
 
 const open = (graph: Graph, { backend, threads }: Runner): Promise<{ readonly session: Session }> =>

@@ -86,6 +86,8 @@ const LoraSwitches = z.strictObject({
 export const BenchReport = z.strictObject({
   date: z.iso.datetime(),
   device: z.enum(['cpu', 'cuda']),
+  /** Who ran the graphs: onnxruntime-node or the addon. */
+  backend: z.enum(['ort', 'native']),
   /** 0 lets ONNX Runtime decide. */
   threads: z.int().min(0),
   machine: Machine,

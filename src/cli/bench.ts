@@ -52,7 +52,7 @@ export async function runBench(flags: BenchFlags, context: RunContext): Promise<
   const report = await bench(
     {
       cases: listCases({ variants: chosen, precisions: flags.precision ?? precisions, sizes }),
-      ...{ models, repeats, device, threads },
+      ...{ models, repeats, device, backend, threads },
       fromDisk: !flags.quick,
       lora: await chooseLora(flags, chosen, context),
     },

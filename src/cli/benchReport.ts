@@ -16,13 +16,14 @@ export const describeReport = (report: BenchReport): string =>
     .filter((part) => part !== '')
     .join('\n')
 
-function describeMachine({ device, machine, load, versions, models }: BenchReport): string {
+function describeMachine(report: BenchReport): string {
+  const { device, backend, machine, load, versions, models } = report
   const { cpu, cores, card } = machine
   const { fluxd, onnxruntime, node, driver, cuda } = versions
   const isOnCard = device !== 'cpu'
   const place = isOnCard && card ? card.name : `${cpu}, ${cores} cores`
   const software = [
-    `fluxd ${fluxd}, ONNX Runtime ${onnxruntime}, Node ${node}`,
+    `fluxd ${fluxd}, ONNX Runtime ${onnxruntime}${backend === 'native' ? ' by the addon' : ''}, Node ${node}`,
     ...(isOnCard && driver !== undefined ? [`driver ${driver}`] : []),
     ...(isOnCard && cuda !== undefined ? [`CUDA ${cuda}`] : []),
   ]

@@ -105,13 +105,20 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     return y
   }
 
+  /** ONNX Runtime knows the dtype of an fp8 product by its bias, so there must be one. */
+  function biasOfNone(weights: readonly TensorSource[]): Value {
+    if (precision === 'bf16') return absent
+    const out = weights.reduce((sum, { shape }) => sum + shape[0]!, 0)
+    return narrow(graph.floats(new Float32Array(out)))
+  }
+
   /** The layers side by side: one product whose columns are those of all. */
   function product(x: Columns, layers: readonly Layer[], epilogue?: Epilogue): Value {
     const weights = layers.map(({ weight }) => weight)
     const biases = layers.flatMap(({ bias }) => bias ?? [])
     if (biases.length !== 0 && biases.length !== layers.length)
       throw new RangeError(`Expected a bias in all or none of ${weights.map(({ name }) => name)}`)
-    const operands = [biases.length > 0 ? shared(biases, dtype) : absent]
+    const operands = [biases.length > 0 ? shared(biases, dtype) : biasOfNone(weights)]
     if (epilogue?.kind === 'gated') operands.push(epilogue.gate, narrow(epilogue.residual))
     if (precision === 'bf16') return linearOf(x, [shared(weights, dtype), ...operands], epilogue)
     const { codes, scales } = quantize(x)

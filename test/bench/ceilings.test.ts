@@ -1,7 +1,8 @@
 /** The graphs that ceilings are measured with do all the work that is counted. */
 import { expect, test } from 'vitest'
-import { productGraph } from '../../src/bench/ceilings.js'
-import { portableBackend } from '../../src/runtime/backend.js'
+import { measureCeilings, productGraph } from '../../src/bench/ceilings.js'
+import { type Backend, portableBackend } from '../../src/runtime/backend.js'
+import type { Session } from '../../src/runtime/session.js'
 import { floatTensor } from '../../src/runtime/tensor.js'
 
 /** A matrix [rows, columns] of multiples of 1/8, which bfloat16 holds exactly. */
@@ -40,4 +41,37 @@ test.each([1, 3])('a graph of %d pairs multiplies by both weights as many times'
   } finally {
     await session.release()
   }
+})
+
+test('a cancel ends the measurement with the run that is under way', async () => {
+  const canceling = new AbortController()
+  let [runs, open] = [0, 0]
+  const backend: Backend = {
+    ...portableBackend,
+    async createSessions(models, options) {
+      const sessions = await portableBackend.createSessions(models, options)
+      open++
+      const watched = Object.entries<Session>(sessions).map(([name, session]) => [
+        name,
+        {
+          ...session,
+          run(inputs: Parameters<Session['run']>[0]) {
+            if (++runs === 2) canceling.abort()
+            return session.run(inputs)
+          },
+          async release() {
+            open--
+            await session.release()
+          },
+        },
+      ])
+      return Object.fromEntries(watched)
+    },
+  }
+  const { signal } = canceling
+  const measured = measureCeilings({ rows: 8, inner: 16, outer: 32 }, ['bf16'], {
+    ...{ backend, threads: 1, signal },
+  })
+  await expect(measured).rejects.toMatchObject({ code: 'canceled' })
+  expect({ runs, open }).toEqual({ runs: 2, open: 0 })
 })

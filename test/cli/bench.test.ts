@@ -26,6 +26,7 @@ function prepare(start: typeof startEngine, signal = new AbortController().signa
 const full: BenchReport = {
   date: '2026-11-21T09:00:00.000Z',
   device: 'cuda',
+  backend: 'native',
   threads: 0,
   machine: {
     cpu: 'A CPU',
@@ -140,7 +141,7 @@ describe('the table', () => {
     expect(describeReport(full)).toBe(
       [
         'A card, load 0.3 before and 1.5 after',
-        'fluxd 1.2.3, ONNX Runtime 1.29.0, Node 20.1.0, driver 580, CUDA 13.0',
+        'fluxd 1.2.3, ONNX Runtime 1.29.0 by the addon, Node 20.1.0, driver 580, CUDA 13.0',
         'dev: 3072 wide, 19+38 blocks, 33.7 GB',
         '',
         'picture                     seconds    low   high   step   text  decode  encode     operations   of the ceiling',
@@ -165,7 +166,7 @@ describe('the table', () => {
 
   test('leaves out what was not measured', () => {
     const { loraSwitches, ...rest } = full
-    const text = describeReport({ ...rest, device: 'cpu', memory: {} })
+    const text = describeReport({ ...rest, device: 'cpu', backend: 'ort', memory: {} })
     expect(text).toMatch(
       /^A CPU, 16 cores, load 0\.3 before and 1\.5 after\nfluxd 1\.2\.3, ONNX Runtime 1\.29\.0, Node 20\.1\.0\n/,
     )

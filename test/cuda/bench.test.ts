@@ -8,8 +8,9 @@ import { describeSurroundings } from '../../src/bench/machine.js'
 import { inspectModel } from '../../src/bench/model.js'
 import { startEngine } from '../../src/engine/engine.js'
 import { createCudaBackend } from '../../src/runtime/cudaBackend.js'
+import { type BackendKind, openBackend } from '../../src/runtime/device.js'
 import { fixturePath } from '../goldens.js'
-import { count, describeOnStubs, sum, watch } from './kit.js'
+import { count, describeNative, describeOnStubs, sum, watch } from './kit.js'
 
 const shape = { rows: 64, inner: 128, outer: 512 }
 
@@ -34,37 +35,56 @@ describeOnStubs('the ceilings of a GPU', () => {
   })
 })
 
+async function expectEveryPart(backend: BackendKind) {
+  const checkpoints = { dev: fixturePath('tiny-dev'), schnell: fixturePath('tiny-schnell') }
+  const notes: string[] = []
+  const report = await bench(
+    {
+      cases: listCases({
+        variants: ['dev', 'schnell'],
+        precisions: ['bf16', 'fp8'],
+        sizes: [{ width: 64, height: 96 }],
+      }),
+      models: [inspectModel('dev', checkpoints.dev), inspectModel('schnell', checkpoints.schnell)],
+      ...{ repeats: 1, fromDisk: false, lora: undefined, threads: 1 },
+      ...{ device: 'cuda', backend },
+    },
+    {
+      start: () =>
+        startEngine(
+          { checkpoints, device: 'cuda', backend, threads: 1 },
+          pino({ level: 'silent' }),
+        ),
+      surroundings: await describeSurroundings({}),
+      note: (line) => void notes.push(line),
+    },
+  )
+  expect(report).toMatchObject({ device: 'cuda', backend })
+  expect(report.pictures.map(({ variant, precision }) => `${variant} ${precision}`)).toEqual([
+    'dev bf16',
+    'dev fp8',
+    'schnell bf16',
+    'schnell fp8',
+  ])
+  expect(notes.at(-1)).toBe('matrix products and copies')
+}
+
 describeOnStubs('fluxd bench on a GPU', () => {
-  test('measures every part', async () => {
-    const checkpoints = { dev: fixturePath('tiny-dev'), schnell: fixturePath('tiny-schnell') }
-    const notes: string[] = []
-    const { device, pictures } = await bench(
-      {
-        cases: listCases({
-          variants: ['dev', 'schnell'],
-          precisions: ['bf16', 'fp8'],
-          sizes: [{ width: 64, height: 96 }],
-        }),
-        models: [
-          inspectModel('dev', checkpoints.dev),
-          inspectModel('schnell', checkpoints.schnell),
-        ],
-        ...{ repeats: 1, fromDisk: false, lora: undefined, device: 'cuda', threads: 1 },
-      },
-      {
-        start: () =>
-          startEngine({ checkpoints, device: 'cuda', threads: 1 }, pino({ level: 'silent' })),
-        surroundings: await describeSurroundings({}),
-        note: (line) => void notes.push(line),
-      },
+  test('measures every part', () => expectEveryPart('ort'))
+})
+
+describeNative('fluxd bench on a GPU with the addon', () => {
+  test('measures every part', () => expectEveryPart('native'))
+
+  test('takes products and copies from the addon for ceilings', async () => {
+    const backend = openBackend('cuda', 'native')
+    const { result, requests } = await watch(() =>
+      measureCeilings(shape, ['bf16', 'fp8'], { backend, threads: 1 }),
     )
-    expect(device).toBe('cuda')
-    expect(pictures.map(({ variant, precision }) => `${variant} ${precision}`)).toEqual([
-      'dev bf16',
-      'dev fp8',
-      'schnell bf16',
-      'schnell fp8',
-    ])
-    expect(notes.at(-1)).toBe('matrix products and copies')
+    expect(result.products.fp8).toBeGreaterThanOrEqual(result.products.bf16)
+    // Two products a pair, four runs of a chain; cuBLASLt is asked by the addon alone.
+    expect(requests.products % 16).toBe(0)
+    expect(count(requests, 'quantizeRowsKernel')).toBeGreaterThan(0)
+    expect(count(requests, 'OP_Add')).toBeGreaterThan(0)
   })
 })

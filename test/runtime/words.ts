@@ -44,7 +44,7 @@ export function addWords(ops: Ops, dtype: (typeof storedDTypes)[number]): Graph 
   const joint = { weight: tensor('joint'), bias: tensor('bias') }
   const made = ops.blockLinear(normed, layer, { kind: 'gelu' })
   const behindMade = ops.blockLinear([mixed, made], joint, { kind: 'gated', residual: gated, gate })
-  const residual = ops.blockLinear([behindMade, mixed], joint)
+  const residual = ops.blockLinear([behindMade, mixed], { weight: joint.weight })
   const wide = ops.concat([ops.gelu(residual), ops.silu(residual)], 0)
   const [head, tail] = ops.splitAfter(ops.blockLinear(wide, layer, { kind: 'gelu' }), x)
   const halves = ops.mul(ops.quickGelu(head), ops.geluTanh(tail))
