@@ -28,10 +28,16 @@ stage_build() {
   # A runtime that came as a package has no link to link against.
   ln -sf "$(find_all libcudart.so.13 | head -1)" "$built/libcudart.so"
   local flags="-std=c++20 -O3 -gencode arch=compute_$arch,code=sm_$arch -Xcompiler -fPIC"
-  flags+=" -cudart shared -I$native/cuda -I$native/include"
+  flags+=" -cudart shared -I$native/cuda -I$native/include -I$native"
   {
-    for file in "$native"/cuda/*.cu "$here/speed.cu"; do
+    for file in "$native"/cuda/*.cu; do
       echo "nvcc $flags -c $file -o $built/cuda.$(basename "$file").o"
+    done
+    for file in "$here"/speed/*.cu; do
+      echo "nvcc $flags -c $file -o $built/speed.$(basename "$file").o"
+    done
+    for file in "$native"/weights/*.cc; do
+      echo "g++ -std=c++20 -O3 -I$native -I$native/include -c $file -o $built/weights.$(basename "$file").o"
     done
     for file in "$native"/cpu/*.cc; do
       echo "g++ -std=c++20 -O3 -march=native -I$native -I$native/include -c $file -o $built/twin.$(basename "$file").o"
@@ -43,10 +49,8 @@ stage_build() {
       echo "g++ -std=c++20 -fsyntax-only -Wno-deprecated-declarations -I$headers -I$toolkit/include -I$native/cuda $here/lt_abi.cc"
     fi
   } | xargs -P "$(nproc)" -I{} sh -c '{}'
-  local objects
-  objects=$(ls "$built"/cuda.*.o | grep -v 'cuda.speed')
-  nvcc -cudart shared -L"$built" -shared $objects -o "$built/libfluxd_cuda.so"
-  nvcc -cudart shared -L"$built" "$built/cuda.speed.cu.o" $objects -o "$built/speed"
+  nvcc -cudart shared -L"$built" -shared "$built"/cuda.*.o -o "$built/libfluxd_cuda.so"
+  nvcc -cudart shared -L"$built" "$built"/{speed,weights,cuda}.*.o -o "$built/speed"
   g++ "$built"/cases.*.o "$built"/twin.*.o -o "$built/kernels" -ldl -lpthread
   [ -n "$headers" ] || echo 'no cublasLt.h here: lt_abi.cc was not compiled'
 }
