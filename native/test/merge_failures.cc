@@ -1,20 +1,9 @@
 // What a weight set is like after a switch that failed: as before, as its base, or right with the
 // next one.
-#include <functional>
-
 #include "check.h"
 #include "network.h"
 
 using namespace fluxd;
-
-static std::string messageOf(const std::function<void()> &body) {
-  try {
-    body();
-  } catch (const std::exception &error) {
-    return error.what();
-  }
-  return "";
-}
 
 TEST("staging changes no weight, and one that fails leaves the set in use") {
   Network network;

@@ -51,7 +51,7 @@ TEST("a base that is dropped gives its memory back, and one that does not fit ch
   std::mt19937 random(22);
   const Changes changes = randomChanges(random, network);
   LazyDevice device(plenty);
-  WeightSet set(device.table(), network.sources(), BasePlace::files, options);
+  WeightSet set(device.table(), network.sources(), BasePlace::files, smallPieces);
   const size_t small = set.bytes();
   const size_t used = device.used();
   set.keepBase();

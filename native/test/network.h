@@ -1,5 +1,6 @@
 // A small network of weights in memory, sets of low-rank changes of them, and their bits.
 #pragma once
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -99,6 +100,16 @@ inline std::string freshBits(const Network &network, const std::vector<LowRankCh
   WeightSet set(device.table(), network.sources(), base, {1, 5000});
   set.merge(changes);
   return bitsOf(set);
+}
+
+// What body throws; empty where it does not.
+inline std::string messageOf(const std::function<void()> &body) {
+  try {
+    body();
+  } catch (const std::exception &error) {
+    return error.what();
+  }
+  return "";
 }
 
 }  // namespace fluxd

@@ -45,14 +45,13 @@ export async function runBench(flags: BenchFlags, context: RunContext): Promise<
   const models = chosen.map((variant) => inspectModel(variant, checkpoints[variant]))
   const { cudaGraphs, threads, vae } = config
   const target = await chooseTarget(config)
-  const { device } = target
   const engine: EngineConfig = { checkpoints, ...target, vae, cudaGraphs, threads }
   // The pictures' own log would go through the progress.
   const logger = pino({ level: 'warn' }, pino.destination(2))
   const report = await bench(
     {
       cases: listCases({ variants: chosen, precisions: flags.precision ?? precisions, sizes }),
-      ...{ models, repeats, device, backend, threads },
+      ...{ models, repeats, ...target, threads },
       fromDisk: !flags.quick,
       lora: await chooseLora(flags, chosen, context),
     },

@@ -132,12 +132,21 @@ function baseOf(all: readonly Held[]): WeightBase {
   const forEach = async (act: (set: WeightSet) => Promise<void>) => {
     for (const { set } of adaptable) await act(set)
   }
+  const drop = () => forEach((set) => set.dropBase())
   return {
     bytes: adaptable
       .flatMap(({ weights }) => weights)
       .reduce((sum, each) => sum + baseBytes(each), 0),
-    keep: () => forEach((set) => set.keepBase()),
-    drop: () => forEach((set) => set.dropBase()),
+    async keep() {
+      try {
+        await forEach((set) => set.keepBase())
+      } catch (error) {
+        // All or none: nobody would drop what some have kept.
+        await drop()
+        throw error
+      }
+    },
+    drop,
   }
 }
 

@@ -28,7 +28,7 @@ afterEach(() => rmSync(errorFile, { force: true }))
 
 describeNative('loading', () => {
   let backend: Backend
-  const load = () => loadModels('dev', checkpoints.dev, 1, undefined, backend)
+  const load = () => loadModels('dev', checkpoints.dev, { threads: 1, backend })
   beforeAll(() => {
     backend = openBackend('cuda', 'native')
   })

@@ -100,7 +100,7 @@ describeNativeOnStubs('the addon on the CUDA provider', () => {
       },
     }
     const { requests } = await watch(async () => {
-      const models = await loadModels('dev', fixturePath('tiny-dev'), 1, undefined, backend)
+      const models = await loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend })
       for (const plan of plans) await generate(plan, models, hooks)
       await models.release()
     })
