@@ -33,6 +33,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'checkpoint',
     'doctor',
     'engine',
+    'errors',
     'flux',
     'pipeline',
     'plan',
