@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of this file that an older library would misread. */
-#define FLUXD_ABI_VERSION 3
+#define FLUXD_ABI_VERSION 4
 
 /* Numbers of ONNX's TensorProto.DataType. */
 typedef enum {
