@@ -10,7 +10,7 @@ import { startEngine } from '../../src/engine/engine.js'
 import { createCudaBackend } from '../../src/runtime/cudaBackend.js'
 import { type BackendKind, openBackend } from '../../src/runtime/device.js'
 import { fixturePath } from '../goldens.js'
-import { count, describeNative, describeOnStubs, sum, watch } from './kit.js'
+import { count, describeNativeOnStubs, describeOnStubs, sum, watch } from './kit.js'
 
 const shape = { rows: 64, inner: 128, outer: 512 }
 
@@ -73,7 +73,7 @@ describeOnStubs('fluxd bench on a GPU', () => {
   test('measures every part', () => expectEveryPart('ort'))
 })
 
-describeNative('fluxd bench on a GPU with the addon', () => {
+describeNativeOnStubs('fluxd bench on a GPU with the addon', () => {
   test('measures every part', () => expectEveryPart('native'))
 
   test('takes products and copies from the addon for ceilings', async () => {

@@ -9,7 +9,7 @@ import type { Backend } from '../../src/runtime/backend.js'
 import { openBackend } from '../../src/runtime/device.js'
 import { foxPlan } from '../engine/foxPlan.js'
 import { fixturePath } from '../goldens.js'
-import { describeNative, watch } from './kit.js'
+import { describeNativeOnStubs, watch } from './kit.js'
 
 const checkpoints = { dev: fixturePath('tiny-dev'), schnell: fixturePath('tiny-schnell') }
 const errorFile = `${process.env['STUB_CUDA_LOG']}.error`
@@ -26,7 +26,7 @@ async function failing<T>(fault: string, work: () => Promise<T>): Promise<T> {
 
 afterEach(() => rmSync(errorFile, { force: true }))
 
-describeNative('loading', () => {
+describeNativeOnStubs('loading', () => {
   let backend: Backend
   const load = () => loadModels('dev', checkpoints.dev, { threads: 1, backend })
   beforeAll(() => {
@@ -59,7 +59,7 @@ describeNative('loading', () => {
   })
 })
 
-describeNative('an engine', () => {
+describeNativeOnStubs('an engine', () => {
   const lora = { path: fixturePath('lora/lora_peft.safetensors'), scale: 0.8, name: 'peft' }
   const adapted = (scale: number): GenerationPlan => ({ ...foxPlan, loras: [{ ...lora, scale }] })
 
