@@ -118,8 +118,8 @@ describeNativeOnStubs('a step on the CUDA provider', () => {
       await release(transformer)
     })
     expect(requests).toMatchObject({ captures: 1, launches: steps - 1 })
-    // The library keeps 64 MB for the products on a stream.
+    // A device keeps 64 MB for the products on its stream until it goes; an earlier one may go now.
     const kept = requests.allocations.filter((bytes) => bytes >= 2 ** 26)
-    expect(requests.allocations.length - requests.frees).toBe(kept.length)
+    expect(requests.allocations.length - requests.frees).toBeLessThanOrEqual(kept.length)
   })
 })
