@@ -17,6 +17,7 @@ import { createGraph } from '../../src/runtime/graph.js'
 import { portableOps } from '../../src/runtime/portable.js'
 import type { Session } from '../../src/runtime/session.js'
 import { floatTensor, intTensor } from '../../src/runtime/tensor.js'
+import { fullSizes } from '../bench/randomWeights.js'
 import { temporaryFolder } from '../weightFiles.js'
 import {
   autoencoder,
@@ -35,37 +36,8 @@ const options = { threads: 1, widenWeights: 'run' } as const
 const zeros = (...dims: number[]) =>
   floatTensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims)
 
-const dev = {
-  heads: 24,
-  headDim: 128,
-  doubleBlocks: 19,
-  singleBlocks: 38,
-  inChannels: 64,
-  txtDim: 4096,
-  vecDim: 768,
-  axes: [16, 56, 56],
-  guidance: true,
-} as const
-const t5 = {
-  hidden: 4096,
-  layers: 24,
-  heads: 64,
-  headDim: 64,
-  mlpHidden: 10240,
-  vocabulary: 32128,
-  buckets: 32,
-  maxDistance: 128,
-  epsilon: 1e-6,
-}
-const clip = {
-  hidden: 768,
-  layers: 12,
-  heads: 12,
-  mlpHidden: 3072,
-  vocabulary: 49408,
-  positions: 77,
-  epsilon: 1e-5,
-}
+const dev = { ...fullSizes.flux, guidance: true }
+const { t5, clip } = fullSizes
 
 const stepFeeds = () => ({
   img: zeros(4096, dev.inChannels),

@@ -3,30 +3,17 @@
  * that compute nothing: all of it is placed and launched, and the device's memory is given back.
  */
 import { beforeAll, expect, test } from 'vitest'
-import { openTextSide } from '../../src/checkpoint/checkpoint.js'
-import { positionBuckets } from '../../src/flux/t5.js'
-import { generate } from '../../src/pipeline/generate.js'
-import { loadModels } from '../../src/pipeline/models.js'
-import { buildClipGraph, buildT5Graph } from '../../src/pipeline/prompt.js'
-import type { GenerationPlan } from '../../src/plan/plan.js'
 import type { Backend } from '../../src/runtime/backend.js'
 import { openBackend } from '../../src/runtime/device.js'
 import { createGraph } from '../../src/runtime/graph.js'
 import type { Precision } from '../../src/runtime/ops.js'
-import { intTensor } from '../../src/runtime/tensor.js'
-import { foxPlan } from '../engine/foxPlan.js'
 import { cases, runTransformer } from '../flux/goldenTransformer.js'
-import { fixturePath, goldenCase } from '../goldens.js'
+import { goldenCase } from '../goldens.js'
 import { addWords, storedDTypes, wordInputs } from '../runtime/words.js'
-import { count, describeNativeOnStubs, type Requests, watch } from './kit.js'
+import { count, describeNativeOnStubs, watch } from './kit.js'
+import { drawPictures, encodeTexts, expectAllFreed, options, tinyModels } from './tinyModels.js'
 
-const options = { threads: 1, widenWeights: 'run' } as const
 const precisions = ['bf16', 'fp8'] as const
-
-function expectAllFreed({ allocations, frees }: Requests) {
-  expect(allocations.length).toBeGreaterThan(0)
-  expect(frees).toBe(allocations.length)
-}
 
 async function runWords(
   backend: Backend,
@@ -65,46 +52,13 @@ describeNativeOnStubs('the addon on the CUDA provider', () => {
     },
   )
 
-  test.each(['tiny-dev', 'tiny-schnell'])('the text encoders of %s', async (model) => {
-    const { clip, t5 } = openTextSide(fixturePath(model))
-    const { requests } = await watch(async () => {
-      const sessions = await backend.createSessions(
-        {
-          clip: { graph: buildClipGraph(clip, backend) },
-          t5: { graph: buildT5Graph(t5, backend) },
-        },
-        options,
-      )
-      const ids = (length: number) => intTensor(new Int32Array(length), [length])
-      const buckets = intTensor(positionBuckets(t5.params, 128), [128, 128])
-      await sessions.clip.run({ ids: ids(clip.params.positions) })
-      await sessions.t5.run({ ids: ids(128), buckets })
-      await sessions.clip.release()
-      await sessions.t5.release()
-    })
+  test.each(tinyModels)('the text encoders of %s', async (model) => {
+    const { requests } = await watch(() => encodeTexts(model, backend))
     expectAllFreed(requests)
   })
 
   test('pictures in both precisions, with and without a LoRA, one after the other', async () => {
-    const lora = { path: fixturePath('lora/lora_peft.safetensors'), scale: 0.8, name: 'peft' }
-    const plans = (['bf16', 'fp8', 'bf16'] as const).flatMap((precision): GenerationPlan[] => [
-      { ...foxPlan, precision },
-      { ...foxPlan, precision, loras: [lora] },
-    ])
-    let pictures = 0
-    const hooks = {
-      signal: new AbortController().signal,
-      onProgress: () => {},
-      onImage: () => {
-        pictures++
-      },
-    }
-    const { requests } = await watch(async () => {
-      const models = await loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend })
-      for (const plan of plans) await generate(plan, models, hooks)
-      await models.release()
-    })
-    expect(pictures).toBe(plans.length)
+    const { requests } = await watch(() => drawPictures(backend))
     expect(count(requests, 'mergeKernel')).toBeGreaterThan(0)
     expectAllFreed(requests)
   })

@@ -4,34 +4,22 @@
  * and that the device's memory is given back.
  */
 import { expect, test } from 'vitest'
-import { openAutoencoder, openTextSide } from '../../src/checkpoint/checkpoint.js'
-import { positionBuckets } from '../../src/flux/t5.js'
+import { openAutoencoder } from '../../src/checkpoint/checkpoint.js'
 import { buildAutoencoderGraphs } from '../../src/pipeline/decoder.js'
-import { generate } from '../../src/pipeline/generate.js'
-import { loadModels } from '../../src/pipeline/models.js'
-import { buildClipGraph, buildT5Graph } from '../../src/pipeline/prompt.js'
 import { loadSafetyChecker } from '../../src/pipeline/safety.js'
-import type { GenerationPlan } from '../../src/plan/plan.js'
 import { createCudaBackend } from '../../src/runtime/cudaBackend.js'
 import { createGraph } from '../../src/runtime/graph.js'
-import { floatTensor, intTensor } from '../../src/runtime/tensor.js'
-import { foxPlan } from '../engine/foxPlan.js'
+import { floatTensor } from '../../src/runtime/tensor.js'
 import { cases, runTransformer } from '../flux/goldenTransformer.js'
 import { fixturePath, goldenCase } from '../goldens.js'
 import { addWords, storedDTypes, wordInputs } from '../runtime/words.js'
 import { safetyFolder } from '../safetyModel.js'
-import { count, describeOnStubs, kernels, type Requests, watch } from './kit.js'
+import { count, describeOnStubs, kernels, watch } from './kit.js'
+import { drawPictures, encodeTexts, expectAllFreed, options, tinyModels } from './tinyModels.js'
 
-const options = { threads: 1, widenWeights: 'run' } as const
 const backend = createCudaBackend('flash')
-const tinyModels = ['tiny-dev', 'tiny-schnell'] as const
 const zeros = (dims: readonly number[]) =>
   floatTensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims)
-
-function expectAllFreed({ allocations, frees }: Requests) {
-  expect(allocations.length).toBeGreaterThan(0)
-  expect(frees).toBe(allocations.length)
-}
 
 describeOnStubs('on the CUDA provider', () => {
   test('an operator without a CUDA kernel is refused, not run on the CPU', async () => {
@@ -65,19 +53,7 @@ describeOnStubs('on the CUDA provider', () => {
     'the text encoders of $model with $kernel attention',
     async ({ kernel, model }) => {
       const own = createCudaBackend(kernel)
-      const { clip, t5 } = openTextSide(fixturePath(model))
-      const { requests } = await watch(async () => {
-        const sessions = await own.createSessions(
-          { clip: { graph: buildClipGraph(clip, own) }, t5: { graph: buildT5Graph(t5, own) } },
-          options,
-        )
-        const ids = (length: number) => intTensor(new Int32Array(length), [length])
-        const buckets = intTensor(positionBuckets(t5.params, 128), [128, 128])
-        await sessions.clip.run({ ids: ids(clip.params.positions) })
-        await sessions.t5.run({ ids: ids(128), buckets })
-        await sessions.clip.release()
-        await sessions.t5.release()
-      })
+      const { requests } = await watch(() => encodeTexts(model, own))
       expect(requests.products).toBeGreaterThan(0)
       expectAllFreed(requests)
     },
@@ -131,25 +107,7 @@ describeOnStubs('on the CUDA provider', () => {
   })
 
   test('pictures in both precisions, with and without a LoRA, one after the other', async () => {
-    const lora = { path: fixturePath('lora/lora_peft.safetensors'), scale: 0.8, name: 'peft' }
-    const plans = (['bf16', 'fp8', 'bf16'] as const).flatMap((precision): GenerationPlan[] => [
-      { ...foxPlan, precision },
-      { ...foxPlan, precision, loras: [lora] },
-    ])
-    let pictures = 0
-    const hooks = {
-      signal: new AbortController().signal,
-      onProgress: () => {},
-      onImage: () => {
-        pictures++
-      },
-    }
-    const { requests } = await watch(async () => {
-      const models = await loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend })
-      for (const plan of plans) await generate(plan, models, hooks)
-      await models.release()
-    })
-    expect(pictures).toBe(plans.length)
+    const { requests } = await watch(() => drawPictures(backend))
     expectAllFreed(requests)
   })
 })
