@@ -38,20 +38,34 @@ const program = new Command('fluxd')
   .description('Flux.1 pictures with the contract of Replicate’s fine-tunes')
   .version(readBuild().version)
 
+/** A command that draws, with what all of them are told about the pictures. */
+const drawing = (command: Command) =>
+  command
+    .option('--checkpoint <path>', 'diffusers folder or BFL file to use for the model')
+    .option('--model <name>', 'dev or schnell (default: dev)')
+    .option('--steps <n>', 'denoising steps, 1 to 50 (default: 28)')
+    .option('--seed <n>', 'random seed (default: drawn)')
+    .option('--aspect-ratio <ratio>', 'such as 16:9 (default: 1:1)')
+    .option('--megapixels <n>', '1 or 0.25 (default: 1)')
+    .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
+    .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
+    .option(
+      '--lora <file...>',
+      'LoRA files to merge in, FILE or FILE:SCALE; scales -1 to 3 (default: 1)',
+    )
+
 program
   .command('serve')
   .description('serve the HTTP API (settings: FLUXD_* environment variables)')
   .action(() => serve(config()))
 
-program
-  .command('run')
-  .description('make pictures without a server')
-  .argument('<prompt>', 'what to draw')
-  .requiredOption('-o, --output <file>', 'file to write: .webp, .jpg, .jpeg or .png')
-  .option('--checkpoint <path>', 'diffusers folder or BFL file to use for the model')
-  .option('--model <name>', 'dev or schnell (default: dev)')
-  .option('--steps <n>', 'denoising steps, 1 to 50 (default: 28)')
-  .option('--seed <n>', 'random seed (default: drawn)')
+drawing(
+  program
+    .command('run')
+    .description('make pictures without a server')
+    .argument('<prompt>', 'what to draw')
+    .requiredOption('-o, --output <file>', 'file to write: .webp, .jpg, .jpeg or .png'),
+)
   .addOption(
     new Option('--width <pixels>', '256 to 1440, with --height').conflicts([
       'aspectRatio',
@@ -64,14 +78,6 @@ program
       'megapixels',
     ]),
   )
-  .option('--aspect-ratio <ratio>', 'such as 16:9 (default: 1:1)')
-  .option('--megapixels <n>', '1 or 0.25 (default: 1)')
-  .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
-  .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
-  .option(
-    '--lora <file...>',
-    'LoRA files to merge in, FILE or FILE:SCALE; scales -1 to 3 (default: 1)',
-  )
   .option('--go-fast', 'fp8 instead of bf16')
   .option('--num-outputs <n>', 'pictures to make, 1 to 4 (default: 1)')
   .option('--image <file>', 'file or URL to start from; decides the size')
@@ -82,22 +88,12 @@ program
     await runPrompt(prompt, flags, commandContext())
   })
 
-program
-  .command('compare')
-  .description('how close fp8 comes to bf16: PSNR and SSIM of pictures from the same seeds')
-  .argument('<prompt...>', 'what to draw')
-  .option('--checkpoint <path>', 'diffusers folder or BFL file to use for the model')
-  .option('--model <name>', 'dev or schnell (default: dev)')
-  .option('--steps <n>', 'denoising steps, 1 to 50 (default: 28)')
-  .option('--seed <n>', 'random seed (default: drawn)')
-  .option('--aspect-ratio <ratio>', 'such as 16:9 (default: 1:1)')
-  .option('--megapixels <n>', '1 or 0.25 (default: 1)')
-  .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
-  .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
-  .option(
-    '--lora <file...>',
-    'LoRA files to merge in, FILE or FILE:SCALE; scales -1 to 3 (default: 1)',
-  )
+drawing(
+  program
+    .command('compare')
+    .description('how close fp8 comes to bf16: PSNR and SSIM of pictures from the same seeds')
+    .argument('<prompt...>', 'what to draw'),
+)
   .option('--num-outputs <n>', 'seeds for each prompt, 1 to 4 (default: 1)')
   .option('--json', 'one JSON object instead of lines')
   .action((prompts: string[], flags: CompareFlags) => compare(prompts, flags, commandContext()))

@@ -1,11 +1,10 @@
 /** Whole pictures in the fused dialect: text encoders, transformer and decoder through the addon. */
-import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
 import { readConfig } from '../../../src/config.js'
-import { generate } from '../../../src/pipeline/generate.js'
 import { loadModels } from '../../../src/pipeline/models.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
 import { type Backend, portableBackend } from '../../../src/runtime/backend.js'
+import { drawPng, pixelsOf, sketch } from '../../embedded/studio.js'
 import { expectOutputs, goldenCase } from '../../goldens.js'
 import { drawPicture } from '../../pipeline/goldenPicture.js'
 import { listCases } from '../../pipeline/layouts.js'
@@ -23,35 +22,15 @@ test.each(listCases('text_to_image'))(
 describe('the embedded model', () => {
   const { checkpoints, threads } = readConfig({})
   const plan: GenerationPlan = {
-    variant: 'schnell',
-    precision: 'bf16',
-    prompt: 'a red circle on a white background',
-    size: { width: 256, height: 256 },
-    start: { kind: 'noise' },
-    loras: [],
-    steps: 4,
-    firstStep: 0,
-    guidance: 0,
-    seed: 3,
-    count: 1,
-    noise: 'torch-cuda',
-    output: { format: 'png', quality: 80 },
-    checkSafety: false,
-    notes: [],
+    ...{ ...sketch, prompt: 'a red circle on a white background' },
+    ...{ variant: 'schnell', steps: 4, guidance: 0, seed: 3 },
   }
 
   async function draw(precision: GenerationPlan['precision'], backend: Backend) {
     const models = await loadModels('schnell', checkpoints.schnell, { threads, backend })
-    let bytes: Uint8Array = new Uint8Array()
-    await generate({ ...plan, precision }, models, {
-      signal: new AbortController().signal,
-      onProgress: () => {},
-      onImage: (_, encoded) => {
-        bytes = encoded.bytes
-      },
-    })
+    const png = await drawPng(models, { ...plan, precision })
     await models.release()
-    return sharp(bytes).removeAlpha().raw().toBuffer()
+    return pixelsOf(png)
   }
 
   // Observed, of 255: bf16 1e-4 in float32 and 0.7 in bfloat16, fp8 1.9 and 2.4. Codes next to a
