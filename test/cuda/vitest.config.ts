@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/cuda/**/*.test.ts'],
+    globalSetup: 'test/temporaryFolders.ts',
     pool: 'forks',
     maxWorkers: 1,
     // One log of the device for all of them.

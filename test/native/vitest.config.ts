@@ -4,6 +4,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/native/addon/**/*.test.ts', 'test/gpu/**/*.test.ts'],
+    globalSetup: 'test/temporaryFolders.ts',
     pool: 'forks',
     maxWorkers: 1,
     testTimeout: 120_000,
