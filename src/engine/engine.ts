@@ -1,6 +1,6 @@
 /**
- * The API process's side of the engine: keeps one engine process alive, gives it one command at a
- * time, and turns its events into promises.
+ * The API process's side of the engine: gives an engine process one command at a time, and turns its
+ * events into promises.
  */
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
@@ -8,7 +8,6 @@ import { FluxdError, fromErrorRecord } from '../errors.js'
 import type { EncodedImage } from '../media/encoding.js'
 import { type DrawSizes, expectRoom } from '../pipeline/footprint.js'
 import type { GenerationPlan, PixelSize, Variant, WeightsPlan } from '../plan/plan.js'
-import { type EngineProcess, startProcess } from './process.js'
 import type {
   EngineCommand,
   EngineConfig,
@@ -16,8 +15,9 @@ import type {
   GenerationEvent,
   GenerationTimings,
 } from './protocol.js'
+import { type Supervisor, superviseProcess } from './supervisor.js'
 
-export type EngineStatus = 'starting' | 'ready' | 'busy' | 'restarting' | 'stopped'
+export type EngineStatus = ReturnType<Supervisor['status']> | 'busy'
 
 /** `index` counts all pictures of the prediction, those that the safety checker left out too. */
 export type GeneratedImage = EncodedImage & { readonly index: number }
@@ -82,79 +82,35 @@ type Task = {
   readonly reject: (error: Error) => void
 }
 
-const firstRestartMs = 100
-// A process that keeps dying before it is ready will not do better the next time.
-const maxFailedStarts = 5
-
 /** Starts an engine process and keeps it running until `stop`. */
 export function startEngine(config: EngineConfig, logger: Logger): Engine {
-  let status: EngineStatus = 'starting'
   const sizes = new Map<Variant, DrawSizes>()
   let task: Task | undefined
+  let isBusy = false
   let tail: Promise<unknown> = Promise.resolve()
-  let failedStarts = 0
-  /** What a process said before it ended itself. */
-  let lostBecause: string | undefined
-  let ready = waitForReady()
-  let child = start()
-
-  function start(): EngineProcess {
-    return startProcess(config, { onEvent, onExit })
-  }
+  const supervisor = superviseProcess(config, logger, { onEvent, onDeath })
+  const { send } = supervisor
 
   function onEvent(event: EngineEvent) {
-    if (event.kind === 'sizes') return void sizes.set(event.variant, event.sizes)
-    if (event.kind === 'notice') return logger.warn(event.message)
-    if (event.kind === 'lost') lostBecause = event.reason
-    if (event.kind !== 'ready') return task?.onEvent(event)
-    if (status === 'stopped') return
-    status = 'ready'
-    failedStarts = 0
-    ready.resolve()
+    if (event.kind === 'sizes') sizes.set(event.variant, event.sizes)
+    else task?.onEvent(event)
   }
 
-  function onExit(end: string) {
-    const reason = lostBecause ?? end
-    lostBecause = undefined
-    fail(`The engine process ${reason} while it worked on this; it is being restarted`)
-    if (status === 'stopped') return
-    logger.error({ reason }, 'the engine process is gone')
-    if (failedStarts++ === maxFailedStarts) return giveUp(reason)
-    // Whoever waits for a process that never became ready goes on waiting for the next one.
-    if (status === 'ready' || status === 'busy') ready = waitForReady()
-    status = 'restarting'
-    setTimeout(restart, firstRestartMs * 2 ** failedStarts)
-  }
-
-  function restart() {
-    if (status === 'restarting') child = start()
-  }
-
-  function giveUp(reason: string) {
-    status = 'stopped'
-    ready.reject(new FluxdError('engine_failed', `The engine process does not start: it ${reason}`))
-  }
-
-  function fail(message: string) {
+  function onDeath(reason: string) {
+    const message = `The engine process ${reason} while it worked on this; it is being restarted`
     task?.reject(new FluxdError('engine_died', message))
-  }
-
-  function throwIfStopped() {
-    if (status === 'stopped') throw new FluxdError('not_ready', 'The engine is stopped')
   }
 
   /** One command after the other; the next starts when the process is ready for it. */
   function exclusively<T>(work: () => Promise<T>): Promise<T> {
     const turn = tail.then(async () => {
-      throwIfStopped()
-      await ready.promise
-      throwIfStopped()
-      status = 'busy'
+      await supervisor.ready()
+      isBusy = true
       try {
         return await work()
       } finally {
         task = undefined
-        if (status === 'busy') status = 'ready'
+        isBusy = false
       }
     })
     tail = turn.catch(() => {})
@@ -172,7 +128,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   ): Promise<T> {
     return new Promise((resolve, reject) => {
       task = { onEvent: (event) => settle(event, resolve, reject), reject }
-      child.send(command)
+      send(command)
     })
   }
 
@@ -182,7 +138,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   ) {
     const id = randomUUID()
     const images: GeneratedImage[] = []
-    const cancel = () => child.send({ kind: 'cancel', id })
+    const cancel = () => send({ kind: 'cancel', id })
     const wantsPreviews = () => previews?.isWanted() ?? false
     return exclusively(async () => {
       throwIfCanceled(signal)
@@ -190,7 +146,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
       throwIfCanceled(signal)
       signal?.addEventListener('abort', cancel, { once: true })
       const stopTelling = previews?.onChange(() =>
-        child.send({ kind: 'preview', id, isWanted: wantsPreviews() }),
+        send({ kind: 'preview', id, isWanted: wantsPreviews() }),
       )
       try {
         return await request<GenerationResult>(
@@ -214,8 +170,8 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   }
 
   return {
-    status: () => status,
-    pid: () => child.pid,
+    status: () => (isBusy && supervisor.status() === 'ready' ? 'busy' : supervisor.status()),
+    pid: supervisor.pid,
     load: (variant) =>
       exclusively(() =>
         request<void>({ kind: 'load', variant }, (event, resolve, reject) => {
@@ -236,31 +192,15 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
       if (known) expectRoom(known, plan)
     },
     prepare: ({ variant, precision, loras }) =>
-      child.send({ kind: 'prepare', variant, precision, loras }),
+      send({ kind: 'prepare', variant, precision, loras }),
     release: (variant) =>
       exclusively(() =>
         request<void>({ kind: 'release', variant }, (event, resolve) => {
           if (event.kind === 'released') resolve()
         }),
       ),
-    async stop() {
-      status = 'stopped'
-      ready.resolve()
-      await child.stop()
-    },
+    stop: supervisor.stop,
   }
-}
-
-/** A promise that is settled from outside; nobody has to be waiting for it. */
-function waitForReady() {
-  let resolve = () => {}
-  let reject = (_: Error) => {}
-  const promise = new Promise<void>((onReady, onFailure) => {
-    resolve = onReady
-    reject = onFailure
-  })
-  promise.catch(() => {})
-  return { promise, resolve, reject }
 }
 
 function throwIfCanceled(signal?: AbortSignal) {
