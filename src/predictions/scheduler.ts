@@ -1,8 +1,4 @@
-/**
- * Lets predictions run one at a time in the order of the queue. While one runs, what the next ones
- * need is fetched; who is first in the queue and ready runs next, so that a slow download holds up
- * nobody but its own prediction.
- */
+/** Lets predictions run one at a time in the order of the queue. */
 import type { Prediction } from '../contract/prediction.js'
 import { FluxdError, toErrorRecord } from '../errors.js'
 import type { Files } from '../files/files.js'
@@ -11,18 +7,19 @@ import type { PredictionStore } from '../store/predictions.js'
 import type { Live, LivePredictions } from './live.js'
 import type { Pace } from './pace.js'
 import { cancel, fail, measure, start, succeed } from './prediction.js'
-import { type LoraLibrary, type Preparation, prepare } from './preparation.js'
+import type { Preparation } from './preparation.js'
 import type { Previews } from './previews.js'
 import type { FairQueue } from './queue.js'
 import { type RunContext, type RunReport, runOnce, untilThereIsRoom } from './runner.js'
+import { createUpcoming, type UpcomingOptions } from './upcoming.js'
 
 export type SchedulerOptions = {
   readonly queue: FairQueue
   readonly live: LivePredictions
   readonly store: PredictionStore
   readonly pace: Pace
-  readonly library: LoraLibrary
-  readonly media: Parameters<typeof prepare>[1]['media']
+  readonly library: UpcomingOptions['library']
+  readonly media: UpcomingOptions['media']
   readonly files: Pick<Files, 'add' | 'removeOutputs'>
   readonly run: Omit<RunContext, 'files'>
   readonly previews: Pick<Previews, 'show' | 'wish'>
@@ -52,17 +49,13 @@ type Running = {
   next?: string
 }
 
-/** What a waiting prediction has got so far. */
-type Readiness = { ready?: Preparation }
-
-// One ahead is what pays; a second one keeps the engine busy when the first one's download is slow.
-const ahead = 2
-// Who was overtaken after it had been prepared keeps what it has: a picture of up to 100 MiB each.
-const maxPrepared = 4
-
 export function createScheduler(options: SchedulerOptions): Scheduler {
-  const { queue, live, store, pace, files } = options
-  const preparing = new Map<string, Readiness>()
+  const { queue, live, pace, files } = options
+  const upcoming = createUpcoming({
+    ...options,
+    onChange: wake,
+    onFailure: (id, prediction, error) => end(id, prediction, (state) => settle(state, error)),
+  })
   let running: Running | undefined
   let run: Promise<void> = Promise.resolve()
   let isClosed = false
@@ -70,8 +63,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
 
   function wake(): void {
     if (isClosed) return
-    for (const id of first(ahead, queue.order()))
-      if (!preparing.has(id) && preparing.size < maxPrepared) void beginToPrepare(id)
+    upcoming.prepare()
     if (running) announceNext(running)
     else runFirstReady()
   }
@@ -85,7 +77,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
   /** Whoever is ready first comes next, unless somebody overtakes it; then the engine hears of that one. */
   function announceNext(present: Running): void {
     if (!present.isAdapted) return
-    const [id, preparation] = findFirstReady() ?? []
+    const [id, preparation] = upcoming.first() ?? []
     if (id === undefined || preparation === undefined || id === present.next) return
     present.next = id
     const { input, loras } = preparation
@@ -93,62 +85,21 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
     engine.prepare(planWeights(input, { ...settings, loras }))
   }
 
-  async function beginToPrepare(id: string): Promise<void> {
-    const prediction = live.find(id)
-    if (!prediction) return
-    const readiness: Readiness = {}
-    preparing.set(id, readiness)
-    try {
-      const preparation = await prepare(store.readWish(id), {
-        library: options.library,
-        media: options.media,
-        signal: prediction.signal,
-        writeLine: (line) => live.writeLine(id, line),
-      })
-      readiness.ready = preparation
-      // Whoever was canceled meanwhile will not come to take it.
-      if (prediction.signal.aborted) giveBack(id)
-      else prediction.signal.addEventListener('abort', () => giveBack(id), { once: true })
-    } catch (error) {
-      preparing.delete(id)
-      queue.remove(id)
-      await end(id, prediction, (state) => settle(state, error))
-    }
-    wake()
-  }
-
-  function giveBack(id: string): void {
-    // The engine may still be reading its files.
-    if (running?.id === id) return
-    preparing.get(id)?.ready?.release()
-    preparing.delete(id)
-    wake()
-  }
-
-  function findFirstReady(): readonly [string, Preparation] | undefined {
-    if (![...preparing.values()].some(({ ready }) => ready)) return undefined
-    for (const id of queue.order()) {
-      const ready = preparing.get(id)?.ready
-      if (ready) return [id, ready]
-    }
-    return undefined
-  }
-
   function runFirstReady(): void {
-    const [id, preparation] = findFirstReady() ?? []
+    const [id, preparation] = upcoming.first() ?? []
     const prediction = id === undefined ? undefined : live.find(id)
     if (id !== undefined && preparation && prediction) begin(id, prediction, preparation)
   }
 
   function begin(id: string, prediction: Live, preparation: Preparation): void {
     queue.take(id)
+    upcoming.take(id)
     running = { id, sinceMs: performance.now() }
     run = work(id, prediction, preparation)
       .catch(options.onFault)
       .finally(() => {
         running = undefined
         idleSinceMs = performance.now()
-        preparing.delete(id)
         preparation.release()
         wake()
       })
@@ -242,15 +193,6 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
     },
     idle: () => run,
   }
-}
-
-function first<T>(count: number, items: Iterable<T>): T[] {
-  const found: T[] = []
-  for (const item of items) {
-    found.push(item)
-    if (found.length === count) break
-  }
-  return found
 }
 
 const isStopped = (error: unknown): error is FluxdError =>
