@@ -11,5 +11,15 @@ export async function docsRoutes(app: FastifyInstance, document: object): Promis
   app.addHook('onRoute', (route) => {
     route.config = { ...route.config, access: 'public' }
   })
-  await app.register(swaggerUi, { routePrefix: '/docs' })
+  await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: pageContent })
+}
+
+/** What the pages are made of, all of it from here; no other reply is a page. */
+const pageContent = {
+  'default-src': "'none'",
+  'script-src': "'self'",
+  'style-src': "'self' 'unsafe-inline'",
+  'img-src': "'self' data:",
+  'connect-src': "'self'",
+  'frame-ancestors': "'none'",
 }

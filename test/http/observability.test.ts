@@ -185,3 +185,14 @@ test('the documentation is a page, and describes what /openapi.json does', async
     (await app.inject('/openapi.json')).json(),
   )
 })
+
+test('a browser may run the documentation, and nothing but what comes from here', async () => {
+  const { app } = await buildLoggedApp()
+  for (const url of ['/docs', '/docs/static/swagger-ui-bundle.js']) {
+    const policy = String((await app.inject(url)).headers['content-security-policy'])
+    expect(policy).toContain("default-src 'none'; script-src 'self'; style-src 'self'")
+    expect(policy).toContain("connect-src 'self'")
+  }
+  const { headers } = await app.inject('/openapi.json')
+  expect(headers['content-security-policy']).not.toContain('script-src')
+})
