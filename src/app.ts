@@ -2,15 +2,15 @@
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { type Logger, pino } from 'pino'
 import { isLoopback } from './access/host.js'
+import { readBuild } from './build.js'
 import type { Config } from './config.js'
-import { openApiDocument } from './contract/openapi.js'
 import type { Engine } from './engine/engine.js'
 import { logReplies } from './http/accessLog.js'
 import { guardRoutes } from './http/auth.js'
 import { acceptJsonOnly, longestRequestMs, maxBodyBytes } from './http/body.js'
 import { cogRoutes } from './http/cog.js'
 import { releaseConnections } from './http/connections.js'
-import { docsRoutes } from './http/docs.js'
+import { addDocs } from './http/docs.js'
 import { rereadCatalog } from './http/freshCatalog.js'
 import { addHeaders } from './http/headers.js'
 import { healthRoutes } from './http/health.js'
@@ -82,6 +82,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     guardRoutes(routes, services.keys, isOpen)
     await limitRates(routes)
     rereadCatalog(routes, services.catalog)
+    await addDocs(routes, readBuild().version)
     addRoutes(routes, parts, options)
   })
   return app
@@ -106,7 +107,6 @@ function addRoutes(app: FastifyInstance, parts: Parts, options: AppOptions): voi
   metricsRoutes(app, reporting.metrics)
   outputRoutes(app, services.files)
   addReplicate(app, parts, options)
-  app.register(async (docs) => docsRoutes(docs, openApiDocument()))
 }
 
 function addReplicate(app: FastifyInstance, parts: Parts, { config, services }: AppOptions): void {

@@ -72,6 +72,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   parts: ['config', 'engine', 'http', 'media', 'predictions', 'reporting', 'services'],
   app: [
     'access',
+    'build',
     'config',
     'contract',
     'engine',

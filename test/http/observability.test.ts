@@ -177,13 +177,33 @@ test('spans go to the collector, inside the trace of the request', async () => {
   expect(bodies.join()).not.toContain('garden')
 })
 
-test('the documentation is a page, and describes what /openapi.json does', async () => {
+test('the documentation describes every route but those that no page can call', async () => {
   const { app } = await buildLoggedApp()
-  const page = await app.inject('/docs/')
-  expect(page.headers['content-type']).toContain('text/html')
-  expect((await app.inject('/docs/json')).json()).toEqual(
-    (await app.inject('/openapi.json')).json(),
+  const routes: string[] = []
+  app.addHook('onRoute', ({ method, url }) => {
+    for (const each of [method].flat()) routes.push(`${each} ${url.replace(/:(\w+)/g, '{$1}')}`)
+  })
+  expect((await app.inject('/docs/')).headers['content-type']).toContain('text/html')
+  const { paths } = (await app.inject('/docs/json')).json<{ paths: Record<string, object> }>()
+  const described = Object.entries(paths).flatMap(([path, operations]) =>
+    Object.keys(operations).map((method) => `${method.toUpperCase()} ${path}`),
   )
+  const notForPages = /^(HEAD|OPTIONS|QUERY) |^GET \/(docs|p\/)|trainings/
+  const expected = routes.filter((route) => !notForPages.test(route))
+  expect(described.sort()).toEqual(expected.sort())
+})
+
+test('the documentation holds parameters, bodies and replies', async () => {
+  const { app } = await buildLoggedApp()
+  const { paths } = (await app.inject('/docs/json')).json()
+  const create = paths['/v1/models/{owner}/{name}/predictions'].post
+  expect(create.parameters.map(({ name }: { name: string }) => name)).toEqual(['owner', 'name'])
+  expect(create.requestBody.content['application/json'].schema.properties).toHaveProperty('webhook')
+  expect(create.responses['200'].content['application/json'].schema.properties).toHaveProperty(
+    'urls',
+  )
+  expect(create.security).toEqual([{ key: [] }])
+  expect(paths['/livez'].get.security).toBeUndefined()
 })
 
 test('a browser may run the documentation, and nothing but what comes from here', async () => {
