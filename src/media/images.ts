@@ -64,16 +64,34 @@ const luma = (rgb: Uint8Array, at: number) =>
 /** A picture as H·W·3 bytes, row by row; `what` is what messages call it. */
 export function readRgb(what: string, bytes: Uint8Array) {
   return withReader(what, bytes, async (image) => {
+    // libvips would convert CMYK by a printer's profile.
+    const space = (await image.metadata()).space === 'cmyk' ? 'cmyk' : 'srgb'
     const { data, info } = await image
       .removeAlpha()
-      .toColourspace('srgb')
+      .pipelineColourspace(space)
+      .toColourspace(space)
       .raw({ depth: 'uchar' })
       .timeout({ seconds: timeoutSeconds })
       .toBuffer({ resolveWithObject: true })
-    if (info.channels !== 3)
-      throw unreadable(what, `it decodes to ${info.channels} channels instead of 3`)
-    return { rgb: data as Uint8Array, size: { width: info.width, height: info.height } }
+    const channels = space === 'cmyk' ? 4 : 3
+    if (info.channels !== channels)
+      throw unreadable(what, `it decodes to ${info.channels} channels instead of ${channels}`)
+    const rgb: Uint8Array = space === 'cmyk' ? cmykToRgb(data) : data
+    return { rgb, size: { width: info.width, height: info.height } }
   })
+}
+
+/** Without a profile: (255 − K) less C, M or Y of it, rounded as Pillow's `cmyk2rgb` does. */
+function cmykToRgb(cmyk: Uint8Array): Uint8Array {
+  const rgb = new Uint8Array((cmyk.length / 4) * 3)
+  for (let from = 0, to = 0; from < cmyk.length; from += 4) {
+    const light = 255 - cmyk[from + 3]!
+    for (let ink = 0; ink < 3; ink++) {
+      const product = cmyk[from + ink]! * light + 128
+      rgb[to++] = light - (((product >> 8) + product) >> 8)
+    }
+  }
+  return rgb
 }
 
 async function withReader<T>(
