@@ -2,6 +2,8 @@
  * The catalogue of errors that mean something to a caller. `code` crosses the engine's process
  * border and the wire; `status` is the HTTP status a route answers with.
  */
+import type { z } from 'zod'
+
 const statusByCode = {
   invalid_input: 422,
   unsafe_output: 422,
@@ -61,6 +63,12 @@ export const invalidCheckpoint = (message: string, cause?: unknown) =>
 /** A LoRA file that is damaged, of another model, or of a kind that cannot be merged. */
 export const invalidLora = (message: string, cause?: unknown) =>
   new FluxdError('lora_invalid', message, { cause })
+
+/** What a schema finds wrong first, and where: `shape.0: Too small…`. */
+export function firstFault({ issues }: Pick<z.ZodError, 'issues'>): string {
+  const { path, message } = issues[0]!
+  return path.length > 0 ? `${path.join('.')}: ${message}` : message
+}
 
 /** The form in which an error crosses the engine's process border. */
 export type ErrorRecord = { readonly code: ErrorCode; readonly message: string }

@@ -5,7 +5,7 @@
 import { basename, dirname } from 'node:path'
 import { z } from 'zod'
 import { FluxInput, publishedInput } from '../contract/input.js'
-import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
+import { FluxdError, firstFault, invalidConfig, invalidInput } from '../errors.js'
 import { checkWish } from '../plan/generation.js'
 import { variants } from '../plan/plan.js'
 
@@ -76,10 +76,7 @@ export function readEntry(file: string, text: string): CatalogEntry {
 /** `fields` as an entry. Throws `invalid_input` naming the key. */
 export function checkEntry(fields: unknown): CatalogEntry {
   const parsed = CatalogEntry.safeParse(fields)
-  if (!parsed.success) {
-    const { path, message } = parsed.error.issues[0]!
-    throw invalidInput(path.length > 0 ? `${path.join('.')}: ${message}` : message)
-  }
+  if (!parsed.success) throw invalidInput(firstFault(parsed.error))
   checkDefaults(parsed.data.defaults)
   return parsed.data
 }

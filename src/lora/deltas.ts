@@ -118,6 +118,11 @@ function lokr(scope: Scope): Change | undefined {
 }
 
 function kroneckerFactor(scope: Scope, whole: Role, up: Role, down: Role): Factor {
+  const [given, doubled] = [whole, up, down].flatMap((role) => scope.tensors.get(role) ?? [])
+  if (scope.tensors.has(whole) && doubled)
+    throw invalidLora(
+      `${scope.path}: expected ${given!.name} or a product in its place but got ${doubled.name}, too`,
+    )
   if (scope.tensors.has(whole)) return [matrix(scope, whole)]
   const product = [matrix(scope, up), matrix(scope, down)] as const
   checkRank(scope, ...product)

@@ -20,12 +20,12 @@ const otherKinds: readonly (readonly [RegExp, string])[] = [
   [/\.(w_norm|b_norm|on_input|rescale)$/, 'an adapter of norms or activations'],
 ]
 
-/** `, which is of …` for a key whose model or kind is recognised, else nothing. */
-export function describeForeignKey(key: string): string {
+/** What a key is, to follow upon it in a sentence, where its model or kind is recognised. */
+export function describeForeignKey(key: string): string | undefined {
   const kind = find(otherKinds, key)
-  if (kind) return `, which is ${kind} and cannot be merged`
+  if (kind) return `is part of ${kind}, which cannot be merged`
   const model = find(otherModels, key)
-  return model ? `, which is of a LoRA for ${model}` : ''
+  return model && `names no layer of it, which is of a LoRA for ${model}`
 }
 
 const find = (table: readonly (readonly [RegExp, string])[], key: string) =>

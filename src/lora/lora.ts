@@ -122,15 +122,23 @@ export function unknownKey(
   key: string,
   vocabulary: Vocabulary,
 ) {
-  const kind = describeForeignKey(key)
-  if (!kind && ![...tensors.keys()].some(hasRole))
+  const known = describeForeignKey(key)
+  if (!known && ![...tensors.keys()].some(hasRole))
     return invalidLora(
       `${path}: expected a LoRA but none of its tensors is a LoRA's, such as ${key}`,
     )
   const fault = isBeyondLastBlock(key, vocabulary)
     ? 'is of a block that this model does not have'
-    : `names no layer of it${kind}`
+    : (known ?? describeEnding(key, vocabulary) ?? 'names no layer of it')
   return invalidLora(`${path}: expected a LoRA for Flux.1 but ${key} ${fault}`)
+}
+
+/** For a key that begins with a layer's name, which is its longest beginning. */
+function describeEnding(key: string, vocabulary: Vocabulary): string | undefined {
+  for (let dot = key.lastIndexOf('.'); dot > 0; dot = key.lastIndexOf('.', dot - 1))
+    if (parseKey(`${key.slice(0, dot)}.diff`, vocabulary))
+      return `ends in ${key.slice(dot)}, which is no known part of a layer's change`
+  return undefined
 }
 
 const isBeyondLastBlock = (key: string, vocabulary: Vocabulary) =>

@@ -4,7 +4,7 @@
  * Source: kohya sd-scripts, networks/lora_flux.py; diffusers, loaders/peft.py; peft, tuners/lora.
  */
 import { z } from 'zod'
-import { invalidLora } from '../errors.js'
+import { firstFault, invalidLora } from '../errors.js'
 import type { SafetensorsFile, TensorSlice } from '../runtime/safetensors.js'
 import { readScalar } from '../runtime/scalars.js'
 import type { LoraKey } from './keys.js'
@@ -48,7 +48,7 @@ function readConfig({ path, metadata }: SafetensorsFile, prefix: string): Config
   if (own.length === 0) return undefined
   const parsed = Config.safeParse(Object.fromEntries(own))
   if (parsed.success) return parsed.data
-  throw invalidLora(`${path}: lora_adapter_metadata: ${z.prettifyError(parsed.error)}`)
+  throw invalidLora(`${path}: lora_adapter_metadata: ${firstFault(parsed.error)}`)
 }
 
 function parseJson(path: string, text: string): object {

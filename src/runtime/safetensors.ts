@@ -6,7 +6,7 @@
  */
 import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs'
 import { z } from 'zod'
-import { invalidCheckpoint } from '../errors.js'
+import { firstFault, invalidCheckpoint } from '../errors.js'
 import { elementCount, type StoredDType, storedBytes } from './tensor.js'
 
 /** Where one tensor's bytes lie: all that a graph needs to use it. */
@@ -132,7 +132,7 @@ function readEntry(
 ): TensorSlice {
   const parsed = Entry.safeParse(entry)
   if (!parsed.success)
-    throw invalidCheckpoint(`${path}: tensor ${name}: ${z.prettifyError(parsed.error)}`)
+    throw invalidCheckpoint(`${path}: tensor ${name}: ${firstFault(parsed.error)}`)
   const { dtype, shape, data_offsets } = parsed.data
   const [begin, end] = data_offsets
   const needed = elementCount(shape) * storedBytes[dtype]
