@@ -156,12 +156,19 @@ function originOf({ headers }: Reply, url: string): Origin {
 
 function continues(part: Part, { headers }: Reply): boolean {
   const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(single(headers['content-range']) ?? '')
-  const total = part.origin()?.total
+  const { total, validator } = part.origin() ?? {}
   return (
     range !== null &&
     Number(range[1]) === part.length() &&
-    (total === undefined || range[2] === '*' || Number(range[2]) === total)
+    (total === undefined || range[2] === '*' || Number(range[2]) === total) &&
+    isOfSame(validator, headers)
   )
+}
+
+/** Not every server heeds If-Range; most tell what the range is of. */
+function isOfSame(validator: string | undefined, headers: Reply['headers']): boolean {
+  const told = single(validator?.startsWith('"') ? headers.etag : headers['last-modified'])
+  return validator === undefined || told === undefined || told === validator
 }
 
 async function receive(part: Part, reply: Reply, request: DownloadRequest): Promise<Step> {

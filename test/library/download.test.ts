@@ -123,6 +123,20 @@ describe('a connection that breaks off', () => {
     expect(host.asked[1]!.headers).toMatchObject({ range: 'bytes=20000-', 'if-range': '"v1"' })
   })
 
+  test('and a file of the same length in its place are not mixed, whatever the server does with If-Range', async () => {
+    const changed = makeWeights(100_000)
+    const { host, part, pull, ranges } = await setUp(
+      { etag: '"v1"', faults: [{ kind: 'cut', after: 20_000 }] },
+      { attempts: 1 },
+    )
+    await expect(pull()).rejects.toThrow()
+    host.file('/lora', changed, { etag: '"v2"', faults: [{ kind: 'ignoreIfRange' }] })
+    await expect(pull()).rejects.toThrow('the server answered a range it was not asked for')
+    expect(await pull()).toMatchObject({ sha256: sha256(changed) })
+    expect(readFileSync(part)).toEqual(changed)
+    expect(ranges()).toEqual([undefined, 'bytes=20000-', undefined])
+  })
+
   test('and what another URL left are not mixed', async () => {
     const { host, part, pull, ranges } = await setUp(
       { etag: '"v1"', faults: [{ kind: 'cut', after: 20_000 }] },

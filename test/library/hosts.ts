@@ -21,6 +21,8 @@ export type Fault =
   /** Sends a range that begins later than was asked for, or one of a longer file. */
   | { readonly kind: 'otherRange'; readonly later: number; readonly longer: number }
   | { readonly kind: 'ignoreRange' }
+  /** Sends the range, of whatever file there is by now. */
+  | { readonly kind: 'ignoreIfRange' }
 
 export type FileOptions = {
   readonly etag?: string
@@ -110,9 +112,8 @@ function rangeStart(
   const from = /^bytes=(\d+)-/.exec(headers.range ?? '')?.[1]
   if (from === undefined || fault?.kind === 'ignoreRange') return undefined
   const condition = headers['if-range']
-  return condition === undefined || condition === etag || condition === lastModified
-    ? Number(from)
-    : undefined
+  const holds = condition === undefined || condition === etag || condition === lastModified
+  return holds || fault?.kind === 'ignoreIfRange' ? Number(from) : undefined
 }
 
 async function send(
