@@ -61,6 +61,8 @@ export type Library = {
    * prediction's error, or `canceled`.
    */
   readonly acquire: (reference: string, options: AcquireOptions) => Promise<AcquiredLora>
+  /** The file at `path`, which is the operator's, as it is now. Throws `lora_invalid` when it cannot be read. */
+  readonly open: (path: string) => Promise<AcquiredLora>
   /** Keeps what `reference` leads to under `name`, for as long as the name stays. */
   readonly add: (name: string, reference: string, options: AcquireOptions) => Promise<void>
   /** Keeps a copy of the file at `path` under `name`. */
@@ -115,8 +117,16 @@ export function createLibrary(
       (await findNamed(reference)) ?? (await findBuiltin(reference)) ?? (await findKept(key))
     const landed =
       there ?? (await fetchOnce(reference, key, { signal, report: writeLine, onProgress }))
-    const { path, digest, source, release } = landed
-    return { path, digest, source, release, seconds: (performance.now() - startedAtMs) / 1000 }
+    return toAcquired(landed, startedAtMs)
+  }
+
+  async function open(path: string): Promise<AcquiredLora> {
+    const startedAtMs = performance.now()
+    return toAcquired(await openFile(path), startedAtMs)
+  }
+
+  async function openFile(path: string): Promise<Landed> {
+    return { path, digest: await digestOf(path), bytes: 0, source: 'disk', release: nothing }
   }
 
   async function findNamed(name: string): Promise<Landed | undefined> {
@@ -133,8 +143,7 @@ export function createLibrary(
 
   async function findBuiltin(name: string): Promise<Landed | undefined> {
     const path = builtin(name)
-    if (path === undefined) return undefined
-    return { path, digest: await digestOf(path), bytes: 0, source: 'disk', release: nothing }
+    return path === undefined ? undefined : openFile(path)
   }
 
   async function findKept(key: string): Promise<Landed | undefined> {
@@ -193,7 +202,10 @@ export function createLibrary(
     checkName(name)
     const waiter = { onProgress: nothing, ...options, report: options.writeLine }
     const key = keyOf(reference)
-    const landed = (await findKept(key)) ?? (await fetchOnce(reference, key, waiter))
+    const named = await findNamed(reference)
+    const path = named ? undefined : builtin(reference)
+    if (path !== undefined) return addFile(name, path)
+    const landed = named ?? (await findKept(key)) ?? (await fetchOnce(reference, key, waiter))
     const { digest, bytes, release } = landed
     await store.names.write(name, { digest, bytes, source: showLora(reference) })
     release()
@@ -232,8 +244,16 @@ export function createLibrary(
     return held?.path
   }
 
-  return { acquire, add, addFile, remove, list, find, close: client.close }
+  return { acquire, open, add, addFile, remove, list, find, close: client.close }
 }
+
+const toAcquired = (
+  { path, digest, source, release }: Landed,
+  startedAtMs: number,
+): AcquiredLora => ({
+  ...{ path, digest, source, release },
+  seconds: (performance.now() - startedAtMs) / 1000,
+})
 
 /** The reference as it was given, as in the reference implementation: `a/b` and `a/b/` are two. */
 const keyOf = (reference: string) => createHash('sha256').update(reference).digest('hex')

@@ -18,6 +18,8 @@ export type LoraLibrary = {
     reference: string,
     options: { readonly signal: AbortSignal; readonly writeLine: (line: string) => void },
   ) => Promise<AcquiredLora>
+  /** A file of this machine. */
+  readonly open: (path: string) => Promise<AcquiredLora>
 }
 
 export type AcquiredLora = {
@@ -56,15 +58,14 @@ export async function prepare(wish: Wish, context: PreparationContext): Promise<
     for (const lora of acquired.splice(0)) lora.release()
   }
   const locate = async (reference: LoraReference): Promise<LoraFile> => {
-    const { path, scale, sha256: digest } = reference
-    if (path !== undefined) {
-      loraNames.set(path, basename(path))
-      return { path, scale, ...(digest !== undefined && { digest }) }
-    }
-    const lora = await context.library.acquire(reference.source, context)
+    const { path, source, scale, sha256 } = reference
+    const lora = await (path === undefined
+      ? context.library.acquire(source, context)
+      : context.library.open(path))
     acquired.push(lora)
-    expectDigest(reference, lora)
-    loraNames.set(lora.path, showReference(reference))
+    const name = path === undefined ? showReference(reference) : basename(path)
+    expectDigest(name, sha256, lora)
+    loraNames.set(lora.path, name)
     return { path: lora.path, digest: lora.digest, scale }
   }
   try {
@@ -102,7 +103,8 @@ async function inTurn<A, B>(items: readonly A[], work: (item: A) => Promise<B>):
   return results
 }
 
-function expectDigest({ source, sha256 }: LoraReference, { digest }: AcquiredLora): void {
+/** A version stands for the LoRAs that it was made of. */
+function expectDigest(name: string, sha256: string | undefined, { digest }: AcquiredLora): void {
   if (sha256 !== undefined && sha256 !== digest)
-    throw invalidInput(`Expected ${source} to have the SHA-256 ${sha256} but received ${digest}`)
+    throw invalidInput(`Expected ${name} to have the SHA-256 ${sha256} but received ${digest}`)
 }

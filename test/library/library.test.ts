@@ -1,5 +1,6 @@
 /** From a reference to a file: every kind of host, their refusals, and what a prediction is told. */
-import { readFileSync, statSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { findBuiltinIn } from '../../src/library/builtin.js'
@@ -601,6 +602,38 @@ describe('names', () => {
     expect(await library.find('fofr/nothing')).toBeUndefined()
     expect(await library.find('../fofr--shxdo-v2')).toBeUndefined()
     expect(lines).toEqual([])
+  })
+
+  test('another name may be given to what has one or comes with fluxd', async () => {
+    const folder = new URL('../../models/tiny/loras', import.meta.url).pathname
+    const { host, acquire, library } = await setUp({}, { builtin: findBuiltinIn(folder) })
+    host.file('/a.safetensors', weights)
+    await library.add('watercolour', `${host.origin}/a.safetensors`, options)
+    await library.add('copy', 'watercolour', options)
+    await library.remove('watercolour')
+    expect(await acquire('copy')).toMatchObject({ digest, source: 'disk' })
+    await library.add('mine', 'fofr/shxdo-v2', options)
+    const [mine, builtin] = [await acquire('mine'), await acquire('fofr/shxdo-v2')]
+    expect(mine.digest).toBe(builtin.digest)
+    expect(mine.path).toMatch(/blobs/)
+    expect(host.asked).toHaveLength(1)
+  })
+
+  test('a file where it lies is told by its digest, which follows its content', async () => {
+    const { library, dataDir } = await setUp()
+    const path = join(dataDir, 'own.safetensors')
+    await expect(library.open(path)).rejects.toMatchObject({
+      code: 'lora_invalid',
+      message: 'Expected own.safetensors to be a file that can be read (ENOENT)',
+    })
+    writeFileSync(path, weights)
+    expect(await library.open(path)).toMatchObject({ path, digest, source: 'disk' })
+    const other = makeWeights(8000)
+    writeFileSync(path, other)
+    expect(await library.open(path)).toMatchObject({ path, digest: sha256(other) })
+    await expect(library.open(dataDir)).rejects.toThrow(
+      / to be a file that can be read \(EISDIR\)$/,
+    )
   })
 
   test('a file of this machine gets a name, and its copy stays when it goes', async () => {

@@ -36,7 +36,7 @@ function start(safety?: string): Predictions & { readPictures: () => Promise<Uin
   const unused = () => Promise.reject(new Error('Nothing is fetched here'))
   const predictions = createPredictions({
     engine,
-    library: { acquire: unused },
+    library: { acquire: unused, open: unused },
     media: { fetch: unused },
     files,
     database,

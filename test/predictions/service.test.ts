@@ -6,7 +6,7 @@ import { FluxdError } from '../../src/errors.js'
 import type { PredictionEvent } from '../../src/predictions/events.js'
 import { startRetention } from '../../src/predictions/retention.js'
 import { createGate } from '../gate.js'
-import { openPredictions, request } from './testPredictions.js'
+import { libraryOf, openPredictions, request } from './testPredictions.js'
 
 const never = new Promise<void>(() => {})
 const death = new FluxdError('engine_died', 'The engine process was killed by SIGKILL')
@@ -297,7 +297,7 @@ describe('preparation', () => {
     const gate = createGate()
     const acquire = vi.fn(async () => acquired())
     const { predictions, engine } = openPredictions({
-      library: { acquire },
+      library: libraryOf(acquire),
       fake: { gate: gate.promise },
     })
     await predictions.create(withLora(1))
@@ -314,7 +314,7 @@ describe('preparation', () => {
   test('tells the engine of the LoRAs of the next one and of no other', async () => {
     const [ready, gate] = [createGate(), createGate()]
     const { predictions, engine, files } = openPredictions({
-      library: { acquire: async () => acquired() },
+      library: libraryOf(async () => acquired()),
       fake: { ready: ready.promise, gate: gate.promise },
     })
     const measure = vi.spyOn(engine, 'measure')
@@ -354,7 +354,7 @@ describe('preparation', () => {
   test('is told of again to an engine that has died', async () => {
     const gate = createGate()
     const { predictions, engine } = openPredictions({
-      library: { acquire: async () => acquired() },
+      library: libraryOf(async () => acquired()),
       fake: { gate: gate.promise, failures: [death] },
     })
     await predictions.create(withLora(1))
@@ -372,7 +372,7 @@ describe('preparation', () => {
       await gate.promise
       return acquired()
     }
-    const { predictions, engine } = openPredictions({ library: { acquire } })
+    const { predictions, engine } = openPredictions({ library: libraryOf(acquire) })
     const slow = await predictions.create(withLora(1))
     const quick = await predictions.create(request({}, { seed: 2 }))
     expect(await predictions.settled(quick.id)).toMatchObject({ status: 'succeeded' })
@@ -392,7 +392,10 @@ describe('preparation', () => {
         return acquired()
       },
     )
-    const { predictions } = openPredictions({ library: { acquire }, fake: { failures: [death] } })
+    const { predictions } = openPredictions({
+      library: libraryOf(acquire),
+      fake: { failures: [death] },
+    })
     const { id } = await predictions.create(withLora(7))
     const lines = (await predictions.settled(id)).logs.split('\n')
     expect(lines.filter((line) => !line.includes('|'))).toEqual([
@@ -412,7 +415,7 @@ describe('preparation', () => {
     const [path, source] = [acquired().path, 'https://a.example/x.safetensors?token=SECRET']
     const failure = new FluxdError('lora_invalid', `${path}: expected a LoRA for Flux.1`)
     const { predictions } = openPredictions({
-      library: { acquire: async () => acquired() },
+      library: libraryOf(async () => acquired()),
       fake: { failure },
     })
     const loras = { main: [{ source, scale: 1 }], extra: [] }
@@ -422,10 +425,38 @@ describe('preparation', () => {
     )
   })
 
+  test('hands a file of this machine to the engine under the digest that it has now', async () => {
+    const open = vi.fn(async (path: string) => ({ ...acquired(), path }))
+    const library = { ...libraryOf(async () => acquired()), open }
+    const { predictions, engine } = openPredictions({ library })
+    const file = { source: './a.safetensors', path: '/own/a.safetensors', scale: 1 }
+    const { id } = await predictions.create(request({ loras: { main: [file], extra: [] } }))
+    await predictions.settled(id)
+    const lora = { path: '/own/a.safetensors', digest: '0'.repeat(64), scale: 1 }
+    expect(engine.plans).toMatchObject([{ loras: [lora] }])
+  })
+
+  test.each([
+    ['./a.safetensors', '/own/a.safetensors', 'a.safetensors'],
+    [
+      'https://a.example/x.safetensors?token=SECRET',
+      undefined,
+      'https://a.example/x.safetensors?token=***',
+    ],
+  ])('refuses %s when it is not what the version was made of', async (source, path, name) => {
+    const open = async () => acquired()
+    const { predictions } = openPredictions({ library: { ...libraryOf(open), open } })
+    const lora = { source, scale: 1, sha256: '1'.repeat(64), ...(path && { path }) }
+    const { id } = await predictions.create(request({ loras: { main: [lora], extra: [] } }))
+    expect((await predictions.settled(id)).error).toBe(
+      `Expected ${name} to have the SHA-256 ${'1'.repeat(64)} but received ${'0'.repeat(64)}`,
+    )
+  })
+
   test('gives each LoRA back once, whatever happens', async () => {
     const release = vi.fn()
     const { predictions, engine } = openPredictions({
-      library: { acquire: async () => acquired(release) },
+      library: libraryOf(async () => acquired(release)),
       fake: { gate: never },
     })
     const running = await predictions.create(withLora(1))

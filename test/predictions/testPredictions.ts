@@ -6,6 +6,7 @@ import { createFiles, type Files } from '../../src/files/files.js'
 import { createMediaClient } from '../../src/media/fetch.js'
 import type { NewPrediction } from '../../src/predictions/newPrediction.js'
 import { withOwnFiles } from '../../src/predictions/ownFiles.js'
+import type { LoraLibrary } from '../../src/predictions/preparation.js'
 import {
   createPredictions,
   type PredictionOptions,
@@ -53,7 +54,7 @@ export function openPredictions({
     files,
     database,
     media: withOwnFiles(media, files),
-    library: { acquire: () => Promise.reject(new Error('no LoRA is expected here')) },
+    library: libraryOf(() => Promise.reject(new Error('no LoRA is expected here'))),
     settings: { noise: 'torch-cpu', goFastLoraMultiplier: 1.5, safetyChecker: false },
     maxQueue: 1000,
     drainMs: 1000,
@@ -85,3 +86,9 @@ export const request = (changes: Partial<NewPrediction> = {}, wish: object = {})
     ...changes,
   }
 }
+
+/** A library that fetches like this and has no files of this machine. */
+export const libraryOf = (acquire: LoraLibrary['acquire']): LoraLibrary => ({
+  acquire,
+  open: () => Promise.reject(new Error('no LoRA file is expected here')),
+})
