@@ -10,7 +10,7 @@ import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
 import type { Variant } from '../plan/plan.js'
 import { checkEntry, type EntryFields, isModelName, type ModelName, nameRule } from './entry.js'
 import { fingerprintCheckpoint } from './fingerprint.js'
-import { type Model, openModel } from './model.js'
+import { type Model, openModel, readmeOf } from './model.js'
 import { type ModelChanges, updateEntry } from './update.js'
 
 export type Catalog = {
@@ -27,7 +27,7 @@ export type Catalog = {
   readonly remove: (name: ModelName) => Promise<void>
   /** Reads the folders again; a catalog that has become invalid throws and leaves all as it was. */
   readonly reload: () => Promise<void>
-  /** As `reload` if files of the user's came, went or were replaced since; else next to nothing is done. */
+  /** As `reload` if entries of the user's or a model's LoRA files came, went or changed since; else next to nothing is done. */
   readonly refresh: () => Promise<void>
 }
 
@@ -48,13 +48,15 @@ export type CatalogOptions = {
  */
 export async function openCatalog({ folders, checkpoints }: CatalogOptions): Promise<Catalog> {
   const fingerprint = rememberFingerprints(checkpoints)
-  let seen = await stampOf(folders.own)
-  let models = await readFolders(folders, fingerprint)
+  let seen = ''
+  let models: ReadonlyMap<string, Model> = new Map()
+  await read()
   let reading = Promise.resolve()
 
   async function read() {
-    seen = await stampOf(folders.own)
+    const entries = await stampEntries(folders.own)
     models = await readFolders(folders, fingerprint)
+    seen = entries + (await stampLoras(models))
   }
 
   /** One after the other, so that the last one counts. */
@@ -64,7 +66,7 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
   }
 
   async function refresh() {
-    const stamp = await stampOf(folders.own)
+    const stamp = (await stampEntries(folders.own)) + (await stampLoras(models))
     // What has changed may be what is being read just now; who began to read is told of failures.
     if (stamp === seen) return reading.catch(() => {})
     seen = stamp
@@ -109,7 +111,7 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
 export async function removeModel(folders: CatalogFolders, name: ModelName): Promise<void> {
   const file = existingFile(folders, name)
   await rm(file)
-  await rm(file.replace(/\.json$/, '.md'), { force: true })
+  await rm(readmeOf(file), { force: true })
 }
 
 async function readFolders(
@@ -130,16 +132,20 @@ async function readFolders(
   return byName
 }
 
-/** Another one after a file in `folder` came, went or was replaced: when its folders were changed. */
-async function stampOf(folder: string): Promise<string> {
-  if (!existsSync(folder)) return ''
-  const owners = (await readdir(folder, { withFileTypes: true })).filter((owner) =>
-    owner.isDirectory(),
-  )
-  const changed = await Promise.all(
-    owners.map(async ({ name }) => [name, (await stat(join(folder, name))).mtimeMs]),
-  )
-  return JSON.stringify(changed)
+/** Another one after an entry in `folder`, or a readme beside one, came, went or changed. */
+const stampEntries = async (folder: string) =>
+  stampFiles((await listFiles(folder)).flatMap((file) => [file, readmeOf(file)]))
+
+/** The same for the LoRA files of `models`. */
+const stampLoras = (models: ReadonlyMap<string, Model>) =>
+  stampFiles([...models.values()].flatMap(({ loras }) => loras.flatMap(({ path }) => path ?? [])))
+
+async function stampFiles(files: readonly string[]): Promise<string> {
+  const stamps = files.map(async (file) => {
+    const stats = await stat(file).catch(() => undefined)
+    return `${file} ${stats?.ino} ${stats?.size} ${stats?.mtimeMs}\n`
+  })
+  return (await Promise.all(stamps)).join('')
 }
 
 /** The entries of a catalog's folder; what begins with a dot is not one. */

@@ -55,7 +55,7 @@ export async function openModel(
   const { base, defaults, description, triggerWord } = entry
   const loras = await Promise.all(entry.loras.map((lora) => resolveLora(lora, file)))
   const pins = loras.map(({ source, sha256, scale }) => ({ pin: sha256 ?? source, scale }))
-  const readme = await readReadme(file.replace(/\.json$/, '.md'))
+  const readme = await readReadme(readmeOf(file))
   return {
     ...nameOfFile(file),
     description,
@@ -70,14 +70,17 @@ export async function openModel(
   }
 }
 
-/** A file that has gone is found out when it is used: it must not take the other models with it. */
+/** Where the readme of the model in `file` is, if it has one. */
+export const readmeOf = (file: string) => file.replace(/\.json$/, '.md')
+
+/** A file that has gone, or cannot be read, is found out when it is used: it must not take the other models with it. */
 async function resolveLora(
   { file, source = '', scale, sha256 }: CatalogEntry['loras'][number],
   catalogFile: string,
 ): Promise<ModelLora> {
   if (file === undefined) return { source, scale, ...(sha256 !== undefined && { sha256 }) }
   const path = resolve(dirname(catalogFile), file)
-  const digest = sha256 ?? (existsSync(path) ? await digestFile(path) : undefined)
+  const digest = sha256 ?? (await digestFile(path).catch(() => undefined))
   return { source: file, path, scale, ...(digest !== undefined && { sha256: digest }) }
 }
 

@@ -4,7 +4,7 @@ import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { invalidInput } from '../errors.js'
 import { checkEntry, type EntryFields, readEntry } from './entry.js'
-import { maxReadmeBytes } from './model.js'
+import { maxReadmeBytes, readmeOf } from './model.js'
 
 export type ModelChanges = {
   readonly description?: string
@@ -25,7 +25,7 @@ export async function updateEntry(
   if (readme !== undefined && readme.length > maxReadmeBytes)
     throw invalidInput(`readme: expected at most ${maxReadmeBytes} characters`)
   await replaceFile(file, `${JSON.stringify(entry, null, 2)}\n`)
-  if (readme !== undefined) await replaceFile(file.replace(/\.json$/, '.md'), readme)
+  if (readme !== undefined) await replaceFile(readmeOf(file), readme)
 }
 
 async function replaceFile(file: string, text: string): Promise<void> {

@@ -103,6 +103,13 @@ describe('a model of the user', () => {
     ])
   })
 
+  test('whose LoRA is no file does not take the others with it', async () => {
+    const folders = makeFolders()
+    writeInto(folders.own, 'me/folder.json', { loras: [{ file: '.' }] })
+    const { loras } = (await open(folders)).find('me', 'folder')!
+    expect(loras).toEqual([{ source: '.', path: join(folders.own, 'me'), scale: 1 }])
+  })
+
   test('must not bear the name of a bundled one', async () => {
     const folders = makeFolders()
     const file = writeInto(folders.own, 'bocaaa/np.json', {})
@@ -258,6 +265,29 @@ test('refreshing reads again when files came, went or were replaced, and only th
   rmSync(file)
   await catalog.refresh()
   expect(catalog.find('me', 'a')).toBeUndefined()
+})
+
+test('refreshing reads again what was written over, entry, readme or LoRA, and the version follows', async () => {
+  const folders = makeFolders()
+  const lora = writeInto(folders.own, 'loras/a.bin', 'weights')
+  const entry = { loras: [{ file: '../loras/a.bin' }] }
+  writeInto(folders.own, 'me/a.json', entry)
+  const catalog = await open(folders)
+  const find = async () => {
+    await catalog.refresh()
+    return catalog.find('me', 'a')!
+  }
+  const first = await find()
+  writeFileSync(lora, 'other weights')
+  const second = await find()
+  expect(second.loras).toMatchObject([{ sha256: await digestFile(lora) }])
+  expect(second.version).not.toBe(first.version)
+  expect(await find()).toBe(second)
+
+  writeInto(folders.own, 'me/a.json', { ...entry, description: 'written over' })
+  expect(await find()).toMatchObject({ description: 'written over', version: second.version })
+  writeInto(folders.own, 'me/a.md', '# A\n')
+  expect(await find()).toMatchObject({ readme: '# A\n' })
 })
 
 test('refreshing tells once what is wrong and keeps all', async () => {
