@@ -34,7 +34,11 @@ export function readScaling(file: SafetensorsFile): Scaling {
     factor(key, alpha, rank) {
       if (alpha) return alphaOf(file.path, alpha, rank) / rank
       const config = configs[key.network]
-      return config ? configFactor(file.path, config, key, rank) : 1
+      const factor = config ? configFactor(file.path, config, key, rank) : 1
+      if (isFloat32(factor)) return factor
+      throw invalidLora(
+        `${file.path}: expected a finite alpha of ${key.stem} in lora_adapter_metadata but alpha / rank is ${factor}`,
+      )
     },
   }
 }
@@ -78,6 +82,9 @@ const patternValue = (patterns: Readonly<Record<string, number>>, name: string) 
     .map(([pattern, value]) => [pattern.replace(/^\^|\$$/g, ''), value] as const)
     .find(([pattern]) => name === pattern || name.endsWith(`.${pattern}`))?.[1]
 
+// The values that it scales are float32: what is infinite there makes NaN of them.
+const isFloat32 = (value: number) => Number.isFinite(Math.fround(value))
+
 // Trainers treat an alpha of 0 as "the rank".
 function alphaOf(path: string, slice: TensorSlice, rank: number): number {
   const alpha = readScalar(slice)
@@ -85,7 +92,7 @@ function alphaOf(path: string, slice: TensorSlice, rank: number): number {
     throw invalidLora(
       `${path}: expected ${slice.name} to be one number but it is ${slice.dtype} [${slice.shape}]`,
     )
-  if (!Number.isFinite(alpha))
+  if (!isFloat32(alpha))
     throw invalidLora(`${path}: expected a finite number in ${slice.name} but it is ${alpha}`)
   return alpha === 0 ? rank : alpha
 }

@@ -481,6 +481,19 @@ describe('a file is refused', () => {
       /expected a finite number in \S+to_q\.alpha but it is NaN$/,
     ],
     [
+      'with an alpha that float32 does not hold',
+      () => {
+        const bytes = new Uint8Array(Float64Array.of(1e300).buffer)
+        return writeLora({ [`${q}.alpha`]: { dtype: 'F64', shape: [], bytes }, ...sound })
+      },
+      /expected a finite number in \S+to_q\.alpha but it is 1e\+300$/,
+    ],
+    [
+      'with such an alpha in its metadata',
+      () => writeLora(sound, metadata('{"transformer.r": 4, "transformer.lora_alpha": 4e300}')),
+      /expected a finite alpha of \S+to_q in lora_adapter_metadata but alpha \/ rank is 1e\+300$/,
+    ],
+    [
       'with an alpha of two numbers',
       () => writeLora({ [`${q}.alpha`]: [2], ...sound }),
       /expected \S+to_q\.alpha to be one number but it is F32 \[2\]$/,
