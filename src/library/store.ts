@@ -137,8 +137,14 @@ export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreL
 
   async function removeBlob(digest: string): Promise<boolean> {
     if (holds.isHeld(digest)) return false
-    // Synchronous, so that nobody takes hold of it between the question and the deed.
-    rmSync(pathOf(digest), { force: true })
+    // Another process may take hold of it between the question and the deed: it is asked again
+    // when nobody can find the file any more.
+    const aside = join(draftsFolder, `${digest}.${process.pid}.part.evicted`)
+    if (moveIfThere(pathOf(digest), aside) && holds.isHeld(digest)) {
+      renameSync(aside, pathOf(digest))
+      return false
+    }
+    rmSync(aside, { force: true })
     for (const record of await references.list())
       if (record.digest === digest) await references.remove(record.key)
     return true
@@ -166,6 +172,17 @@ export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreL
         const uses = await names.list()
         if (isThere && !uses.some((use) => use.digest === digest)) await removeBlob(digest)
       }),
+  }
+}
+
+/** Whether it was there. */
+function moveIfThere(from: string, to: string): boolean {
+  try {
+    renameSync(from, to)
+    return true
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return false
+    throw error
   }
 }
 
