@@ -167,8 +167,9 @@ function continues(part: Part, { headers }: Reply): boolean {
 
 /** Not every server heeds If-Range; most tell what the range is of. */
 function isOfSame(validator: string | undefined, headers: Reply['headers']): boolean {
-  const told = single(validator?.startsWith('"') ? headers.etag : headers['last-modified'])
-  return validator === undefined || told === undefined || told === validator
+  if (validator === undefined) return true
+  const told = single(validator.endsWith(' GMT') ? headers['last-modified'] : headers.etag)
+  return told === undefined || told === validator
 }
 
 async function receive(part: Part, reply: Reply, request: DownloadRequest): Promise<Step> {

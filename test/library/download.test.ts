@@ -51,6 +51,7 @@ test('a file arrives whole, with its hash and its progress', async () => {
 describe('a connection that breaks off', () => {
   test.each([
     ['with an ETag', { etag: '"v1"' }, '"v1"'],
+    ['with an ETag without quotes', { etag: 'v1', lastModified: 'yesterday' }, 'v1'],
     [
       'with a date',
       { lastModified: 'Wed, 21 Oct 2015 07:28:00 GMT' },
