@@ -62,7 +62,9 @@ function parseJson(path: string, text: string): object {
   } catch (cause) {
     throw invalidLora(`${path}: expected JSON in lora_adapter_metadata`, cause)
   }
-  throw invalidLora(`${path}: expected an object in lora_adapter_metadata but got ${text}`)
+  throw invalidLora(
+    `${path}: expected an object in lora_adapter_metadata but got ${text.slice(0, 100)}`,
+  )
 }
 
 function configFactor(path: string, config: Config, { name, stem }: LoraKey, rank: number): number {

@@ -32,11 +32,17 @@ export type SafetensorsFile = {
 // The reference implementation refuses larger headers too.
 const maxHeaderBytes = 100_000_000
 
+// What a model or a LoRA never comes near. Messages quote names and shapes, and every tensor is
+// looked at while others wait.
+const maxTensors = 50_000
+const maxDims = 8
+const tensorName = /^\P{Cc}{1,300}$/u
+
 const dtypes = Object.keys(storedBytes) as [StoredDType, ...StoredDType[]]
 const size = z.number().int().nonnegative()
 const Entry = z.object({
   dtype: z.enum(dtypes),
-  shape: z.array(size),
+  shape: z.array(size).max(maxDims),
   data_offsets: z.tuple([size, size]),
 })
 const Metadata = z.record(z.string(), z.string())
@@ -52,7 +58,9 @@ export function openSafetensors(path: string): SafetensorsFile {
   const metadata = Metadata.safeParse(__metadata__ ?? {})
   if (!metadata.success)
     throw invalidCheckpoint(`${path}: expected __metadata__ to map strings to strings`)
-  const slices = Object.entries(entries).map(([name, entry]) =>
+  const named = Object.entries(entries)
+  checkNames(path, named)
+  const slices = named.map(([name, entry]) =>
     readEntry(path, file, name, entry, dataStart, dataBytes),
   )
   checkCoverage(path, slices, dataStart, dataBytes)
@@ -120,6 +128,18 @@ function parseHeader(path: string, text: Buffer): Record<string, unknown> {
     throw invalidCheckpoint(`${path}: expected JSON in the safetensors header`, cause)
   }
   throw invalidCheckpoint(`${path}: expected a JSON object in the safetensors header`)
+}
+
+function checkNames(path: string, named: readonly (readonly [string, unknown])[]) {
+  if (named.length > maxTensors)
+    throw invalidCheckpoint(
+      `${path}: expected at most ${maxTensors} tensors but there are ${named.length}`,
+    )
+  const bad = named.find(([each]) => !tensorName.test(each))?.[0]
+  if (bad !== undefined)
+    throw invalidCheckpoint(
+      `${path}: expected tensor names of 1 to 300 characters, none of them a control character, but one of ${bad.length} begins with ${JSON.stringify(bad.slice(0, 50))}`,
+    )
 }
 
 function readEntry(

@@ -88,6 +88,29 @@ test.each<[string, () => void, RegExp]>([
     /tensor a: .*data_offsets/s,
   ],
   [
+    'with more tensors than a model has',
+    () => {
+      const names = Array.from({ length: 50_001 }, (_, i) => [i, entry(0, 0, [0])])
+      writeRaw(path, Object.fromEntries(names), new Uint8Array())
+    },
+    /: expected at most 50000 tensors but there are 50001$/,
+  ],
+  [
+    'with a name that would fill the log',
+    () => writeRaw(path, { ['n'.repeat(301)]: entry(0, 4) }, new Uint8Array(4)),
+    /: expected tensor names of 1 to 300 .* but one of 301 begins with "n{50}"$/,
+  ],
+  [
+    'with a name that would move the cursor',
+    () => writeRaw(path, { 'a\x1b[2J': entry(0, 4) }, new Uint8Array(4)),
+    /none of them a control character, but one of 5 begins with "a\\u001b\[2J"$/,
+  ],
+  [
+    'with more dimensions than any tensor',
+    () => writeRaw(path, { a: entry(0, 4, Array(9).fill(1)) }, new Uint8Array(4)),
+    /tensor a: shape: Too big: expected array to have <=8 items$/,
+  ],
+  [
     'that is a GGUF file',
     () => writeFileSync(path, 'GGUF\x03\0\0\0\0\0'),
     /but this is a GGUF file/,
