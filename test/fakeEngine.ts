@@ -40,7 +40,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
     await onTurn?.()
     plans.push(plan)
     const id = 'fake'
-    onEvent?.({ kind: 'adapted', id, seconds: 0.25 })
+    onEvent?.({ kind: 'adapted', id, seconds: 0.25, notes: [] })
     const images = await Promise.all(drawPictures(plan))
     for (let image = 0; image < plan.count; image++) {
       const steps = stepsToRun(plan)

@@ -100,6 +100,7 @@ async function generateWithProgress(engine: Engine, plan: GenerationPlan, contex
   const lines: string[] = []
   const onEvent = (event: GenerationEvent) => {
     if (event.kind === 'progress') progress.update(event.image * event.steps + event.step)
+    if (event.kind === 'adapted') lines.push(...event.notes)
     const line = describeSafety(event)
     if (line !== undefined) lines.push(line)
   }

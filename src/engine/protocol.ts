@@ -51,8 +51,16 @@ export type EngineCommand =
 export type GenerationTimings = StageSeconds & { readonly load: number }
 
 export type GenerationEvent =
-  /** The plan's LoRAs, if it has any, are in place; switching to them took `seconds`. */
-  | { readonly kind: 'adapted'; readonly id: string; readonly seconds: number }
+  /**
+   * The plan's LoRAs, if it has any, are in place; switching to them took `seconds`. `notes` are
+   * sentences about what of them is not merged.
+   */
+  | {
+      readonly kind: 'adapted'
+      readonly id: string
+      readonly seconds: number
+      readonly notes: readonly string[]
+    }
   /** `step` of `steps` is done, for image `image` of the prediction. */
   | {
       readonly kind: 'progress'

@@ -130,7 +130,7 @@ async function runGeneration(command: GenerateCommand, own: Running) {
     const loadSeconds = (performance.now() - startedAt) / 1000
     const timings = await generate(plan, models, {
       signal: own.controller.signal,
-      onAdapted: (seconds) => send({ kind: 'adapted', id, seconds }),
+      onAdapted: (seconds, notes) => send({ kind: 'adapted', id, seconds, notes }),
       onProgress: (progress) => send({ kind: 'progress', id, ...progress }),
       onImage: (index, image) => send({ kind: 'image', id, index, ...image }),
       previews: openPreviews(id, own),

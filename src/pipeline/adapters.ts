@@ -29,6 +29,8 @@ import type { Transformer } from './transformer.js'
 /** The networks that a LoRA may change. */
 export type Adapted = {
   readonly prompt: PromptEncoder
+  /** What of the LoRAs has no place in them. */
+  readonly notes: readonly string[]
   /** Has the transformer ready. */
   readonly enter: (company?: Company) => Promise<Entered>
 }
@@ -105,9 +107,9 @@ export function createAdapters(
     })
   const bases = { bf16: openBase('bf16'), fp8: openBase('fp8') }
 
-  const withChanges = (base: Base, changes: LowRankChanges, prompt: PromptEncoder): Adapted => ({
+  const withChanges = (base: Base, changes: LowRankChanges, prompt: PromptEncoder) => ({
     prompt,
-    enter: (company) => base.enter(changes, company),
+    enter: (company?: Company) => base.enter(changes, company),
   })
 
   /** Sessions of its own share with the base all that is not merged, which must be as it was. */
@@ -127,9 +129,9 @@ export function createAdapters(
     })
   }
 
-  const withOwn = (base: Base, own: Part<Transformer>, prompt: PromptEncoder): Adapted => ({
+  const withOwn = (base: Base, own: Part<Transformer>, prompt: PromptEncoder) => ({
     prompt,
-    async enter(company = {}) {
+    async enter(company: Company = {}) {
       if (!changesInPlace) return enterPart(room, own, company)
       const { leave } = await base.enter(unchanged)
       const others = [...(company.others ?? []), base.part]
@@ -139,7 +141,7 @@ export function createAdapters(
 
   function mergeNetworks(
     precision: Precision,
-    { transformer: change, clip: mergeClip }: LoraSet,
+    { transformer: change, clip: mergeClip, notes }: LoraSet,
     scales: readonly number[],
   ): MergedNetworks {
     const base = bases[precision]
@@ -150,9 +152,10 @@ export function createAdapters(
     const clips = ownClip ? [ownClip] : []
     if (change.kind === 'merged') {
       const own = ownTransformer(base, change.merge, scales, precision)
-      return { adapted: withOwn(base, own, prompt), parts: [own, ...clips] }
+      return { adapted: { ...withOwn(base, own, prompt), notes }, parts: [own, ...clips] }
     }
-    return { adapted: withChanges(base, changesOf(change, scales), prompt), parts: clips }
+    const adapted = { ...withChanges(base, changesOf(change, scales), prompt), notes }
+    return { adapted, parts: clips }
   }
 
   const clipWithLoras = (merge: NonNullable<LoraSet['clip']>, scales: readonly number[]) =>
@@ -172,7 +175,8 @@ export function createAdapters(
 
   async function select(precision: Precision, loras: readonly LoraFile[]): Promise<Adapted> {
     const files = loras.filter(hasEffect)
-    if (files.length === 0) return withChanges(bases[precision], unchanged, basePrompt)
+    if (files.length === 0)
+      return { ...withChanges(bases[precision], unchanged, basePrompt), notes: [] }
     const key = [precision, ...files.map((file) => `${identity(file)} ${file.scale}`)].join('\n')
     if (merged?.key === key) return merged.value.adapted
     const set = await sets.use(precision, files)

@@ -17,8 +17,8 @@ import type { PlacedSteps, PromptEmbedding, Transformer } from './transformer.js
 
 export type GenerateHooks = {
   readonly signal: AbortSignal
-  /** The plan's LoRAs are in place, after so many seconds. */
-  readonly onAdapted?: (seconds: number) => void
+  /** The plan's LoRAs are in place, after so many seconds, without what `notes` tells of them. */
+  readonly onAdapted?: (seconds: number, notes: readonly string[]) => void
   readonly onProgress: (progress: { image: number; step: number; steps: number }) => void
   readonly onImage: (index: number, image: EncodedImage) => void
   readonly previews?: PreviewHooks | undefined
@@ -70,7 +70,7 @@ export async function generate(
     adapted.enter({ others, runBytes: drawBytes(models.shapes, plan.size) }),
   )
   try {
-    hooks.onAdapted?.(clock.timings().lora)
+    hooks.onAdapted?.(clock.timings().lora, adapted.notes)
     const { scheduler } = models
     const decoder = models.decoder.network()
     const prepared = await clock.time('prompt', () =>

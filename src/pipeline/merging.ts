@@ -6,6 +6,7 @@
 import type { Checkpoint, Component } from '../checkpoint/checkpoint.js'
 import type { ClipParams, FluxParams } from '../flux/params.js'
 import { isBlockWeight } from '../flux/transformer.js'
+import type { LoraAdapter } from '../lora/adapter.js'
 import { areLowRank, type Factors, openFactors } from '../lora/factors.js'
 import { openLora } from '../lora/lora.js'
 import { createMerger, listTargets, type Merger } from '../lora/merge.js'
@@ -47,6 +48,8 @@ export type LoraSet = {
   readonly transformer: TransformerChange
   /** Undefined where CLIP stays as it is. */
   readonly clip: Merge<ClipParams> | undefined
+  /** What of the files has no place in the networks, a sentence for each. */
+  readonly notes: readonly string[]
   readonly release: () => Promise<void>
 }
 
@@ -92,12 +95,18 @@ export async function openLoraSet(
   return {
     transformer: ofTransformer.value,
     clip: mergeOf(clip, ofClip, settings),
+    notes: adapters.flatMap(noteIgnored),
     async release() {
       await ofTransformer.release()
       await ofClip.release()
     },
   }
 }
+
+const noteIgnored = ({ source, ignored }: LoraAdapter): string[] =>
+  ignored.length > 0
+    ? [`${source}: ${ignored.length} of its tensors are not merged, the first is ${ignored[0]}`]
+    : []
 
 type Opened<T> = { readonly value: T; readonly release: () => Promise<void> }
 

@@ -7,15 +7,25 @@ import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
 import { progressLine } from './progress.js'
 import { createSafetyNarrator } from './safety.js'
 
-/** Tells the lines that an event adds. Steps count over all pictures of the prediction. */
-export function createNarrator(plan: GenerationPlan): (event: GenerationEvent) => string[] {
+/**
+ * Tells the lines that an event adds, with LoRAs under the names that `withNames` gives them. Steps
+ * count over all pictures of the prediction.
+ */
+export function createNarrator(
+  plan: GenerationPlan,
+  withNames: (text: string) => string,
+): (event: GenerationEvent) => string[] {
   const narrateSafety = createSafetyNarrator(plan)
   let startedAtMs = performance.now()
   return (event) => {
     switch (event.kind) {
       case 'adapted':
         startedAtMs = performance.now()
-        return [...loraLines(plan, event.seconds), ...openingLines(plan)]
+        return [
+          ...loraLines(plan, event.seconds),
+          ...event.notes.map(withNames),
+          ...openingLines(plan),
+        ]
       case 'progress': {
         const done = event.image * event.steps + event.step
         const seconds = (performance.now() - startedAtMs) / 1000

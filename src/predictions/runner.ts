@@ -52,7 +52,8 @@ export async function runOnce(
     await begin()
     for (const note of plan.notes) writeLine(note)
   }
-  const narrate = createNarrator(plan)
+  const withNames = nameLoras(preparation.loraNames)
+  const narrate = createNarrator(plan, withNames)
   const writing: Promise<void>[] = []
   const save = async (event: ImageEvent) => {
     const file = { kind: 'output', predictionId, ...describeFile(event, plan) } as const
@@ -81,18 +82,19 @@ export async function runOnce(
     const { total, lora, denoise: steps } = timings
     return { work: workOf(plan), spent: { steps, rest: total - lora - steps }, loraSeconds: lora }
   } catch (error) {
-    throw withoutPaths(error, preparation.loraNames)
+    throw withoutPaths(error, withNames)
   } finally {
     await Promise.allSettled(writing)
   }
 }
 
 /** The engine knows LoRAs by their paths; a client knows them by what it sent. */
-function withoutPaths(error: unknown, names: Preparation['loraNames']): unknown {
+const nameLoras = (names: Preparation['loraNames']) => (text: string) =>
+  [...names].reduce((named, [path, name]) => named.replaceAll(path, name), text)
+
+function withoutPaths(error: unknown, withNames: (text: string) => string): unknown {
   if (!(error instanceof FluxdError) || error.code !== 'lora_invalid') return error
-  let { message } = error
-  for (const [path, name] of names) message = message.replaceAll(path, name)
-  return new FluxdError(error.code, message, { cause: error })
+  return new FluxdError(error.code, withNames(error.message), { cause: error })
 }
 
 const describeFile = ({ index, bytes, mimeType }: ImageEvent, { output }: GenerationPlan) => ({

@@ -28,7 +28,7 @@ export function createInstantEngine(kind: EngineKind): Engine {
     const id = 'instant'
     const mimeType = mimeTypes[plan.output.format]
     const images = Array.from({ length: plan.count }, (_, index) => ({ index, bytes, mimeType }))
-    onEvent?.({ kind: 'adapted', id, seconds: 0 })
+    onEvent?.({ kind: 'adapted', id, seconds: 0, notes: [] })
     const steps = stepsToRun(plan)
     for (const image of images) {
       for (let step = 1; step <= steps; step++)

@@ -4,8 +4,10 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type Engine, startEngine } from '../../src/engine/engine.js'
+import type { GenerationEvent } from '../../src/engine/protocol.js'
 import type { LoraFile } from '../../src/plan/plan.js'
 import { fixturePath } from '../goldens.js'
+import { writeLora } from '../lora/loraFiles.js'
 import { temporaryFolder } from '../weightFiles.js'
 import { foxPlan as plan } from './foxPlan.js'
 
@@ -73,4 +75,21 @@ test('a file that changed is read again', async () => {
   copyFileSync(lora('lokr', 1).path, path)
   expect(await draw({ path, scale: 1 })).toEqual(await draw(lora('lokr', 1)))
   expect(first).toEqual(await draw(lora('kohya', 1)))
+})
+
+test('what of a LoRA is not merged is told with the others', async () => {
+  const key = 'lora_te2_encoder_block_0_layer_0_SelfAttention_q.lora_down.weight'
+  const path = writeLora({
+    'transformer.transformer_blocks.0.attn.to_q.lora_A.weight': [2, 32],
+    'transformer.transformer_blocks.0.attn.to_q.lora_B.weight': [32, 2],
+    [key]: [2, 7],
+  })
+  const notes: string[] = []
+  const onEvent = (event: GenerationEvent) => {
+    if (event.kind === 'adapted') notes.push(...event.notes)
+  }
+  const loras = [lora('kohya', 1), { path, scale: 1 }]
+  for (let time = 0; time < 2; time++) await engine.generate({ ...plan, loras }, { onEvent })
+  const note = `${path}: 1 of its tensors are not merged, the first is ${key}`
+  expect(notes).toEqual([note, note])
 })
