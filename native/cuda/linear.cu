@@ -4,61 +4,65 @@
 #include "scratch.h"
 
 #include <algorithm>
-#include <utility>
+#include <vector>
 
 namespace fluxd::cuda {
 
 namespace {
 
-struct Way {
-  MatmulShape shape;
-  std::shared_ptr<MatmulPlan> plan;
-};
-
 /**
- * The first way the device has: all in one; gelu left over; scales, bias and gelu left over.
- * cuBLASLt scales by rows on Hopper only (13.1), so other devices take the last one for fp8.
+ * What may be asked of cuBLASLt, the most first: all in one; gelu left over; scales, bias and gelu left
+ * over. It scales by rows on Hopper only (13.1), and there it refuses some products of few long rows,
+ * at times only when one is to be run: 256 and less of 9216 values (pytorch/ao#4582). Flux has 256 rows
+ * of 12288 in the text stream of schnell.
  */
-Way findWay(const LinearOperands &op) {
-  const MatmulOperands &m = op.matmul;
+std::vector<MatmulShape> waysOf(const LinearOperands &op, const MatmulOperands &m) {
   MatmulShape shape = {op.rows, op.in,  op.out, op.fp8,
                        op.fp8,  m.bias != nullptr, op.gelu,
                        commonAlignment({m.x, m.weight, m.y}), op.stride};
-  Way way = {shape, planOf(shape, m)};
-  if (!way.plan && shape.gelu) {
+  std::vector<MatmulShape> ways = {shape};
+  if (shape.gelu) {
     shape.gelu = false;
-    way = {shape, planOf(shape, m)};
+    ways.push_back(shape);
   }
-  if (!way.plan && shape.outerScales) {
+  if (shape.outerScales) {
     shape.outerScales = shape.bias = false;
-    way = {shape, planOf(shape, m)};
+    ways.push_back(shape);
   }
-  if (way.plan) return way;
-  throw Failure(format("Expected cuBLASLt to have an algorithm for %s products of %lld × %lld × "
-                       "%lld but this device has none",
-                       op.fp8 ? "e4m3" : "bf16", static_cast<long long>(op.rows),
-                       static_cast<long long>(op.in), static_cast<long long>(op.out)));
+  return ways;
 }
 
-void runWay(const Way &way, const LinearOperands &op, bf16 *product, cudaStream_t stream) {
-  MatmulOperands matmul = op.matmul;
-  matmul.y = product;
+/** What the product by `way`, which is at `product`, lacks. */
+void finishWay(const MatmulShape &way, const LinearOperands &op, const bf16 *product,
+               cudaStream_t stream) {
   Epilogue rest = {};
   rest.rows = op.rows;
   rest.columns = op.out;
   rest.stride = op.stride;
   rest.product = product;
-  rest.gelu = op.gelu && !way.shape.gelu;
+  rest.gelu = op.gelu && !way.gelu;
   rest.gate = op.gate;
   rest.residual = op.residual;
   rest.y = op.matmul.y;
-  if (!way.shape.bias) std::swap(rest.bias, matmul.bias);
-  if (!way.shape.outerScales) {
-    std::swap(rest.rowScale, matmul.xScale);
-    std::swap(rest.columnScale, matmul.weightScale);
+  if (!way.bias) rest.bias = op.matmul.bias;
+  if (!way.outerScales) {
+    rest.rowScale = op.matmul.xScale;
+    rest.columnScale = op.matmul.weightScale;
   }
-  runMatmul(*way.plan, matmul, stream);
   if (rest.gelu || rest.gate || rest.bias || rest.rowScale) finish(rest, stream);
+}
+
+/** The layer, by the first way that cuBLASLt takes, with its product at `product`. */
+void runFirstWay(const LinearOperands &op, bf16 *product, cudaStream_t stream) {
+  MatmulOperands matmul = op.matmul;
+  matmul.y = product;
+  for (const MatmulShape &way : waysOf(op, matmul)) {
+    if (multiply(way, matmul, stream)) return finishWay(way, op, product, stream);
+  }
+  throw Failure(format("Expected cuBLASLt to have an algorithm for %s products of %lld × %lld × "
+                       "%lld but this device has none",
+                       op.fp8 ? "e4m3" : "bf16", static_cast<long long>(op.rows),
+                       static_cast<long long>(op.in), static_cast<long long>(op.out)));
 }
 
 void copyLeft(const fluxd_linear &op, cudaStream_t stream) {
@@ -82,7 +86,7 @@ LinearOperands rowsOf(LinearOperands op, int64_t first, int64_t count) {
 
 void runLinear(const LinearOperands &op, cudaStream_t stream) {
   if (op.rows == 0) return;
-  if (op.residual != op.matmul.y) return runWay(findWay(op), op, op.matmul.y, stream);
+  if (op.residual != op.matmul.y) return runFirstWay(op, op.matmul.y, stream);
   // The product must not overwrite the residual, so it takes a detour, as many rows as fit.
   bf16 *product = static_cast<bf16 *>(scratchOf(stream).product);
   // Parts begin at a multiple of 128 rows, so their scales are aligned as those of the whole.
@@ -91,8 +95,7 @@ void runLinear(const LinearOperands &op, cudaStream_t stream) {
       static_cast<int64_t>(kProductBytes / sizeof(bf16)) / op.out / granularity * granularity;
   expect(fitting > 0, "Expected a linear layer of at most 131072 outputs to be gated in place");
   for (int64_t first = 0; first < op.rows; first += fitting) {
-    const auto part = rowsOf(op, first, std::min(fitting, op.rows - first));
-    runWay(findWay(part), part, product, stream);
+    runFirstWay(rowsOf(op, first, std::min(fitting, op.rows - first)), product, stream);
   }
 }
 

@@ -14,7 +14,7 @@
 namespace fluxd::cuda::lt {
 
 using Status = int;  // 0 is success
-constexpr Status kNotSupported = 15;
+constexpr Status kInvalidValue = 7, kArchMismatch = 8, kNotSupported = 15;
 
 struct Handle;
 struct MatmulDesc;
@@ -88,5 +88,13 @@ const Api &api();
 
 /** Throws what the library says about `status`, unless it is success. */
 void check(Status status, const char *what);
+
+/**
+ * Whether the library cannot do what was described, on this device or at all. cublasLt.h promises the
+ * invalid value for modes of scaling that do not go with the rest.
+ */
+constexpr bool isRefusal(Status status) {
+  return status == kInvalidValue || status == kArchMismatch || status == kNotSupported;
+}
 
 }  // namespace fluxd::cuda::lt

@@ -113,7 +113,7 @@ std::vector<lt::Algorithm> search(const MatmulPlan &plan, uint32_t alignment) {
   const lt::Status status =
       api().MatmulAlgoGetHeuristic(handle(), plan.desc, plan.a, plan.b, plan.d, plan.d, made,
                                    kMaxAlgorithms, results, &found);
-  if (status == lt::kNotSupported) return {};
+  if (lt::isRefusal(status)) return {};
   check(status, "search an algorithm");
   std::vector<lt::Algorithm> algorithms;
   for (int i = 0; i < found; i++) {
@@ -128,7 +128,7 @@ std::shared_ptr<MatmulPlan> makePlan(const MatmulShape &shape, const MatmulOpera
   describe(*plan, shape);
   point(*plan, shape, operands);
   plan->algorithms = search(*plan, shape.alignment);
-  return plan->algorithms.empty() ? nullptr : plan;
+  return plan;
 }
 
 struct HashShape {
@@ -148,6 +148,20 @@ struct PlanCache {
   std::unordered_map<MatmulShape, std::shared_ptr<MatmulPlan>, HashShape> plans;
 };
 
+/** Whether the library took `algorithm`, which is then enqueued. */
+bool run(const MatmulPlan &plan, const MatmulOperands &operands, const lt::Algorithm &algorithm,
+         cudaStream_t stream) {
+  const float one = 1, zero = 0;
+  const Scratch scratch = scratchOf(stream);
+  point(plan, plan.shape, operands);
+  const lt::Status status = api().Matmul(
+      handle(), plan.desc, &one, operands.weight, plan.a, operands.x, plan.b, &zero, operands.y,
+      plan.d, operands.y, plan.d, &algorithm, scratch.workspace, kWorkspaceBytes, stream);
+  if (lt::isRefusal(status)) return false;
+  check(status, "multiply matrices");
+  return true;
+}
+
 }  // namespace
 
 std::shared_ptr<MatmulPlan> planOf(const MatmulShape &shape, const MatmulOperands &operands) {
@@ -163,17 +177,21 @@ std::shared_ptr<MatmulPlan> planOf(const MatmulShape &shape, const MatmulOperand
 
 int algorithmCount(const MatmulPlan &plan) { return static_cast<int>(plan.algorithms.size()); }
 
-void runMatmul(MatmulPlan &plan, const MatmulOperands &operands, cudaStream_t stream,
+bool runMatmul(MatmulPlan &plan, const MatmulOperands &operands, cudaStream_t stream,
                int algorithm) {
-  const float one = 1, zero = 0;
-  const Scratch scratch = scratchOf(stream);
   const std::lock_guard lock(plan.mutex);
-  point(plan, plan.shape, operands);
-  check(api().Matmul(handle(), plan.desc, &one, operands.weight, plan.a, operands.x, plan.b, &zero,
-                     operands.y, plan.d, operands.y, plan.d,
-                     &plan.algorithms[static_cast<size_t>(algorithm)], scratch.workspace,
-                     kWorkspaceBytes, stream),
-        "multiply matrices");
+  return run(plan, operands, plan.algorithms[static_cast<size_t>(algorithm)], stream);
+}
+
+bool multiply(const MatmulShape &shape, const MatmulOperands &operands, cudaStream_t stream) {
+  const auto plan = planOf(shape, operands);
+  const std::lock_guard lock(plan->mutex);
+  auto &algorithms = plan->algorithms;
+  while (!algorithms.empty()) {
+    if (run(*plan, operands, algorithms.front(), stream)) return true;
+    algorithms.erase(algorithms.begin());
+  }
+  return false;
 }
 
 uint32_t commonAlignment(std::initializer_list<const void *> addresses) {

@@ -35,22 +35,25 @@ struct MatmulOperands {
   bf16 *y;                   // [rows, out], `stride` apart
 };
 
+/**
+ * Enqueues the product by the first algorithm that the library does not refuse to run; false where it
+ * has none of that kind, which is remembered. `operands` of a shape's first use are looked at when the
+ * library chooses.
+ */
+bool multiply(const MatmulShape &shape, const MatmulOperands &operands, cudaStream_t stream);
+
 /** How to compute one shape: descriptors and algorithms, the library's favourite first. */
 struct MatmulPlan;
 
-/**
- * The plan of a shape, made at its first use; `operands` are those of that use, because cuBLASLt
- * looks at them when it chooses. NULL where this device has no algorithm for it, which is
- * remembered as well.
- */
+/** The plan of a shape, made at its first use. */
 std::shared_ptr<MatmulPlan> planOf(const MatmulShape &shape, const MatmulOperands &operands);
 
 /** How many algorithms the plan has, at most 8. */
 int algorithmCount(const MatmulPlan &plan);
 
-/** Enqueues the product by algorithm number `algorithm`. */
-void runMatmul(MatmulPlan &plan, const MatmulOperands &operands, cudaStream_t stream,
-               int algorithm = 0);
+/** Enqueues the product by algorithm number `algorithm`; false where the library refuses that. */
+bool runMatmul(MatmulPlan &plan, const MatmulOperands &operands, cudaStream_t stream,
+               int algorithm);
 
 /** The largest power of two up to 256 that divides all addresses. */
 uint32_t commonAlignment(std::initializer_list<const void *> addresses);

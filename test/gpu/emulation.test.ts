@@ -37,7 +37,15 @@ describe.skipIf(!hasCompiler)('the emulated CUDA kernels', () => {
     expect(cases.filter(({ ok }) => !ok)).toEqual([])
   })
 
-  test.each(['gelu', 'outer', 'gelu,outer'])('agree where cuBLASLt cannot do %s', (missing) => {
+  test.each([
+    'gelu',
+    'outer',
+    'gelu,outer',
+    'gelu,outer,invalid',
+    'favourite',
+    'scaled',
+    'favourite,scaled,invalid',
+  ])('agree where cuBLASLt cannot do %s', (missing) => {
     expect(compare({ EMULATED_LT: missing })).toMatch(/ 0 failed\n$/)
   })
 

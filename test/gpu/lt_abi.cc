@@ -10,6 +10,8 @@ namespace lt = fluxd::cuda::lt;
 
 #define SAME(ours, theirs) static_assert(static_cast<int>(ours) == static_cast<int>(theirs))
 
+SAME(lt::kInvalidValue, CUBLAS_STATUS_INVALID_VALUE);
+SAME(lt::kArchMismatch, CUBLAS_STATUS_ARCH_MISMATCH);
 SAME(lt::kNotSupported, CUBLAS_STATUS_NOT_SUPPORTED);
 SAME(lt::kFloat32, CUDA_R_32F);
 SAME(lt::kBfloat16, CUDA_R_16BF);

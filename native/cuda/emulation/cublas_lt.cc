@@ -2,7 +2,9 @@
  * A stand-in for libcublasLt.so.13 that does what descriptors say, one multiplication after the
  * other: it tells whether ours describe the product that we mean. Products are summed in float64.
  *
- * EMULATED_LT is a list of what it has no algorithm for: `gelu`, `outer`, `all`.
+ * EMULATED_LT is a list of what it has no algorithm for: `gelu`, `outer`, `all`; and of what it names
+ * algorithms for, but refuses when they are to run: `favourite`, which is every first one, and
+ * `scaled`, products with scales of rows. With `invalid` it calls invalid what it does not support.
  */
 #include "../lt_api.h"
 #include "../numbers.h"
@@ -33,12 +35,16 @@ struct MatrixLayout {
 
 namespace {
 
-constexpr Status kInvalid = 7;
+// Of wrong descriptions: one that nobody takes for a refusal.
+constexpr Status kWrong = 14;
+constexpr int kAlgorithms = 2;
 
 bool lacks(const char *what) {
   const char *list = getenv("EMULATED_LT");
   return list && strstr(list, what);
 }
+
+Status refusal() { return lacks("invalid") ? kInvalidValue : kNotSupported; }
 
 double e4m3Value(uint8_t bits) {
   const int exponent = bits >> 3 & 15, fraction = bits & 7;
@@ -65,7 +71,7 @@ double finished(const MatmulDesc &desc, double sum, int64_t row, int64_t column)
 
 template <typename Field>
 Status copy(Field &to, const void *from, size_t bytes) {
-  if (bytes != sizeof to) return kInvalid;
+  if (bytes != sizeof to) return kWrong;
   memcpy(&to, from, bytes);
   return 0;
 }
@@ -79,11 +85,11 @@ Status cublasLtCreate(Handle **handle) {
   *handle = &one;
   return 0;
 }
-const char *cublasLtGetStatusName(Status) { return "CUBLAS_STATUS_INVALID_VALUE"; }
+const char *cublasLtGetStatusName(Status) { return "CUBLAS_STATUS_INTERNAL_ERROR"; }
 size_t cublasLtGetVersion() { return 130000; }
 
 Status cublasLtMatmulDescCreate(MatmulDesc **desc, ComputeType compute, DataType scale) {
-  if (compute != kCompute32F || scale != kFloat32) return kInvalid;
+  if (compute != kCompute32F || scale != kFloat32) return kWrong;
   *desc = new MatmulDesc;
   return 0;
 }
@@ -103,7 +109,7 @@ Status cublasLtMatmulDescSetAttribute(MatmulDesc *desc, MatmulAttribute attribut
     case kScaleModeA: return copy(desc->modeA, value, bytes);
     case kScaleModeB: return copy(desc->modeB, value, bytes);
   }
-  return kInvalid;
+  return kWrong;
 }
 
 Status cublasLtMatrixLayoutCreate(MatrixLayout **layout, DataType type, uint64_t rows,
@@ -135,17 +141,20 @@ Status cublasLtMatmulAlgoGetHeuristic(Handle *, MatmulDesc *desc, MatrixLayout *
                                       MatrixLayout *c, MatrixLayout *d, Preference *, int requested,
                                       HeuristicResult *results, int *returned) {
   *returned = 0;
-  if (lacks("all")) return kNotSupported;
-  if (lacks("gelu") && desc->epilogue & kEpilogueGelu) return kNotSupported;
-  if (lacks("outer") && desc->modeA == kOuterVector) return kNotSupported;
-  if (desc->transA != kTranspose || c != d) return kInvalid;
-  if (a->rows != b->rows || a->columns != d->rows || b->columns != d->columns) return kInvalid;
+  if (lacks("all")) return refusal();
+  if (lacks("gelu") && desc->epilogue & kEpilogueGelu) return refusal();
+  if (lacks("outer") && desc->modeA == kOuterVector) return refusal();
+  if (desc->transA != kTranspose || c != d) return kWrong;
+  if (a->rows != b->rows || a->columns != d->rows || b->columns != d->columns) return kWrong;
   // Addresses that are part of the descriptor must be there before the search.
-  if (desc->epilogue & kEpilogueBias && !desc->bias) return kInvalid;
-  if (desc->modeA == kOuterVector && !(desc->scaleA && desc->scaleB)) return kInvalid;
-  if (requested < 1) return kInvalid;
-  results[0] = {};
-  *returned = 1;
+  if (desc->epilogue & kEpilogueBias && !desc->bias) return kWrong;
+  if (desc->modeA == kOuterVector && !(desc->scaleA && desc->scaleB)) return kWrong;
+  if (requested < kAlgorithms) return kWrong;
+  for (uint64_t i = 0; i < kAlgorithms; i++) {
+    results[i] = {};
+    results[i].algorithm.data[0] = i;
+  }
+  *returned = kAlgorithms;
   return 0;
 }
 
@@ -154,9 +163,11 @@ Status cublasLtMatmul(Handle *, MatmulDesc *desc, const void *alpha, const void 
                       const void *beta, const void *, MatrixLayout *, void *d,
                       MatrixLayout *layoutD, const Algorithm *algorithm, void *workspace, size_t,
                       cudaStream_t) {
-  if (!algorithm || !workspace) return kInvalid;
+  if (!algorithm || !workspace) return kWrong;
+  if (lacks("favourite") && algorithm->data[0] == 0) return refusal();
+  if (lacks("scaled") && desc->modeA == kOuterVector) return refusal();
   if (*static_cast<const float *>(alpha) != 1 || *static_cast<const float *>(beta) != 0) {
-    return kInvalid;
+    return kWrong;
   }
   auto result = static_cast<bf16 *>(d);
   for (int64_t column = 0; column < layoutD->columns; column++) {

@@ -15,7 +15,7 @@ namespace speed {
 using namespace fluxd::cuda;
 
 constexpr int64_t kHidden = 3072, kMlp = 4 * kHidden, kHeads = 24, kHeadDim = 128;
-constexpr int64_t kTxt = 512, kImg = 4096, kTokens = kTxt + kImg;
+constexpr int64_t kTxt = 512, kSchnellTxt = 256, kImg = 4096, kTokens = kTxt + kImg;
 constexpr int64_t kDouble = 19, kSingle = 38;
 constexpr int64_t kRank = 16;
 
@@ -71,6 +71,8 @@ inline const LayerSize kLayers[] = {
     {"img mlp out, gated", kImg, kMlp, kHidden, FLUXD_EPILOGUE_GATED},
     {"txt qkv", kTxt, kHidden, 3 * kHidden, FLUXD_EPILOGUE_NONE},
     {"txt mlp in, gelu", kTxt, kHidden, kMlp, FLUXD_EPILOGUE_GELU},
+    {"txt mlp out, gated", kTxt, kMlp, kHidden, FLUXD_EPILOGUE_GATED},
+    {"schnell txt mlp out, gated", kSchnellTxt, kMlp, kHidden, FLUXD_EPILOGUE_GATED},
     {"single qkv", kTokens, kHidden, 3 * kHidden, FLUXD_EPILOGUE_NONE},
     {"single mlp in, gelu", kTokens, kHidden, kMlp, FLUXD_EPILOGUE_GELU},
     {"single out, gated", kTokens, kHidden + kMlp, kHidden, FLUXD_EPILOGUE_GATED},
