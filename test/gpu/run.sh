@@ -10,8 +10,9 @@ shift
 [ $# -gt 0 ] || set -- build kernels speed peer
 built=${FLUXD_GPU_BUILD:-$out/build}
 
-# Where nvcc says that it is: the command may be a link or a script.
-toolkit=$(dirname "$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#\$ _HERE_=//p')")
+# Where nvcc says that it is: the command may be a link or a script. And what that is a link to, as
+# /usr/local/cuda mostly is: find does not look behind it.
+toolkit=$(cd -P "$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#\$ _HERE_=//p')/.." && pwd)
 # PyTorch brings cuBLASLt, cuDNN and the runtime as packages of their own, and cuBLASLt's header.
 packages=$(python3 -c 'import nvidia; print(*nvidia.__path__, sep="\n")' 2>/dev/null || true)
 find_all() { find "$toolkit" ${packages:+$packages} -name "$1" 2>/dev/null; }
