@@ -96,6 +96,28 @@ TEST("a switch waits once and, after a set as large, allocates nothing") {
   CHECK(device.allocations() == before);
 }
 
+TEST("a base that comes from files passes through the same buffers for all weights") {
+  Network network;
+  std::mt19937 random(23);
+  Changes one, three;
+  for (auto &name : {"a", "b", "quantised"}) three.add(random, name, 0, rows, 8);
+  one.add(random, "a", 0, rows, 8);
+  LazyDevice device(plenty);
+  WeightSet set(device.table(), network.sources(), BasePlace::files, smallPieces);
+  // Allocates for the factors.
+  set.merge(three.list);
+  set.merge({});
+  const auto allocations = [&](const std::vector<LowRankChange> &changes) {
+    const int before = device.allocations();
+    set.merge(changes);
+    return device.allocations() - before;
+  };
+  const int ofOne = allocations(one.list);
+  // Of two more weights, the rows of their base.
+  CHECK(allocations(three.list) == ofOne + 2);
+  CHECK(bitsOf(set) == freshBits(network, three.list, BasePlace::files));
+}
+
 TEST("what only the old set wrote is restored in the same pass, and nothing else") {
   Network network;
   std::mt19937 random(14);

@@ -82,8 +82,9 @@ void WeightSet::apply() {
   // Rows stay in this list until they are known to be their base again.
   for (auto &[name, rows] : now) addTo(changed_[name], rows);
   try {
-    restore(before, now);
-    for (auto &change : changes) launch(change);
+    Uploader uploader(device_, options_);
+    restore(before, now, uploader);
+    for (auto &change : changes) launch(change, uploader);
     current_->stream().synchronize();
   } catch (...) {
     // The next merge may use another stream and must find this one at rest.
@@ -94,23 +95,24 @@ void WeightSet::apply() {
 }
 
 // Gives rows that were changed and will not be written now their base.
-void WeightSet::restore(const RowsByName &changed, const RowsByName &written) {
+void WeightSet::restore(const RowsByName &changed, const RowsByName &written, Uploader &uploader) {
   std::vector<Transfer> transfers;
   for (auto &[name, all] : changed) {
     const auto found = written.find(name);
     for (auto &rows : all)
       for (auto &rest : without(rows, found == written.end() ? std::vector<Rows>{} : found->second))
-        restoreRows(name, rest, transfers);
+        restoreRows(name, rest, transfers, uploader);
   }
-  upload(device_, transfers, options_);
+  uploader.carry(transfers);
 }
 
 // By an enqueued merge of rank 0, or by transfers, where the base is not on the device.
-void WeightSet::restoreRows(const std::string &name, Rows rows, std::vector<Transfer> &transfers) {
+void WeightSet::restoreRows(const std::string &name, Rows rows, std::vector<Transfer> &transfers,
+                            Uploader &uploader) {
   const auto &weight = at(name);
   // Not for codes that were stored: quantising them anew would not give them back.
   if (baseOf_.contains(name) && !storedScales_.contains(name))
-    return launch({name, rows.begin, rows.count, 0, nullptr, nullptr});
+    return launch({name, rows.begin, rows.count, 0, nullptr, nullptr}, uploader);
   const size_t begin = size_t(rows.begin * weight.dims[1]) * bytesOf(weight.dtype);
   const auto own =
       transfersOf(sources_.at(name), weight.dtype, rows, advance(weight.values, begin));
@@ -118,25 +120,25 @@ void WeightSet::restoreRows(const std::string &name, Rows rows, std::vector<Tran
 }
 
 // The base of the change's rows on the device; `fetched` keeps it if it comes from the files.
-const void *WeightSet::baseRows(const LowRankChange &change, DeviceMemory &fetched) const {
+const void *WeightSet::baseRows(const LowRankChange &change, DeviceMemory &fetched,
+                                Uploader &uploader) const {
   const auto &source = sources_.at(change.name);
   const size_t rowBytes = size_t(source.dims[1]) * bytesOf(source.baseDtype());
   if (auto kept = baseOf_.find(change.name); kept != baseOf_.end())
     return advance(kept->second, size_t(change.begin) * rowBytes);
   fetched = DeviceMemory(device_, size_t(change.rows) * rowBytes);
   const Rows rows = {change.begin, change.rows};
-  const auto transfers = transfersOf(source, source.baseDtype(), rows, fetched.get());
-  upload(device_, transfers, options_);
+  uploader.carry(transfersOf(source, source.baseDtype(), rows, fetched.get()));
   return fetched.get();
 }
 
 // Enqueues base + (up ⊙ scale)·down over the rows; with rank 0 this restores them.
-void WeightSet::launch(const LowRankChange &change) {
+void WeightSet::launch(const LowRankChange &change, Uploader &uploader) {
   const auto &weight = at(change.name);
   const int64_t width = weight.dims[1];
   const auto &stream = current_->stream();
   DeviceMemory fetched;
-  const void *base = baseRows(change, fetched);
+  const void *base = baseRows(change, fetched, uploader);
   auto merged = advance(weight.values, size_t(change.begin * width) * bytesOf(weight.dtype));
   fluxd_merge op = {.out = change.rows,
                     .in = width,

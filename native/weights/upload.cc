@@ -61,28 +61,44 @@ class Queue {
   std::exception_ptr failure_;
 };
 
-void carryAll(const fluxd_device &device, Queue &queue, size_t bytes) {
-  try {
-    // The stream goes first, and waits for its work, before the buffers it uses.
-    Slot slots[2] = {Slot(device, bytes), Slot(device, bytes)};
-    Stream stream(device);
-    for (size_t i = 0; auto transfer = queue.take(); i++)
-      slots[i % 2].carry(*transfer, stream);
-    stream.synchronize();
-  } catch (...) {
-    queue.fail(std::current_exception());
-  }
-}
-
 }  // namespace
 
-void upload(const fluxd_device &device, const std::vector<Transfer> &transfers,
-            const UploadOptions &options) {
+// The stream goes first, and waits for its work, before the buffers it uses.
+struct Uploader::Lane {
+  Slot slots[2];
+  Stream stream;
+
+  Lane(const fluxd_device &device, size_t bytes)
+      : slots{Slot(device, bytes), Slot(device, bytes)}, stream(device) {}
+
+  void carryAll(Queue &queue) {
+    for (size_t i = 0; auto transfer = queue.take(); i++) slots[i % 2].carry(*transfer, stream);
+    stream.synchronize();
+  }
+};
+
+Uploader::Uploader(const fluxd_device &device, const UploadOptions &options)
+    : device_(device),
+      transferBytes_(options.transferBytes),
+      lanes_(size_t(std::max(options.threads, 1))) {}
+
+Uploader::~Uploader() = default;
+
+void Uploader::carry(const std::vector<Transfer> &transfers) {
   Queue queue(transfers);
-  const size_t helpers = std::min<size_t>(std::max(options.threads, 1), transfers.size());
+  const auto work = [&](std::unique_ptr<Lane> &lane) {
+    try {
+      if (!lane) lane = std::make_unique<Lane>(device_, transferBytes_);
+      lane->carryAll(queue);
+    } catch (...) {
+      // Waits for what is under way to memory that the caller may free now.
+      lane.reset();
+      queue.fail(std::current_exception());
+    }
+  };
+  const size_t helpers = std::min(lanes_.size(), transfers.size());
   std::vector<std::thread> running;
-  for (size_t i = 0; i < helpers; i++)
-    running.emplace_back([&] { carryAll(device, queue, options.transferBytes); });
+  for (size_t i = 0; i < helpers; i++) running.emplace_back(work, std::ref(lanes_[i]));
   for (auto &thread : running) thread.join();
   queue.rethrow();
 }

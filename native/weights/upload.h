@@ -2,6 +2,7 @@
 // converting and copying overlap.
 #pragma once
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "convert.h"
@@ -26,9 +27,24 @@ struct UploadOptions {
   size_t transferBytes = size_t{16} << 20;
 };
 
-// Carries out all transfers; returns when all have arrived. The first failure is thrown, after all
-// threads have stopped.
-void upload(const fluxd_device &device, const std::vector<Transfer> &transfers,
-            const UploadOptions &options);
+// Threads' buffers, from the first transfers on. They stay for the next ones: to pin one takes the
+// system milliseconds, as its copy does.
+class Uploader {
+ public:
+  Uploader(const fluxd_device &device, const UploadOptions &options);
+  ~Uploader();
+
+  // Carries out all transfers; returns when all have arrived. The first failure is thrown, after all
+  // threads have stopped.
+  void carry(const std::vector<Transfer> &transfers);
+
+ private:
+  struct Lane;
+
+  const fluxd_device &device_;
+  const size_t transferBytes_;
+  // One for each thread.
+  std::vector<std::unique_ptr<Lane>> lanes_;
+};
 
 }  // namespace fluxd

@@ -71,7 +71,7 @@ WeightSet::WeightSet(const fluxd_device &device, std::vector<WeightSource> sourc
     if (auto base = baseOf_.find(name); base != baseOf_.end())
       addAll(transfers, source, source.baseDtype(), base->second);
   }
-  upload(device_, transfers, options_);
+  Uploader(device_, options_).carry(transfers);
   if (basePlace_ != BasePlace::none) return;
   files_.clear();
   sources_.clear();
@@ -141,7 +141,7 @@ void WeightSet::keepBase() {
       else
         addAll(transfers, source, source.baseDtype(), base);
     }
-    upload(device_, transfers, options_);
+    Uploader(device_, options_).carry(transfers);
     current_->stream().synchronize();
   } catch (...) {
     device_.synchronize(device_.context, current_->stream().get());

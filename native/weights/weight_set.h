@@ -112,12 +112,14 @@ class WeightSet {
   void addCodes(std::vector<Transfer> &transfers, const StoredValues &stored,
                 const std::string &name, Rows rows) const;
   void checkChanges(const std::vector<LowRankChange> &changes) const;
-  const void *baseRows(const LowRankChange &change, DeviceMemory &fetched) const;
+  const void *baseRows(const LowRankChange &change, DeviceMemory &fetched,
+                       Uploader &uploader) const;
   void load(Factors &factors, const std::vector<LowRankChange> &changes) const;
   void apply();
-  void restore(const RowsByName &changed, const RowsByName &written);
-  void restoreRows(const std::string &name, Rows rows, std::vector<Transfer> &transfers);
-  void launch(const LowRankChange &change);
+  void restore(const RowsByName &changed, const RowsByName &written, Uploader &uploader);
+  void restoreRows(const std::string &name, Rows rows, std::vector<Transfer> &transfers,
+                   Uploader &uploader);
+  void launch(const LowRankChange &change, Uploader &uploader);
 
   const fluxd_device &device_;
   const BasePlace basePlace_;

@@ -102,9 +102,10 @@ void writeReport(const char *path) {
   std::fprintf(file, "{\n  \"cases\": [\n");
   for (size_t i = 0; i < results.size(); i++) {
     const auto &r = results[i];
+    char error[32] = "null";
+    if (std::isfinite(r.error)) std::snprintf(error, sizeof error, "%.3g", r.error);
     std::fprintf(file, "    { \"name\": \"%s\", \"error\": %s, \"tolerance\": %g, \"ok\": %s }%s\n",
-                 r.name.c_str(), std::isfinite(r.error) ? std::to_string(r.error).c_str() : "null",
-                 r.tolerance, r.error <= r.tolerance ? "true" : "false",
+                 r.name.c_str(), error, r.tolerance, r.error <= r.tolerance ? "true" : "false",
                  i + 1 < results.size() ? "," : "");
   }
   std::fprintf(file, "  ]\n}\n");
