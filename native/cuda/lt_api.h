@@ -52,8 +52,12 @@ enum MatmulAttribute : int {
   kScaleModeB = 32
 };
 
+/** How parts of a sum, made side by side, come together, beside not at all. */
+enum ReductionScheme : uint32_t { kInComputeType = 2 };
+
 enum PreferenceAttribute : int {
   kMaxWorkspaceBytes = 1,
+  kReductionSchemes = 3,
   kMinAlignmentA = 5,
   kMinAlignmentB = 6,
   kMinAlignmentC = 7,

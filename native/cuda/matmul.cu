@@ -104,6 +104,8 @@ std::vector<lt::Algorithm> search(const MatmulPlan &plan, uint32_t alignment) {
           "search an algorithm");
   };
   prefer(lt::kMaxWorkspaceBytes, uint64_t{kWorkspaceBytes});
+  // Products of few long rows are made in parts, which other schemes would round to bf16 and add up.
+  prefer(lt::kReductionSchemes, uint32_t{lt::kInComputeType});
   for (auto operand : {lt::kMinAlignmentA, lt::kMinAlignmentB, lt::kMinAlignmentC,
                        lt::kMinAlignmentD}) {
     prefer(operand, alignment);

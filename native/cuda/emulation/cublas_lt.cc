@@ -18,7 +18,7 @@ namespace fluxd::cuda::lt {
 struct Handle {};
 struct Preference {
   uint64_t workspaceBytes = 0;
-  uint32_t alignment = 256;
+  uint32_t schemes = 7, alignment = 256;
 };
 struct MatmulDesc {
   int32_t transA = 0, modeA = 0, modeB = 0;
@@ -134,18 +134,23 @@ Status cublasLtMatmulPreferenceDestroy(Preference *preference) {
 }
 Status cublasLtMatmulPreferenceSetAttribute(Preference *preference, PreferenceAttribute attribute,
                                             const void *value, size_t bytes) {
-  return attribute == kMaxWorkspaceBytes ? copy(preference->workspaceBytes, value, bytes)
-                                         : copy(preference->alignment, value, bytes);
+  switch (attribute) {
+    case kMaxWorkspaceBytes: return copy(preference->workspaceBytes, value, bytes);
+    case kReductionSchemes: return copy(preference->schemes, value, bytes);
+    default: return copy(preference->alignment, value, bytes);
+  }
 }
 
 Status cublasLtMatmulAlgoGetHeuristic(Handle *, MatmulDesc *desc, MatrixLayout *a, MatrixLayout *b,
-                                      MatrixLayout *c, MatrixLayout *d, Preference *, int requested,
-                                      HeuristicResult *results, int *returned) {
+                                      MatrixLayout *c, MatrixLayout *d, Preference *preference,
+                                      int requested, HeuristicResult *results, int *returned) {
   *returned = 0;
   if (lacks("all")) return refusal();
   if (lacks("gelu") && desc->epilogue & kEpilogueGelu) return refusal();
   if (lacks("outer") && desc->modeA == kOuterVector) return refusal();
   if (desc->transA != kTranspose || c != d) return kWrong;
+  // Sums are float32, whoever makes them.
+  if (preference->schemes != kInComputeType) return kWrong;
   if (a->rows != b->rows || a->columns != d->rows || b->columns != d->columns) return kWrong;
   // Addresses that are part of the descriptor must be there before the search.
   if (desc->epilogue & kEpilogueBias && !desc->bias) return kWrong;
