@@ -15,7 +15,8 @@ built=${FLUXD_GPU_BUILD:-$out/build}
 toolkit=$(cd -P "$(nvcc --dryrun -x cu /dev/null 2>&1 | sed -n 's/^#\$ _HERE_=//p')/.." && pwd)
 # PyTorch brings cuBLASLt, cuDNN and the runtime as packages of their own, and cuBLASLt's header.
 packages=$(python3 -c 'import nvidia; print(*nvidia.__path__, sep="\n")' 2>/dev/null || true)
-find_all() { find "$toolkit" ${packages:+$packages} -name "$1" 2>/dev/null; }
+# What cannot be looked into does not matter.
+find_all() { find "$toolkit" ${packages:+$packages} -name "$1" 2>/dev/null || true; }
 folders() { xargs -r -n1 dirname | sort -u | paste -sd:; }
 
 libraries=$(for name in libcublasLt.so.13 libcudart.so.13 libcudnn.so.9; do find_all $name; done | folders)
