@@ -7,7 +7,7 @@
  */
 import type { Addon, DeviceTensor, NativeDevice, NativeDType } from '../native/addon.js'
 import type { Executor, LoadedSession, Operand, Operands, Results } from './nativeSession.js'
-import { mapValues } from './session.js'
+import { mapValues, type RunOptions } from './session.js'
 
 export type CaptureSettings = {
   readonly addon: Addon
@@ -25,18 +25,34 @@ type Captured = {
 
 /**
  * `ordinary`, whose runs of the shapes that come first are captured from their second run on. Such
- * a run goes on when it is canceled: half a captured graph would be replayed ever after.
+ * a run goes on when it is canceled: half a captured graph would be replayed ever after. Shapes that
+ * cannot be captured, mostly for want of memory, run as before.
  */
 export function createCapturing(ordinary: Executor, settings: CaptureSettings): Executor {
   const captured = new Map<string, Captured>()
+  const proven = new Set<Captured>()
+  const refused = new Set<string>()
 
-  async function replay(key: string, own: Captured, operands: Operands) {
+  async function prepare(key: string, operands: Operands, results: Results) {
     try {
-      return await own.replay(operands)
+      captured.set(key, await prepareCapture(operands, results, settings))
+    } catch {
+      refused.add(key)
+    }
+  }
+
+  async function replay(key: string, own: Captured, operands: Operands, options: RunOptions) {
+    try {
+      const results = await own.replay(operands)
+      proven.add(own)
+      return results
     } catch (cause) {
       captured.delete(key)
       await own.release()
-      throw cause
+      if (proven.delete(own)) throw cause
+      refused.add(key)
+      // Where the GPU itself is lost, this says so.
+      return ordinary.run(operands, options)
     }
   }
 
@@ -44,10 +60,9 @@ export function createCapturing(ordinary: Executor, settings: CaptureSettings): 
     async run(operands, options) {
       const key = JSON.stringify(mapValues(operands, ({ dims }) => dims))
       const own = captured.get(key)
-      if (own) return replay(key, own, operands)
+      if (own) return replay(key, own, operands, options)
       const results = await ordinary.run(operands, options)
-      if (captured.size < settings.limit)
-        captured.set(key, await prepareCapture(operands, results, settings))
+      if (captured.size < settings.limit && !refused.has(key)) await prepare(key, operands, results)
       return results
     },
     async release() {

@@ -26,17 +26,23 @@ let writes = 0
 beforeEach(() => {
   writes = 0
   const onWrite = () => void writes++
-  Object.assign(account, { made: 0, surplus: 0, copies: 0, loads: 0, runs: 0, onWrite })
+  const counts = { made: 0, surplus: 0, copies: 0, loads: 0, runs: 0 }
+  Object.assign(account, { ...counts, onWrite, onLoad() {} })
 })
+
+/** y = a − b */
+async function openDifference(): Promise<Session> {
+  const graph = createGraph('difference')
+  const [a, b] = ['a', 'b'].map((name) => graph.input(name, 'F32', ['n']))
+  graph.output('y', graph.node('Sub', [a!, b!]), 'F32', ['n'])
+  const models = { session: { graph, isRepeated: true } }
+  return (await backend.createSessions(models, { threads: 1, widenWeights: 'load' })).session
+}
 
 describe('a repeated model', () => {
   let session: Session
   beforeAll(async () => {
-    const graph = createGraph('mixed')
-    const [a, b] = ['a', 'b'].map((name) => graph.input(name, 'F32', ['n']))
-    graph.output('y', graph.node('Sub', [a!, b!]), 'F32', ['n'])
-    const models = { session: { graph, isRepeated: true } }
-    session = (await backend.createSessions(models, { threads: 1, widenWeights: 'load' })).session
+    session = await openDifference()
   })
   afterAll(async () => {
     await session.release()
@@ -92,6 +98,22 @@ describe('a repeated model', () => {
     for (let i = 0; i < 3; i++) expect(valuesOf((await session.run(inputs))['y'])).toEqual([2, 3])
     expect(account.loads).toBe(1)
     expect(account.surplus).toBe(0)
+  })
+
+  test.each(['load', 'run'])('runs as before where its capture fails to %s, once', async (step) => {
+    const own = await openDifference()
+    const { loads, runs } = account
+    const fail = () => {
+      throw new Error('out of memory')
+    }
+    if (step === 'load') account.onLoad = fail
+    else account.onWrite = fail
+    for (const n of [0, 1, 2, 3]) {
+      const { y } = await own.run({ a: vector(n, 5), b: vector(1, 1) })
+      expect(valuesOf(y)).toEqual([n - 1, 4])
+    }
+    expect([account.loads - loads, account.runs - runs]).toEqual([1, 4])
+    await own.release()
   })
 
   test('runs nothing for a signal that was given before', async () => {

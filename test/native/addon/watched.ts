@@ -11,8 +11,9 @@ export type Account = {
   copies: number
   loads: number
   runs: number
-  /** Called before each write, which fails where this throws. */
+  /** Called before each write or load of a session, which fails where this throws. */
   onWrite: () => void
+  onLoad: () => void
   /** Makes each run; `start` enqueues it. */
   onRun: <Result>(start: () => Promise<Result>) => Promise<Result>
 }
@@ -20,7 +21,7 @@ export type Account = {
 export function watchAddon(): { readonly watched: Addon; readonly account: Account } {
   const account: Account = {
     ...{ live: new Set(), made: 0, surplus: 0, copies: 0, loads: 0, runs: 0 },
-    ...{ onWrite: () => {}, onRun: (start) => start() },
+    ...{ onWrite: () => {}, onLoad: () => {}, onRun: (start) => start() },
   }
 
   function watchTensor(tensor: DeviceTensor): DeviceTensor {
@@ -48,6 +49,7 @@ export function watchAddon(): { readonly watched: Addon; readonly account: Accou
     return shadow(session, {
       load(...args: Parameters<typeof load>) {
         account.loads++
+        account.onLoad()
         return load.apply(session, args)
       },
       run(...args: Parameters<typeof run>) {
