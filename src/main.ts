@@ -156,6 +156,10 @@ models
   .option('--base <name>', 'dev or schnell (default: dev)')
   .option('--default <field...>', 'KEY=VALUE: input fields for requests that do not set them')
   .option('--description <text>', 'one or two sentences')
+  .option(
+    '--version-alias <id...>',
+    'what callers know its version as, such as its id at Replicate',
+  )
   .action((model: string, flags: NewModelFlags) => addModel(model, flags, commandContext()))
 
 models

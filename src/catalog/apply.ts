@@ -2,7 +2,7 @@
 import { FluxInput } from '../contract/input.js'
 import { inputJsonSchema } from '../contract/jsonSchema.js'
 import type { Catalog } from './catalog.js'
-import type { Model, ModelLora } from './model.js'
+import { isVersionOf, type Model, type ModelLora } from './model.js'
 
 export type AppliedModel = {
   readonly wish: FluxInput
@@ -57,9 +57,9 @@ function withoutAliases(sent: Readonly<Record<string, unknown>>): Record<string,
 /** `owner/name` or `owner/name/version` of a model served here; all else is to be fetched. */
 function lookUp(reference: string, catalog: Pick<Catalog, 'find'>): readonly ModelLora[] {
   const [, owner = '', name = '', version] =
-    /^([^/:]+)\/([^/:]+)(?:[/:]([0-9a-f]{64}))?$/.exec(reference) ?? []
+    /^([^/:]+)\/([^/:]+)(?:[/:]([0-9a-f]{8,64}))?$/.exec(reference) ?? []
   const model = catalog.find(owner, name)
-  const isMeant = model && model.loras.length > 0 && (version ?? model.version) === model.version
+  const isMeant = model && model.loras.length > 0 && isVersionOf(model, version ?? model.version)
   return isMeant ? model.loras : [{ source: reference, scale: 1 }]
 }
 

@@ -10,12 +10,12 @@ import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
 import type { Variant } from '../plan/plan.js'
 import { checkEntry, type EntryFields, isModelName, type ModelName, nameRule } from './entry.js'
 import { fingerprintCheckpoint } from './fingerprint.js'
-import { type Model, openModel, readmeOf } from './model.js'
+import { isVersionOf, type Model, openModel, readmeOf } from './model.js'
 import { type ModelChanges, updateEntry } from './update.js'
 
 export type Catalog = {
   readonly find: (owner: string, name: string) => Model | undefined
-  /** Where several models come to the same, the first by name. */
+  /** By what a model comes to, else by an alias; where several do, the first by name. */
   readonly findVersion: (id: string) => Model | undefined
   /** Sorted by owner and name. */
   readonly list: () => readonly Model[]
@@ -94,7 +94,10 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
 
   return {
     find: (owner, name) => models.get(nameText({ owner, name })),
-    findVersion: (id) => [...models.values()].find(({ version }) => version === id),
+    findVersion(id) {
+      const all = [...models.values()]
+      return all.find(({ version }) => version === id) ?? all.find((each) => isVersionOf(each, id))
+    },
     list: () => [...models.values()],
     add,
     update,

@@ -58,6 +58,11 @@ export const CatalogEntry = z.strictObject({
   base: z.enum(variants).default('dev'),
   loras: z.array(LoraEntry).max(8).default([]),
   defaults: InputDefaults.default({}),
+  /** Ids by which callers know the version from elsewhere, as Replicate gave them. */
+  versionAliases: z
+    .array(z.string().regex(/^[0-9a-f]{8,64}$/, 'expected 8 to 64 hexadecimal digits'))
+    .max(100)
+    .default([]),
   createdAt: z.iso.datetime().optional(),
 })
 export type CatalogEntry = z.output<typeof CatalogEntry>

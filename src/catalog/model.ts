@@ -33,12 +33,17 @@ export type Model = ModelName & {
   readonly defaults: InputDefaults
   /** 64 hexadecimal digits: the digest of base, LoRAs and defaults. */
   readonly version: string
+  readonly versionAliases: readonly string[]
   readonly createdAt: Date
   /** Markdown. */
   readonly readme?: string
   /** Where it is written. */
   readonly file: string
 }
+
+/** Whether `id` stands for what `model` comes to. */
+export const isVersionOf = ({ version, versionAliases }: Model, id: string) =>
+  id === version || versionAliases.includes(id)
 
 /** It goes whole into every reply that carries it. */
 export const maxReadmeBytes = 256 * 1024
@@ -52,7 +57,7 @@ export async function openModel(
   fingerprint: (base: Variant) => string,
 ): Promise<Model> {
   const entry = readEntry(file, await readFile(file, 'utf8'))
-  const { base, defaults, description, triggerWord } = entry
+  const { base, defaults, description, triggerWord, versionAliases } = entry
   const loras = await Promise.all(entry.loras.map((lora) => resolveLora(lora, file)))
   const pins = loras.map(({ source, sha256, scale }) => ({ pin: sha256 ?? source, scale }))
   const readme = await readReadme(readmeOf(file))
@@ -64,6 +69,7 @@ export async function openModel(
     loras,
     defaults,
     version: versionOf({ fingerprint: fingerprint(base), base, loras: pins, defaults }),
+    versionAliases,
     createdAt: entry.createdAt ? new Date(entry.createdAt) : (await stat(file)).mtime,
     ...(readme !== undefined && { readme }),
     file,

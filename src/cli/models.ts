@@ -22,6 +22,8 @@ export type NewModelFlags = {
   /** `key=value`. */
   readonly default?: readonly string[]
   readonly description?: string
+  /** Ids of versions elsewhere. */
+  readonly versionAlias?: readonly string[]
 }
 
 export type ModelsContext = {
@@ -61,6 +63,7 @@ export async function addModel(text: string, flags: NewModelFlags, context: AddC
     ...(flags.trigger !== undefined && { triggerWord: flags.trigger }),
     base: readBase(flags.base),
     defaults: Object.fromEntries((flags.default ?? []).map(readDefault)),
+    ...(flags.versionAlias && { versionAliases: [...flags.versionAlias] }),
   }
   const catalog = await open(context)
   const loras = await pin((flags.lora ?? []).map(readLora), context)
@@ -169,7 +172,8 @@ function toTable(models: readonly Model[]): string {
 }
 
 function describe(model: Model, { config }: ModelsContext): string {
-  const { owner, name, base, description, triggerWord, defaults, version, file } = model
+  const { owner, name, base, description, triggerWord, defaults, version, versionAliases, file } =
+    model
   const lines = [
     ['model', `${owner}/${name}`],
     ['description', description || 'none'],
@@ -178,6 +182,7 @@ function describe(model: Model, { config }: ModelsContext): string {
     ...model.loras.map((lora) => ['LoRA', describeLora(lora)]),
     ...Object.entries(defaults).map(([key, value]) => ['default', `${key}=${value}`]),
     ['version', version],
+    ...versionAliases.map((alias) => ['alias', alias]),
     ['file', file],
   ]
   return lines.map(([label = '', text]) => `${label.padEnd(13)}${text}\n`).join('')

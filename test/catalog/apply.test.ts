@@ -103,6 +103,13 @@ describe('the LoRAs', () => {
     },
   )
 
+  test('named by a version of elsewhere are those of the model served here', () => {
+    const { loras } = catalog.find('jose0012kjo', '2vinij2')!
+    expect(apply({ extra_lora: 'jose0012kjo/2vinij2/fab4f589' }).loras.extra).toEqual(loras)
+    const unknown = 'jose0012kjo/2vinij2/fab4f58a'
+    expect(apply({ extra_lora: unknown }).loras.extra).toEqual([{ source: unknown, scale: 1 }])
+  })
+
   test.each([
     `bocaaa/np/${'0'.repeat(64)}`,
     'fluxd/flux',

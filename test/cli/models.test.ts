@@ -117,10 +117,12 @@ describe('fluxd models add', () => {
       trigger: 'ARR',
       base: 'schnell',
       description: 'A pirate.',
+      versionAlias: ['fab4f589'],
       default: ['num_inference_steps=4', 'megapixels=1', 'go_fast=true', 'aspect_ratio=16:9'],
     })
     expect(written('me/pirate')).toEqual({
       description: 'A pirate.',
+      versionAliases: ['fab4f589'],
       triggerWord: 'ARR',
       base: 'schnell',
       loras: [

@@ -174,6 +174,19 @@ test.each(['VERSION', 'fluxd/flux', 'fluxd/flux:VERSION'])(
   },
 )
 
+test('T43, T56: a version is also known by the id that it has elsewhere', async () => {
+  const { replicate, request } = await startServer()
+  const published = 'jose0012kjo/2vinij2:fab4f589'
+  await expect(replicate.run(published, { input })).resolves.toHaveLength(1)
+  const { latest_version } = await replicate.models.get('jose0012kjo', '2vinij2')
+  for (const version of [published, 'fab4f589']) {
+    const { body } = await request('/v1/predictions', postJson({ version, input }))
+    expect(body).toMatchObject({ model: 'jose0012kjo/2vinij2', version: latest_version!.id })
+  }
+  const found = await replicate.models.versions.get('jose0012kjo', '2vinij2', 'fab4f589')
+  expect(found.id).toBe(latest_version!.id)
+})
+
 test('T58: a picture that cannot be had is the fault of the prediction', async () => {
   const server = await startServer()
   const image = 'data:text/plain;base64,aGVsbG8='

@@ -2,7 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { inputSchemaOf } from '../../catalog/apply.js'
-import type { Model } from '../../catalog/model.js'
+import { isVersionOf, type Model } from '../../catalog/model.js'
 import {
   CreateModel,
   cogVersion,
@@ -205,6 +205,6 @@ const describeVersion = (model: Model): ModelVersion => ({
 })
 
 function expectVersionOf(model: Model, version: string): Model {
-  if (model.version !== version) throw notFound()
+  if (!isVersionOf(model, version)) throw notFound()
   return model
 }

@@ -1,7 +1,7 @@
 /** What paths and bodies call a model, a version or a deployment, and what is meant by it. */
 import { z } from 'zod'
 import type { Catalog } from '../../catalog/catalog.js'
-import type { Model } from '../../catalog/model.js'
+import { isVersionOf, type Model } from '../../catalog/model.js'
 import { notFound, unknownVersion } from './problems.js'
 import { owner, type ReplicateServices } from './services.js'
 
@@ -23,11 +23,11 @@ export function expectModel(catalog: Catalog, path: z.output<typeof NamePath>): 
  * Throws the 422 of an unknown version.
  */
 export function expectVersion(catalog: Catalog, version: string): Model {
-  const [, name, id = version] = /^([^:]+\/[^:]+)(?::(.+))?$/.exec(version) ?? []
+  const [, name, id = version] = /^([^/:]+\/[^/:]+)(?::(.+))?$/.exec(version) ?? []
   if (name === undefined) return orUnknown(catalog.findVersion(id))
   const [modelOwner = '', modelName = ''] = name.split('/')
   const model = orUnknown(catalog.find(modelOwner, modelName))
-  return id === version || id === model.version ? model : orUnknown(undefined)
+  return id === version || isVersionOf(model, id) ? model : orUnknown(undefined)
 }
 
 /** Throws a 404 for a deployment that is not there, a 422 for one whose version is no more. */
