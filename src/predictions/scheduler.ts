@@ -54,7 +54,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
   const upcoming = createUpcoming({
     ...options,
     onChange: wake,
-    onFailure: (id, prediction, error) => end(id, prediction, (state) => settle(state, error)),
+    onFailure: endWith,
   })
   let running: Running | undefined
   let run: Promise<void> = Promise.resolve()
@@ -118,7 +118,7 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
       )
     } catch (error) {
       if (isStopped(error)) return leave(error)
-      await end(id, prediction, (state) => settle(state, error))
+      await endWith(id, prediction, error)
       await files.removeOutputs(id)
     }
   }
@@ -175,6 +175,13 @@ export function createScheduler(options: SchedulerOptions): Scheduler {
   async function end(id: string, { signal }: Live, change: (state: Prediction) => Prediction) {
     if (signal.aborted) return
     await untilThereIsRoom(() => live.advance(id, change), signal).catch(options.onFault)
+  }
+
+  /** What fails before the engine takes it has begun too: who is told of starts is told of this one. */
+  async function endWith(id: string, prediction: Live, error: unknown) {
+    if (prediction.prediction().status === 'starting')
+      await end(id, prediction, (state) => start(state, state.logs))
+    await end(id, prediction, (state) => settle(state, error))
   }
 
   function settle(state: Prediction, error: unknown): Prediction {

@@ -50,6 +50,26 @@ test('start is told as processing, and completed is the last', async () => {
   expect(receiver.bodies()[0].status).not.toBe('starting')
 })
 
+test.each([
+  ['/predictions', { image: 'data:text/plain,hello' }],
+  [model, { aspect_ratio: 'custom' }],
+  [model, { replicate_weights: 'huggingface.co/nowhere' }],
+])('start is told before the end of what fails early too: %s %j', async (url, fault) => {
+  const receiver = await startReceiver()
+  const { app } = buildTestApp({}, undefined, local)
+  const payload = {
+    input: { prompt: 'p', ...fault },
+    webhook: receiver.url,
+    webhook_events_filter: ['start', 'completed'],
+  }
+  await app.inject({ method: 'POST', url, payload })
+  await vi.waitFor(() => expect(receiver.received).toHaveLength(2))
+  const [began, ended] = receiver.bodies().sort((a) => (a.completed_at === null ? -1 : 1))
+  expect(began).toMatchObject({ status: 'processing', error: null, completed_at: null })
+  expect(ended).toMatchObject({ status: 'failed', started_at: began.started_at })
+  expect(new Date(ended.started_at).getTime()).toBeGreaterThan(0)
+})
+
 test('a Cog prediction is told as Cog shows it, with its pictures in it', async () => {
   const receiver = await startReceiver()
   const { app } = buildTestApp({}, undefined, local)
