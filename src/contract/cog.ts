@@ -76,9 +76,9 @@ export const toPredictionResponse = (
   metrics: toCogMetrics(prediction),
 })
 
-/** `predict_time` is Cog's; the others are what the platform adds. */
+/** `predict_time` is Cog's; the others are what the platform adds. None is known before the end. */
 export const toCogMetrics = ({ metrics }: Prediction): Record<string, number> => ({
-  predict_time: metrics.predictTime ?? 0,
+  ...(metrics.predictTime !== undefined && { predict_time: metrics.predictTime }),
   ...(metrics.totalTime !== undefined && { total_time: metrics.totalTime }),
   ...(metrics.imageCount !== undefined && { image_count: metrics.imageCount }),
   ...(metrics.loraSwitchMs !== undefined && { lora_switch_ms: metrics.loraSwitchMs }),

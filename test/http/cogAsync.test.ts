@@ -23,6 +23,8 @@ describe('Prefer: respond-async', () => {
     const reply = await send(test, 'POST', '/predictions', { input }, respondAsync)
     expect(reply.statusCode).toBe(202)
     expect(reply.json()).toMatchObject({ input, output: null, status: 'starting', logs: '' })
+    // How long it will have taken is not known yet.
+    expect(reply.json().metrics).toEqual({})
     gate.open()
     const prediction = await done(test, reply.json().id)
     expect(prediction).toMatchObject({ status: 'succeeded', output: [{ name: 'out-0.webp' }] })
