@@ -17,8 +17,9 @@ import { healthRoutes } from './http/health.js'
 import { metricsRoutes } from './http/metrics.js'
 import { acceptForms } from './http/multipart.js'
 import { outputRoutes } from './http/outputs.js'
+import { longestPart, refusePath } from './http/paths.js'
 import { probeRoutes } from './http/probes.js'
-import { replyToErrors, sendProblem } from './http/problems.js'
+import { replyToErrors } from './http/problems.js'
 import { createPublicUrl } from './http/publicUrl.js'
 import { limitRates } from './http/rates.js'
 import { replicateRoutes } from './http/replicate/routes.js'
@@ -63,7 +64,8 @@ export function buildApp(options: AppOptions): FastifyInstance {
     loggerInstance: log,
     bodyLimit: maxBodyBytes,
     requestTimeout: longestRequestMs,
-    frameworkErrors: sendProblem,
+    frameworkErrors: refusePath,
+    routerOptions: { maxParamLength: longestPart },
     // One line for each reply, by accessLog.ts.
     logController: new LogController({ disableRequestLogging: true }),
   })

@@ -9,7 +9,13 @@ const configuration = {
 }
 
 export const CreateDeployment = z.strictObject({
-  name: z.string(),
+  /** It stands in a path. */
+  name: z
+    .string()
+    .regex(
+      /^\w[\w.-]{0,63}$/,
+      'Expected up to 64 letters, digits and -_. that begin with no - or .',
+    ),
   model: z.string(),
   version: z.string(),
   ...configuration,

@@ -3,6 +3,7 @@
  * the validator its edge uses, gojsonschema (replicate-contract §3.8).
  */
 import { z } from 'zod'
+import { fileFields } from './input.js'
 import { publishedType } from './inputTypes.js'
 
 export const InvalidField = z.object({
@@ -78,7 +79,7 @@ function describeFault(issue: z.core.$ZodIssue, path: readonly string[]): Fault 
     case 'invalid_value':
       return describeChoice(issue, path)
     default:
-      return fault('format', describeFormat(issue))
+      return fault('format', describeFormat(issue, path))
   }
 }
 
@@ -93,9 +94,13 @@ function describeChoice(
   return fault('enum', `${name} must be one of the following: ${choices}`)
 }
 
-/** A URL with a scheme we do not take is well formed: it is told apart in our own words. */
-const describeFormat = ({ input, message }: z.core.$ZodIssue) =>
-  typeof input === 'string' && URL.canParse(input) ? message : "Does not match format 'uri'"
+const uris: readonly string[] = ['webhook', ...fileFields.map((field) => `input.${field}`)]
+
+/** A URL with a scheme we do not take is well formed: as all that is none, it is told in our own words. */
+const describeFormat = ({ input, message }: z.core.$ZodIssue, path: readonly string[]) =>
+  uris.includes(path.join('.')) && !URL.canParse(String(input))
+    ? "Does not match format 'uri'"
+    : message
 
 const wrongType = (expected: string, input: unknown): Fault =>
   fault(
@@ -108,6 +113,8 @@ const typeNames: Readonly<Record<string, string>> = { int: 'integer', record: 'o
 function typeOf(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'array'
+  // 1e400, or a text that should have been a number.
+  if (typeof value === 'number' && !Number.isFinite(value)) return String(value)
   return Number.isInteger(value) ? 'integer' : typeof value
 }
 

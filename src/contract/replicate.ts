@@ -111,7 +111,8 @@ const toMetrics = (metrics: PredictionMetrics): Record<string, number> =>
     }).filter((entry): entry is [string, number] => entry[1] !== undefined),
   )
 
-/** Clients write null for what they leave out; no body is an empty one. */
-function withoutNullFields(body: unknown = {}): unknown {
+/** Clients write null for what they leave out; no body is an empty one, and fastify calls it null. */
+function withoutNullFields(body: unknown): unknown {
+  if (body === undefined || body === null) return {}
   return isRecord(body) ? withoutNulls(body) : body
 }

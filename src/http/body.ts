@@ -20,8 +20,9 @@ export function acceptJsonOnly(app: FastifyInstance): void {
     (request, body, done) => {
       if (body.length === 0) return done(null, undefined)
       const refusal = refuseShape(body)
-      if (refusal) done(tooLarge(refusal))
-      else parseJson(request, body.toString('utf8'), done)
+      if (refusal) return done(tooLarge(refusal))
+      const text = body.toString('utf8')
+      parseJson(request, text, (error, parsed) => done(error && explainJson(text), parsed))
     },
   )
   app.addContentTypeParser('*', (request, _payload, done) => {
@@ -32,6 +33,19 @@ export function acceptJsonOnly(app: FastifyInstance): void {
         `Expected content-type application/json but received ${type}`,
       ),
     )
+  })
+}
+
+/** The 400 of a text that is no JSON, or none that is parsed, with the place in it. */
+function explainJson(text: string): Error {
+  let fault = 'it has a key __proto__ or constructor.prototype'
+  try {
+    JSON.parse(text)
+  } catch (error) {
+    fault = error instanceof Error ? error.message : String(error)
+  }
+  return Object.assign(new Error(`Expected a body of JSON but it cannot be read: ${fault}`), {
+    statusCode: 400,
   })
 }
 
