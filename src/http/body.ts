@@ -4,7 +4,7 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { FluxdError } from '../errors.js'
-import { refuseShape } from './jsonShape.js'
+import { halfCharacters, isWellFormed, refuseShape } from './jsonShape.js'
 
 export const maxBodyBytes = 105 * 1024 * 1024
 
@@ -22,7 +22,11 @@ export function acceptJsonOnly(app: FastifyInstance): void {
       const refusal = refuseShape(body)
       if (refusal) return done(tooLarge(refusal))
       const text = body.toString('utf8')
-      parseJson(request, text, (error, parsed) => done(error && explainJson(text), parsed))
+      parseJson(request, text, (error, parsed) => {
+        if (error) done(unreadable(explainJson(text)))
+        else if (!mayHaveHalves(body) || isWellFormed(parsed)) done(null, parsed)
+        else done(unreadable(halfCharacters))
+      })
     },
   )
   app.addContentTypeParser('*', (request, _payload, done) => {
@@ -36,18 +40,23 @@ export function acceptJsonOnly(app: FastifyInstance): void {
   })
 }
 
-/** The 400 of a text that is no JSON, or none that is parsed, with the place in it. */
-function explainJson(text: string): Error {
-  let fault = 'it has a key __proto__ or constructor.prototype'
+/** Why a text is no JSON, with the place in it, or none that is parsed. */
+function explainJson(text: string): string {
   try {
     JSON.parse(text)
+    return 'it has a key __proto__ or constructor.prototype'
   } catch (error) {
-    fault = error instanceof Error ? error.message : String(error)
+    return error instanceof Error ? error.message : String(error)
   }
-  return Object.assign(new Error(`Expected a body of JSON but it cannot be read: ${fault}`), {
+}
+
+/** As UTF-8 they can only be escaped; to look for that is quick where a text is a file. */
+const mayHaveHalves = (body: Buffer) => body.includes('\\ud') || body.includes('\\uD')
+
+const unreadable = (fault: string) =>
+  Object.assign(new Error(`Expected a body of JSON but it cannot be read: ${fault}`), {
     statusCode: 400,
   })
-}
 
 /** The 413 of a body, in either surface's shape. */
 export const tooLarge = (sentence: string) =>

@@ -46,6 +46,20 @@ export function refuseValue(value: unknown): string | undefined {
   }
 }
 
+/**
+ * Whether the texts in `value` hold whole characters only. Half of a surrogate pair can be written in JSON,
+ * but many a reader refuses the whole reply that repeats it.
+ */
+export function isWellFormed(value: unknown): boolean {
+  if (typeof value === 'string') return !halfOfPair.test(value)
+  if (typeof value !== 'object' || value === null) return true
+  return Object.entries(value).every(([key, each]) => isWellFormed(key) && isWellFormed(each))
+}
+
+const halfOfPair = /\p{Surrogate}/u
+
+export const halfCharacters = 'it has half of a surrogate pair'
+
 /** Where the text that begins at `start` ends, and how many quotes it has; looks at `most` of them. */
 function skipText(body: Buffer, start: number, most: number) {
   let end = start

@@ -7,8 +7,9 @@
 import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { inputTypes } from '../contract/inputTypes.js'
+import { isRecord } from '../contract/records.js'
 import { maxBodyBytes, tooLarge } from './body.js'
-import { refuseShape, refuseValue } from './jsonShape.js'
+import { isWellFormed, refuseShape, refuseValue } from './jsonShape.js'
 import { sniffType } from './sniff.js'
 
 type Body = Record<string, unknown>
@@ -121,14 +122,14 @@ function toTyped(value: unknown, type: string | undefined): unknown {
 
 const orNone = (text: string) => (text.trim() === '' ? undefined : text)
 
-/** The object in a JSON field; what is none is kept under a name that no field has. */
+/** The object in a JSON field. Throws the 400 of anything else. */
 function parseJson(value: unknown): object {
-  if (typeof value === 'object' && value !== null) return value
+  if (isRecord(value) && isWellFormed(value)) return value
   const refusal = refuseShape(Buffer.from(String(value)))
   if (refusal) throw tooLarge(refusal)
   try {
     const parsed: unknown = JSON.parse(String(value))
-    if (typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed)) return parsed
+    if (isRecord(parsed) && isWellFormed(parsed)) return parsed
   } catch {
     // Said below, with what was expected.
   }

@@ -21,6 +21,8 @@ describe('a body that is no JSON', () => {
     ['{"input": prompt}', "Unexpected token 'p'"],
     ['{"input":', 'Unexpected end of JSON input'],
     ['{"input":{"__proto__":{}}}', 'it has a key __proto__ or constructor.prototype'],
+    ['{"input":{"prompt":"\\ud83d"}}', 'it has half of a surrogate pair'],
+    ['{"input":{"\\ude00":1}}', 'it has half of a surrogate pair'],
   ])('is told where: %s', async (body, fault) => {
     const { request } = await startServer()
     for (const path of ['/predictions', named]) {
