@@ -29,6 +29,7 @@ export async function serve(config: Config): Promise<void> {
   const engine = startEngine(own, logger)
   const machine = watchMachine(target.device, config)
   const end = once(async () => {
+    logger.info('the server ends')
     machine.stop()
     await close(app, engine, services)
   })
