@@ -1,14 +1,14 @@
 /**
  * This server's own files as inputs: what was uploaded or made here, or came with the input, is read
  * from disk, not fetched over the network, which the media client would refuse. An id that is known
- * cannot have been guessed, so the host in front of it does not matter.
+ * cannot have been guessed, so the host and the path in front of it do not matter.
  */
 import { FluxdError, invalidInput } from '../errors.js'
 import type { Files } from '../files/files.js'
 import type { MediaClient } from '../media/fetch.js'
 import { inputFileId } from './inputFiles.js'
 
-const ownPath = /^\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
+const ownPath = /\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
 
 /** `media`, reading `…/v1/files/<id>` and `…/files/<id>/<name>` from `files` where they are there. */
 export const withOwnFiles = (

@@ -25,6 +25,18 @@ test('T39: the URL of a file tells of it, and as an input it stands for its byte
   expect(engine.plans).toMatchObject([{ size: { width: 80, height: 48 } }])
 })
 
+test('T39: so it does behind a proxy that puts a path in front', async () => {
+  const proxied = { FLUXD_PUBLIC_URL: 'https://pictures.example/flux' }
+  const { replicate, engine } = await startServer({ environment: proxied })
+  const image = await sharp({ create: { width: 80, height: 48, channels: 3, background: 'red' } })
+    .png()
+    .toBuffer()
+  const file = await replicate.files.create(image)
+  expect(file.urls.get).toBe(`https://pictures.example/flux/v1/files/${file.id}`)
+  await replicate.run(model, { input: { ...input, image: file.urls.get } })
+  expect(engine.plans).toMatchObject([{ size: { width: 80, height: 48 } }])
+})
+
 test('T40, T44, T45: a file has the name and the etag that the Python client demands', async () => {
   const { request } = await startServer()
   const form = new FormData()
