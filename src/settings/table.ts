@@ -119,7 +119,8 @@ export const settings = {
   FLUXD_PUBLIC_URL: {
     schema: optionalUrl,
     fallback: '',
-    meaning: 'Where clients reach this server; by default the host that a request was sent to',
+    meaning:
+      'Where clients and receivers of webhooks reach this server; by default the host that a request was sent to, in webhooks localhost',
   },
   FLUXD_OUTPUT_MODE: {
     schema: choice(outputModes),
