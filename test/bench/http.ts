@@ -44,8 +44,9 @@ async function measure(scenario: Scenario, store: Store, seconds: number) {
     const ids = (await scenario.prepare?.(client)) ?? store.ids
     // The first requests are slow: code is compiled, pages are read.
     await scenario.run({ client, ids, seconds: Math.min(1, seconds) })
-    server.begin()
     const [load] = loadavg()
+    const coreMs = measureCore()
+    server.begin()
     const times = await scenario.run({ client, ids, seconds })
     const { cpuSeconds, ...measured } = await server.tell()
     const requests = Object.values(times).reduce((sum, { ms }) => sum + ms.length, 0)
@@ -53,6 +54,7 @@ async function measure(scenario: Scenario, store: Store, seconds: number) {
       scenario: scenario.name,
       predictions: store.ids.length,
       load: round(load!, 1),
+      coreMs: round(coreMs, 0),
       times: mapValues(times, describe),
       cpuMsPerRequest: round((1000 * cpuSeconds) / requests),
       loopDelayMs: mapValues(measured.loopDelayMs, (ms) => round(ms, 1)),
@@ -121,6 +123,15 @@ function measureSync() {
   return { p50, p99 }
 }
 
+/** What a core takes now for the same work, in ms: shared machines are not always as fast. */
+function measureCore() {
+  const startedAtMs = performance.now()
+  let sum = 0
+  for (let i = 0; i < 1e8; i++) sum += i % 7
+  if (sum !== 299_999_995) throw new Error(`Expected the sum to be 299999995 but it is ${sum}`)
+  return performance.now() - startedAtMs
+}
+
 type Store = { readonly folder: string; readonly ids: readonly string[] }
 
 function makeStore(count: number): Store {
@@ -140,6 +151,7 @@ function show({ scenario, predictions, load, times, ...rest }: Result): void {
         `loop p99 ${rest.loopDelayMs['p99']} ms`,
         `${rest.rssMegabytes} MB`,
         `load ${load}`,
+        `core ${rest.coreMs} ms`,
       ],
     ]
     process.stderr.write(`${cells.join('  ')}\n`)
