@@ -56,7 +56,7 @@ export function startParts(app: FastifyInstance, options: PartOptions): Parts {
     logger: app.log as Logger,
     outputs,
     find: (id) => predictions.get(id),
-    baseUrl: () => config.publicUrl ?? listeningUrl(app),
+    serverUrl: ({ webhook }) => config.publicUrl ?? webhook?.serverUrl ?? listeningUrl(app),
   })
   const predictions = startPredictions(app, options, reporting)
   reporting.watch(predictions)

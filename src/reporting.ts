@@ -25,8 +25,8 @@ export type ReportingOptions = {
   readonly logger: Pick<Logger, 'child'>
   readonly outputs: CogOutputs
   readonly find: (predictionId: string) => Prediction | undefined
-  /** Where clients reach this server, known once it listens. */
-  readonly baseUrl: () => string
+  /** Where the receiver of a prediction's webhooks reaches this server, known once it listens. */
+  readonly serverUrl: (prediction: Prediction) => string
 }
 
 export type Reporting = {
@@ -80,10 +80,13 @@ export function createReporting(options: ReportingOptions): Reporting {
 }
 
 /** A receiver gets the body that the prediction's own surface answers with. */
-async function describe(prediction: Prediction, { services, outputs, baseUrl }: ReportingOptions) {
+async function describe(
+  prediction: Prediction,
+  { services, outputs, serverUrl }: ReportingOptions,
+) {
   const body =
     prediction.surface === 'replicate'
-      ? withUrls(prediction, baseUrl())
+      ? withUrls(prediction, serverUrl(prediction))
       : toPredictionResponse(prediction, await outputs.deliver(prediction))
   return String(await encodeWhole(body, prediction, services.files))
 }

@@ -19,6 +19,13 @@ export type PredictionStatus = z.output<typeof PredictionStatus>
 export const webhookEvents = ['start', 'output', 'logs', 'completed'] as const
 export type WebhookEvent = (typeof webhookEvents)[number]
 
+export type Webhook = {
+  readonly url: string
+  readonly events: readonly WebhookEvent[]
+  /** Where who asked for it reaches this server: its receiver may, too. */
+  readonly serverUrl?: string | undefined
+}
+
 export type Surface = 'cog' | 'replicate'
 
 /** A picture that was made. `index` counts before unsafe pictures are left out, so there may be gaps. */
@@ -79,7 +86,7 @@ export type Prediction = {
   readonly output?: readonly OutputFile[] | undefined
   readonly error?: string | undefined
   readonly metrics: PredictionMetrics
-  readonly webhook?: { readonly url: string; readonly events: readonly WebhookEvent[] } | undefined
+  readonly webhook?: Webhook | undefined
   /** Input, output and logs are gone because their time was over. */
   readonly dataRemoved: boolean
   /** Unguessable; names the stream of events. */

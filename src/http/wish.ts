@@ -27,18 +27,20 @@ export const readWish = (
   model: Model,
   sent: Readonly<Record<string, unknown>>,
   body: Body,
-  { caller, headers: { traceparent } }: FastifyRequest,
+  request: FastifyRequest,
   catalog: Pick<Catalog, 'find'>,
 ): Wish => ({
   model: `${model.owner}/${model.name}`,
   version: model.version,
-  keyId: caller?.keyId,
-  priority: caller?.priority,
+  keyId: request.caller?.keyId,
+  priority: request.caller?.priority,
   sent: withoutSecrets(sent),
   ...applyTo(model, sent, catalog),
-  webhook: toWebhook(body),
-  traceparent: typeof traceparent === 'string' ? traceparent : undefined,
+  webhook: toWebhook(body, request),
+  traceparent: toText(request.headers['traceparent']),
 })
+
+const toText = (header: unknown) => (typeof header === 'string' ? header : undefined)
 
 function applyTo(
   model: Model,
@@ -55,5 +57,13 @@ function applyTo(
 }
 
 /** No filter, or an empty one, asks for all events. */
-const toWebhook = ({ webhook: url, webhook_events_filter: filter }: Body) =>
-  url === undefined ? undefined : { url, events: filter?.length ? filter : webhookEvents }
+const toWebhook = (
+  { webhook: url, webhook_events_filter: filter }: Body,
+  { protocol, host }: FastifyRequest,
+): NewPrediction['webhook'] =>
+  url === undefined
+    ? undefined
+    : {
+        ...{ url, events: filter?.length ? filter : webhookEvents },
+        serverUrl: host ? `${protocol}://${host}` : undefined,
+      }

@@ -119,8 +119,7 @@ export const settings = {
   FLUXD_PUBLIC_URL: {
     schema: optionalUrl,
     fallback: '',
-    meaning:
-      'Where clients and receivers of webhooks reach this server; by default the host that a request was sent to, in webhooks localhost',
+    meaning: 'Where clients reach this server; by default the host that a request was sent to',
   },
   FLUXD_OUTPUT_MODE: {
     schema: choice(outputModes),

@@ -182,12 +182,12 @@ describe('a webhook', () => {
       webhook,
       webhook_events_filter: ['completed'],
     })
-    const eventsOf = (id: string) => app.predictions.get(id)!.webhook
-    expect(eventsOf(one.body.id)).toEqual({
+    const webhookOf = (id: string) => app.predictions.get(id)!.webhook
+    expect(webhookOf(one.body.id)).toMatchObject({
       url: webhook,
       events: ['start', 'output', 'logs', 'completed'],
     })
-    expect(eventsOf(two.body.id)).toEqual({ url: webhook, events: ['completed'] })
+    expect(webhookOf(two.body.id)).toMatchObject({ url: webhook, events: ['completed'] })
   })
 })
 

@@ -41,6 +41,18 @@ test('the receiver gets what GET answers with, signed with the secret that clien
   expect(new Webhook(key).verify(text, headers)).toMatchObject({ id, status: 'succeeded' })
 })
 
+test('without a public URL the receiver gets that of the host which the request was sent to', async () => {
+  const receiver = await startReceiver()
+  const { app } = buildTestApp({}, undefined, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
+  const payload = { input: { prompt: 'p' }, webhook: receiver.url }
+  const headers = { host: 'fluxd.internal:5000' }
+  await app.inject({ method: 'POST', url: model, payload, headers })
+  await vi.waitFor(() => expect(receiver.bodies().at(-1)?.status).toBe('succeeded'))
+  const { output, urls } = receiver.bodies().at(-1)
+  expect(output[0]).toMatch(/^http:\/\/fluxd\.internal:5000\/files\//)
+  expect(urls.get).toMatch(/^http:\/\/fluxd\.internal:5000\/v1\/predictions\//)
+})
+
 test('start is told as processing, and completed is the last', async () => {
   const receiver = await startReceiver()
   const { app } = buildTestApp({}, undefined, local)
