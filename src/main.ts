@@ -13,10 +13,10 @@ import { addModel, dropModel, listModels, type NewModelFlags, showModel } from '
 import { type PullFlags, pullModel } from './cli/pull.js'
 import { type RunContext, type RunFlags, runPrompt } from './cli/run.js'
 import { serve } from './cli/serve.js'
-import { readConfig } from './config.js'
+import { readConfig } from './config/config.js'
 import { FluxdError } from './errors.js'
 import { noiseSources, precisions, variants } from './plan/plan.js'
-import { scopes } from './store/keys.js'
+import { scopes } from './store/apiKeys.js'
 
 const config = () => readConfig(undefined, existsSync)
 

@@ -1,10 +1,10 @@
 /** An engine without a model: real small pictures, real events, and failures on demand. */
 import sharp from 'sharp'
-import type { Engine, EngineStatus, GenerateOptions } from '../src/engine/engine.js'
+import { measureImage } from '../src/engine/images/decode.js'
+import { mimeTypes } from '../src/engine/images/encode.js'
 import { FluxdError } from '../src/errors.js'
-import { mimeTypes } from '../src/media/encoding.js'
-import { measureImage } from '../src/media/images.js'
 import { type GenerationPlan, stepsToRun, type WeightsPlan } from '../src/plan/plan.js'
+import type { Engine, EngineStatus, GenerateOptions } from '../src/worker/engine/client.js'
 
 export type FakeEngineOptions = {
   /** Thrown by each generation after its first step. */

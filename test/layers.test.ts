@@ -8,128 +8,115 @@ import { describe, expect, test } from 'vitest'
 
 const root = join(import.meta.dirname, '../src')
 
-/** A layer is a folder of src/ or a file in it; it may import itself and what its row names. */
+/** The rooms that do the project's plumbing: every room may import them. */
+const leaves = ['errors', 'build', 'async'] as const
+
+/**
+ * A room is a folder of src/ or a file in it. It may import itself, the leaves and what its row names;
+ * an entry with a slash is one file or folder of a room.
+ */
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   build: [],
-  doctor: ['native'],
+  async: [],
   contract: [],
-  native: ['errors'],
-  runtime: ['native', 'errors'],
-  tokenizers: ['errors'],
-  flux: ['runtime', 'errors'],
-  checkpoint: ['flux', 'runtime', 'errors'],
-  lora: ['checkpoint', 'flux', 'runtime', 'native', 'errors'],
-  plan: ['contract', 'errors'],
-  media: ['plan', 'errors'],
-  library: ['lora', 'media', 'runtime', 'errors'],
-  settings: ['doctor', 'plan', 'errors'],
-  config: ['settings', 'doctor', 'plan', 'errors'],
-  catalog: ['contract', 'plan', 'runtime', 'errors'],
-  pipeline: ['plan', 'media', 'tokenizers', 'flux', 'checkpoint', 'lora', 'runtime', 'errors'],
-  engine: ['plan', 'media', 'pipeline', 'runtime', 'errors'],
-  bench: [
-    'build',
-    'checkpoint',
-    'doctor',
-    'engine',
-    'errors',
-    'flux',
-    'pipeline',
-    'plan',
-    'runtime',
-    'tokenizers',
-  ],
-  store: ['contract', 'errors'],
-  files: ['store', 'errors'],
-  access: ['store', 'errors'],
-  telemetry: ['contract', 'plan', 'engine', 'library', 'errors'],
-  predictions: ['contract', 'plan', 'media', 'engine', 'library', 'files', 'store', 'errors'],
-  http: [
-    'access',
-    'contract',
-    'catalog',
-    'media',
+  plan: ['contract'],
+  predictions: ['plan', 'contract'],
+  safetensors: [],
+  net: [],
+  engine: ['plan', 'safetensors'],
+  store: ['predictions', 'contract'],
+  files: ['predictions', 'contract', 'net', 'store'],
+  loras: ['net', 'safetensors', 'plan', 'contract', 'files'],
+  catalog: ['net', 'safetensors', 'plan', 'contract', 'files'],
+  config: ['net', 'plan', 'doctor'],
+  telemetry: ['contract', 'plan', 'predictions', 'loras'],
+  worker: [
+    'store',
     'files',
-    'store',
+    'loras',
+    'net',
+    'plan',
     'predictions',
-    'engine',
-    'telemetry',
-    'errors',
-  ],
-  services: ['access', 'config', 'catalog', 'library', 'media', 'files', 'store', 'errors'],
-  reporting: [
-    'build',
-    'config',
     'contract',
-    'engine',
-    'http',
-    'predictions',
-    'services',
-    'store',
     'telemetry',
+    'engine/protocol',
   ],
-  parts: ['config', 'engine', 'http', 'media', 'predictions', 'reporting', 'services'],
-  app: [
-    'access',
-    'build',
-    'config',
-    'contract',
-    'engine',
-    'http',
-    'parts',
-    'predictions',
-    'services',
+  server: [
     'store',
+    'files',
+    'loras',
+    'catalog',
+    'net',
+    'plan',
+    'predictions',
+    'contract',
+    'telemetry',
+    'config',
   ],
+  bench: ['engine', 'worker', 'plan', 'safetensors', 'doctor'],
+  doctor: ['engine'],
   cli: [
-    'access',
-    'app',
     'bench',
     'catalog',
     'config',
     'contract',
     'doctor',
-    'media',
+    'engine',
+    'files',
+    'loras',
+    'net',
     'plan',
     'predictions',
-    'engine',
-    'library',
-    'lora',
-    'checkpoint',
-    'runtime',
-    'services',
+    'safetensors',
+    'server',
     'store',
-    'errors',
+    'worker',
   ],
-  main: ['build', 'cli', 'config', 'plan', 'store', 'errors'],
+  main: ['cli', 'config', 'plan', 'store'],
 }
+
+/** Imports that today's code still makes against the table: `file > room`. Shrinks to nothing. */
+const pending: readonly string[] = [
+  'files/localFiles.ts > server',
+  'predictions/request.ts > store',
+  'server/app.ts > worker',
+  'server/http/cog/healthCheck.ts > worker',
+  'server/http/probes.ts > worker',
+  'server/http/replicate/stream.ts > worker',
+  'server/observers.ts > worker',
+  'server/predictions/service.ts > worker',
+  'server/predictions/warmup.ts > worker',
+  'server/wiring.ts > worker',
+  'telemetry/instrument.ts > worker',
+  'worker/engine/client.ts > engine',
+]
 
 /** Files (by how their path begins) that may use a package; what is not listed may be used anywhere. */
 const mayUse: Readonly<Record<string, readonly string[]>> = {
-  fastify: ['http/', 'app.ts', 'parts.ts'],
-  '@fastify/cors': ['http/'],
-  '@fastify/helmet': ['http/'],
-  '@fastify/multipart': ['http/'],
-  '@fastify/rate-limit': ['http/'],
+  fastify: ['server/'],
+  '@fastify/cors': ['server/http/'],
+  '@fastify/helmet': ['server/http/'],
+  '@fastify/multipart': ['server/http/'],
+  '@fastify/rate-limit': ['server/http/'],
   'prom-client': ['telemetry/'],
-  standardwebhooks: ['predictions/'],
-  'onnxruntime-node': ['runtime/session.ts'],
-  sharp: ['media/'],
-  protobufjs: ['runtime/'],
-  '@huggingface/tokenizers': ['tokenizers/'],
-  '@huggingface/hub': ['library/'],
-  'tar-stream': ['library/'],
+  standardwebhooks: ['server/predictions/'],
+  'onnxruntime-node': ['engine/runtime/backends/ort/'],
+  sharp: ['engine/images/'],
+  protobufjs: ['engine/runtime/onnx/'],
+  '@huggingface/tokenizers': ['engine/tokenizers/'],
+  '@huggingface/hub': ['net/huggingFace/', 'loras/'],
+  'tar-stream': ['loras/'],
   'better-sqlite3': ['store/'],
   commander: ['main.ts', 'cli/'],
   'cli-progress': ['cli/'],
-  'node:child_process': ['bench/', 'doctor/', 'engine/'],
+  'node:child_process': ['bench/', 'doctor/', 'worker/engine/'],
 }
 
 /** Where `process.env` may be read, as `mayUse`. */
-const mayReadEnvironment = ['config.ts']
+const mayReadEnvironment = ['config/']
 
-/** What `file` (relative to src/) does that its layer may not. */
+/** What `file` (relative to src/) does that its room may not. */
 function listViolations(file: string, source: string): string[] {
   const imports = [...source.matchAll(/(?:\bfrom|\bimport)\s*\(?\s*'([^']+)'/g)].map((m) => m[1]!)
   const faults = imports.filter((specifier) => !isAllowed(file, specifier))
@@ -140,11 +127,20 @@ function listViolations(file: string, source: string): string[] {
 
 function isAllowed(file: string, specifier: string): boolean {
   if (!specifier.startsWith('.')) return isIn(mayUse[specifier] ?? [''], file)
-  const [from, to] = [layerOf(file), layerOf(normalize(join(dirname(file), specifier)))]
-  return from === to || (mayImport[from]?.includes(to) ?? false)
+  const target = normalize(join(dirname(file), specifier)).replaceAll(sep, '/')
+  const [from, to] = [roomOf(file), roomOf(target)]
+  if (from === to || leaves.some((leaf) => leaf === to)) return true
+  return (
+    (mayImport[from]?.some((entry) => covers(entry, target)) ?? false) ||
+    pending.includes(`${file} > ${to}`)
+  )
 }
 
-const layerOf = (file: string) => file.split('/')[0]!.replace(/\.[jt]s$/, '')
+/** Whether a row's entry names what is imported: a room as a whole, or `room/part`. */
+const covers = (entry: string, target: string) =>
+  entry.includes('/') ? target.replace(/\.js$/, '') === entry : roomOf(target) === entry
+
+const roomOf = (file: string) => file.split('/')[0]!.replace(/\.[jt]s$/, '')
 const isIn = (places: readonly string[], file: string) =>
   places.some((place) => file.startsWith(place))
 
@@ -152,47 +148,46 @@ const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
   .filter((file) => file.endsWith('.ts'))
   .map((file) => file.replaceAll(sep, '/'))
 
-test('every file of src/ belongs to a layer', () => {
+test('every file of src/ belongs to a room', () => {
   expect(files.length).toBeGreaterThan(20)
-  for (const file of files) expect(Object.keys(mayImport)).toContain(layerOf(file))
+  for (const file of files) expect(Object.keys(mayImport)).toContain(roomOf(file))
 })
 
-test('no file imports against the direction of its layer', () => {
+test('no file imports against the direction of its room', () => {
   expect(
     files.flatMap((file) => listViolations(file, readFileSync(join(root, file), 'utf8'))),
   ).toEqual([])
 })
 
-test('no layer may import itself through others', () => {
-  const visit = (layer: string, path: readonly string[]): void => {
-    expect(path).not.toContain(layer)
-    for (const next of mayImport[layer]!) visit(next, [...path, layer])
+test('no room may import itself through others', () => {
+  const visit = (room: string, path: readonly string[]): void => {
+    expect(path).not.toContain(room)
+    for (const next of mayImport[room]!) visit(roomOf(next), [...path, room])
   }
-  for (const layer of Object.keys(mayImport)) visit(layer, [])
+  for (const room of Object.keys(mayImport)) visit(room, [])
 })
 
 describe('the check', () => {
   test.each([
-    ['http/cog.ts', "import { run } from '../pipeline/generate.js'"],
-    ['contract/input.ts', "import type { Tensor } from '../runtime/tensor.js'"],
-    ['plan/sizing.ts', "export { serve } from '../http/cog.js'"],
-    ['predictions/service.ts', "import Fastify, { type A } from 'fastify'"],
-    ['runtime/tensor.ts', "import * as ort from 'onnxruntime-node'"],
-    ['pipeline/pixels.ts', "const sharp = await import('sharp')"],
-    ['engine/process.ts', "import {\n  a,\n  b,\n} from '../http/cog.js'"],
+    ['server/http/sse.ts', "import { run } from '../../engine/pipeline/generate.js'"],
+    ['contract/input.ts', "import type { Tensor } from '../safetensors/tensor.js'"],
+    ['plan/sizing.ts', "export { serve } from '../server/serve.js'"],
+    ['worker/worker.ts', "import { generate } from '../engine/pipeline/generate.js'"],
+    ['predictions/cost.ts', "import Fastify, { type A } from 'fastify'"],
+    ['safetensors/tensor.ts', "import * as ort from 'onnxruntime-node'"],
+    ['engine/pipeline/pixels.ts', "const sharp = await import('sharp')"],
+    ['worker/engine/process.ts', "import {\n  a,\n  b,\n} from '../../server/app.js'"],
     ['cli/serve.ts', 'const port = process.env.PORT'],
   ])('sees what is wrong with %s: %s', (file, source) => {
     expect(listViolations(file, source)).toHaveLength(1)
   })
 
   test.each([
-    ['http/cog.ts', "import type { Predictions } from '../predictions/service.js'"],
-    ['runtime/session.ts', "import * as ort from 'onnxruntime-node'"],
-    [
-      'engine/worker.ts',
-      "import { generate } from '../pipeline/generate.js'\nimport './protocol.js'",
-    ],
-    ['config.ts', 'const port = process.env.PORT'],
+    ['server/http/sse.ts', "import type { A } from '../predictions/service.js'"],
+    ['engine/runtime/backends/ort/session.ts', "import * as ort from 'onnxruntime-node'"],
+    ['worker/attempt.ts', "import type { EngineEvent } from '../engine/protocol.js'"],
+    ['net/fetchMedia.ts', "import { FluxdError } from '../errors.js'"],
+    ['config/config.ts', 'const port = process.env.PORT'],
   ])('finds nothing wrong with %s: %s', (file, source) => {
     expect(listViolations(file, source)).toEqual([])
   })

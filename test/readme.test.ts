@@ -1,8 +1,8 @@
 /** The README says what the code says. */
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import { configTable } from '../src/config/settings.js'
 import { FluxInput } from '../src/contract/input.js'
-import { configTable } from '../src/settings/table.js'
 
 const read = (path: string) => readFileSync(new URL(`../${path}`, import.meta.url), 'utf8')
 const readme = read('README.md')

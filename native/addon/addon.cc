@@ -1,4 +1,4 @@
-// What JavaScript sees; src/native/addon.ts describes each of these.
+// What JavaScript sees; src/engine/runtime/backends/native/addon.ts describes each of these.
 #include "session.h"
 #include "values.h"
 

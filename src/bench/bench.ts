@@ -1,10 +1,10 @@
 /** Measures an engine on this machine: one kind of thing after the other, nothing beside it. */
 import { statSync } from 'node:fs'
 import { constants, loadavg, setPriority } from 'node:os'
-import type { Engine } from '../engine/engine.js'
-import { hiddenSize, mlpHidden } from '../flux/params.js'
+import { hiddenSize, mlpHidden } from '../engine/flux/params.js'
+import { type BackendKind, type Device, openBackend } from '../engine/runtime/backends/open.js'
 import type { Variant } from '../plan/plan.js'
-import { type BackendKind, type Device, openBackend } from '../runtime/device.js'
+import type { Engine } from '../worker/engine/client.js'
 import { type BenchCase, nameCase, planOf } from './cases.js'
 import { type Ceilings, measureCeilings, type ProductShape } from './ceilings.js'
 import type { Surroundings } from './machine.js'

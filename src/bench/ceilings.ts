@@ -3,14 +3,15 @@
  * use: matrix products, and passing over memory. Runs in the calling process and, but for the addon,
  * holds its thread during each run.
  */
+
+import type { Backend } from '../engine/runtime/backends/backend.js'
+import type { Session } from '../engine/runtime/backends/ort/session.js'
+import { createGraph, type Graph } from '../engine/runtime/onnx/graph.js'
+import { portableOps } from '../engine/runtime/ops/portable.js'
+import type { TensorInMemory } from '../engine/runtime/weights/weights.js'
 import { FluxdError } from '../errors.js'
 import type { Precision } from '../plan/plan.js'
-import type { Backend } from '../runtime/backend.js'
-import { createGraph, type Graph } from '../runtime/graph.js'
-import { portableOps } from '../runtime/portable.js'
-import type { Session } from '../runtime/session.js'
-import { floatTensor } from '../runtime/tensor.js'
-import type { TensorInMemory } from '../runtime/weights.js'
+import { floatTensor } from '../safetensors/tensor.js'
 
 /** [rows, inner]·[inner, outer], and back. */
 export type ProductShape = {

@@ -1,10 +1,10 @@
 /** What has to be known of a checkpoint to measure with it. */
 import { statSync } from 'node:fs'
-import { openCheckpoint } from '../checkpoint/checkpoint.js'
-import type { FluxParams } from '../flux/params.js'
-import { maxTextTokens } from '../pipeline/models.js'
+import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
+import type { FluxParams } from '../engine/flux/params.js'
+import { maxTextTokens } from '../engine/models/models.js'
+import { loadT5Tokenizer } from '../engine/tokenizers/t5.js'
 import type { Variant } from '../plan/plan.js'
-import { loadT5Tokenizer } from '../tokenizers/t5.js'
 
 export type BenchModel = {
   readonly variant: Variant

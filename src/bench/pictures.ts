@@ -1,7 +1,8 @@
 /** Seconds of whole pictures, of their stages, and of a step. */
-import type { Engine } from '../engine/engine.js'
+
 import type { GenerationTimings } from '../engine/protocol.js'
 import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
+import type { Engine } from '../worker/engine/client.js'
 import { medianOf, round, type Spread, spreadOf } from './statistics.js'
 
 /** Seconds but for the share; stages are medians. */

@@ -1,6 +1,7 @@
 /** How long it takes from nothing to the first picture. */
-import type { Engine } from '../engine/engine.js'
+
 import type { GenerationPlan } from '../plan/plan.js'
+import type { Engine } from '../worker/engine/client.js'
 import { cachedShare, dropFromCache } from './pageCache.js'
 import { round } from './statistics.js'
 

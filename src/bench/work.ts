@@ -1,5 +1,5 @@
 /** What a denoising step must do at least, from the network's shape: arithmetic and transfers. */
-import { type FluxParams, hiddenSize, mlpHidden } from '../flux/params.js'
+import { type FluxParams, hiddenSize, mlpHidden } from '../engine/flux/params.js'
 import type { PixelSize } from '../plan/plan.js'
 
 export type StepWork = {

@@ -6,8 +6,8 @@ import { basename, dirname } from 'node:path'
 import { z } from 'zod'
 import { FluxInput, publishedInput } from '../contract/input.js'
 import { FluxdError, firstFault, invalidConfig, invalidInput } from '../errors.js'
-import { checkWish } from '../plan/generation.js'
 import { variants } from '../plan/plan.js'
+import { checkWish } from '../plan/planGeneration.js'
 
 /** Owners and names: safe in paths and URLs, and the same on a disk that does not tell cases apart. */
 const slug = /^[a-z0-9][a-z0-9._-]{0,63}$/

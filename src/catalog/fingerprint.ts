@@ -14,7 +14,7 @@ import {
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { invalidCheckpoint } from '../errors.js'
-import { openSafetensors } from '../runtime/safetensors.js'
+import { openSafetensors } from '../safetensors/read.js'
 
 const textSide = ['text_encoder', 'text_encoder_2', 'tokenizer', 'tokenizer_2']
 const sampleBytes = 4096

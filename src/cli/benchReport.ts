@@ -1,6 +1,6 @@
 /** The report of `fluxd bench` for people. */
 import type { BenchReport } from '../bench/report.js'
-import { showBytes } from './downloads.js'
+import { showBytes } from './downloadBars.js'
 
 type Row = readonly string[]
 

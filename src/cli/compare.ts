@@ -1,12 +1,13 @@
 /** `fluxd compare`: what fp8 costs in quality, as the likeness of its pictures to those of bf16. */
-import type { Engine } from '../engine/engine.js'
-import { comparePictures, type Similarity } from '../media/similarity.js'
-import { checkWish } from '../plan/generation.js'
+
 import type { LoraFile, Precision } from '../plan/plan.js'
-import { decide } from '../predictions/inputs.js'
-import { drawSeed } from '../predictions/seed.js'
+import { checkWish } from '../plan/planGeneration.js'
+import { drawSeed } from '../plan/seed.js'
+import type { Engine } from '../worker/engine/client.js'
+import { decide } from '../worker/inputImages.js'
+import { readLoraFlag, readWish } from './inputFlags.js'
 import { type RunContext, type RunFlags, readSettings, startEngineFor } from './run.js'
-import { readLoraFlag, readWish } from './wish.js'
+import { comparePictures, type Similarity } from './similarity.js'
 
 /** A custom size would run in bf16, and there is no file to write. */
 export type CompareFlags = Omit<

@@ -1,5 +1,5 @@
 /** `fluxd doctor`: what is right and wrong with this machine, and how to put it right. */
-import type { Config } from '../config.js'
+import type { Config } from '../config/config.js'
 import {
   type BackendKind,
   chooseBackend,

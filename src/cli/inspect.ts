@@ -1,6 +1,7 @@
 /** `fluxd loras inspect`: what a LoRA file is, whether it fits the model, and if not, why. */
-import { openCheckpoint } from '../checkpoint/checkpoint.js'
-import type { Config } from '../config.js'
+
+import type { Config } from '../config/config.js'
+import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import {
   type Fault,
   inspectLora,
@@ -8,9 +9,9 @@ import {
   type LoraReport,
   type ModuleReport,
   publishedBase,
-} from '../lora/inspect.js'
-import type { LoraBase } from '../lora/lora.js'
-import { openSafetensors } from '../runtime/safetensors.js'
+} from '../engine/lora/format/inspect.js'
+import type { LoraBase } from '../engine/lora/format/read.js'
+import { openSafetensors } from '../safetensors/read.js'
 import { type LorasContext, locateLora } from './loras.js'
 
 export type InspectFlags = { readonly model?: string; readonly json?: boolean }

@@ -1,10 +1,10 @@
 /** `fluxd keys`: who may use this server. */
 import { join } from 'node:path'
-import { createKeys } from '../access/keys.js'
-import type { Config } from '../config.js'
+import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
+import { createKeys } from '../server/auth/apiKeys.js'
+import { createKeyStore, type Scope, scopes } from '../store/apiKeys.js'
 import { openDatabase } from '../store/database.js'
-import { createKeyStore, type Scope, scopes } from '../store/keys.js'
 
 export type NewKeyFlags = {
   readonly scope: readonly string[]

@@ -1,13 +1,13 @@
 /** `fluxd loras`: the LoRAs of this server, by name. */
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
-import type { Config } from '../config.js'
+import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
-import { findBuiltinIn } from '../library/builtin.js'
-import { createLibrary, type Library } from '../library/library.js'
-import { type ListedLora, listLoras as readListing } from '../library/listing.js'
-import { showBytes } from './downloads.js'
-import { showTransfer } from './transfer.js'
+import { findBuiltinIn } from '../loras/bundled.js'
+import { type ListedLora, listLoras as readListing } from '../loras/listing.js'
+import { createLibrary, type Library } from '../loras/loraCache.js'
+import { showBytes } from './downloadBars.js'
+import { showTransfer } from './transferBar.js'
 
 export type LorasContext = {
   readonly config: Pick<Config, 'dataDir' | 'hosts' | 'allowedHosts' | 'loras'>

@@ -2,15 +2,15 @@
 import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { openCheckpoint } from '../checkpoint/checkpoint.js'
-import type { Config } from '../config.js'
+import type { Config } from '../config/config.js'
+import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import { FluxdError, invalidInput } from '../errors.js'
-import type { Patience } from '../library/download.js'
-import { pullPatience, pullRepository } from '../library/pull.js'
-import { type Repository, readRepository } from '../library/repository.js'
-import { createGuardedClient } from '../media/guarded.js'
-import { takeLock } from '../store/lock.js'
-import { type DownloadView, showBytes, showDownloads } from './downloads.js'
+import type { Patience } from '../net/download/resumable.js'
+import { createGuardedClient } from '../net/guardedClient.js'
+import { pullPatience, pullRepository } from '../net/huggingFace/pull.js'
+import { type Repository, readRepository } from '../net/huggingFace/repository.js'
+import { takeLock } from '../store/dataDirLock.js'
+import { type DownloadView, showBytes, showDownloads } from './downloadBars.js'
 
 export type PullFlags = { readonly to?: string }
 

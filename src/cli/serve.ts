@@ -2,12 +2,12 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { pino } from 'pino'
-import { chooseHost } from '../access/host.js'
-import { buildApp } from '../app.js'
-import type { Config } from '../config.js'
-import { type Engine, startEngine } from '../engine/engine.js'
+import type { Config } from '../config/config.js'
 import { invalidConfig } from '../errors.js'
-import { openServices, type Services } from '../services.js'
+import { buildApp } from '../server/app.js'
+import { chooseHost } from '../server/auth/listenHost.js'
+import { openServices, type Services } from '../server/context.js'
+import { type Engine, startEngine } from '../worker/engine/client.js'
 import { chooseTarget, watchMachine } from './doctor.js'
 
 const noKeys =

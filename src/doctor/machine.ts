@@ -7,7 +7,7 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
-import { addonPath, cudaLibrary } from '../native/addon.js'
+import { addonPath, cudaLibrary } from '../engine/runtime/backends/native/addon.js'
 
 export type Gpu = {
   readonly name: string

@@ -3,10 +3,10 @@
  * survives structured clone; image bytes travel as Uint8Array.
  */
 import type { ErrorRecord } from '../errors.js'
-import type { DrawSizes } from '../pipeline/footprint.js'
-import type { StageSeconds } from '../pipeline/generate.js'
 import type { GenerationPlan, PixelSize, Variant, WeightsPlan } from '../plan/plan.js'
-import type { BackendKind, Device } from '../runtime/device.js'
+import type { DrawSizes } from './models/memoryEstimate.js'
+import type { StageSeconds } from './pipeline/generate.js'
+import type { BackendKind, Device } from './runtime/backends/open.js'
 
 /** What an engine process is started with. */
 export type EngineConfig = {

@@ -1,9 +1,9 @@
 /** The tables, as the steps that made them what they are: a step that was released never changes. */
 import type Sqlite from 'better-sqlite3'
 import { FluxdError } from '../errors.js'
+import { keyTable } from './apiKeys.js'
 import { deploymentTable } from './deployments.js'
-import { keyTable } from './keys.js'
-import { runIndex, runTable } from './runs.js'
+import { runIndex, runTable } from './runCounts.js'
 import { secretTable } from './secrets.js'
 
 /** Times are milliseconds since 1970; what ends in _json is JSON. */

@@ -4,7 +4,7 @@
  */
 import type { Prediction } from '../contract/prediction.js'
 import type { Database } from './database.js'
-import { earlier, end, later, type Place, startOf } from './place.js'
+import { earlier, end, later, type Place, startOf } from './predictionCursor.js'
 import {
   type Row,
   shorten,
@@ -13,7 +13,7 @@ import {
   toWhole,
   type WholeRow,
 } from './predictionRows.js'
-import { joinWish, splitWish, type Wish } from './wishes.js'
+import { joinWish, splitWish, type Wish } from './storedRequest.js'
 
 export type Admission = {
   /** Its input may be long. */

@@ -1,9 +1,9 @@
 /** The graphs that ceilings are measured with do all the work that is counted. */
 import { expect, test } from 'vitest'
 import { measureCeilings, productGraph } from '../../src/bench/ceilings.js'
-import { type Backend, portableBackend } from '../../src/runtime/backend.js'
-import type { Session } from '../../src/runtime/session.js'
-import { floatTensor } from '../../src/runtime/tensor.js'
+import { type Backend, portableBackend } from '../../src/engine/runtime/backends/backend.js'
+import type { Session } from '../../src/engine/runtime/backends/ort/session.js'
+import { floatTensor } from '../../src/safetensors/tensor.js'
 
 /** A matrix [rows, columns] of multiples of 1/8, which bfloat16 holds exactly. */
 const matrix = (rows: number, columns: number, seed: number) =>

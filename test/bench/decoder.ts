@@ -7,15 +7,15 @@
  */
 
 import { medianOf } from '../../src/bench/statistics.js'
-import { openCheckpoint } from '../../src/checkpoint/checkpoint.js'
 import { chooseTarget } from '../../src/cli/doctor.js'
-import { readConfig } from '../../src/config.js'
-import { psnr } from '../../src/media/similarity.js'
-import { type Decoder, loadDecoder } from '../../src/pipeline/decoder.js'
-import { startNoise } from '../../src/pipeline/noise.js'
+import { psnr } from '../../src/cli/similarity.js'
+import { readConfig } from '../../src/config/config.js'
+import { openCheckpoint } from '../../src/engine/checkpoint/checkpoint.js'
+import { type Decoder, loadDecoder } from '../../src/engine/models/vaeDecoder.js'
+import { startNoise } from '../../src/engine/pipeline/rng/randn.js'
+import { openBackend } from '../../src/engine/runtime/backends/open.js'
+import type { PictureDType } from '../../src/engine/runtime/ops/vae.js'
 import type { PixelSize } from '../../src/plan/plan.js'
-import { openBackend } from '../../src/runtime/device.js'
-import type { PictureDType } from '../../src/runtime/pictures.js'
 
 const repeats = 5
 

@@ -2,11 +2,11 @@
 import { join } from 'node:path'
 import { FluxInput } from '../../src/contract/input.js'
 import { createPrediction, log, start, succeed } from '../../src/predictions/prediction.js'
-import { progressLine } from '../../src/predictions/progress.js'
 import { openDatabase } from '../../src/store/database.js'
 import { createFileStore } from '../../src/store/files.js'
 import { createPredictionStore } from '../../src/store/predictions.js'
 import { randomId } from '../../src/store/randomId.js'
+import { progressLine } from '../../src/worker/progressBar.js'
 
 export const wish = {
   prompt: 'a red circle on a blue background, in the manner of a woodcut, with a thin white frame',

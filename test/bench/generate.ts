@@ -13,11 +13,11 @@ import { peakResidentBytes } from '../../src/bench/memory.js'
 import { measurePictures } from '../../src/bench/pictures.js'
 import { measureLoraSwitches } from '../../src/bench/switches.js'
 import { chooseTarget } from '../../src/cli/doctor.js'
-import { readConfig } from '../../src/config.js'
-import { startEngine } from '../../src/engine/engine.js'
+import { readConfig } from '../../src/config/config.js'
 import { type GenerationPlan, variants } from '../../src/plan/plan.js'
+import { startEngine } from '../../src/worker/engine/client.js'
 import { styleOf } from '../embedded/styles.js'
-import { flat } from '../media/pictures.js'
+import { flat } from '../engine/images/pictures.js'
 
 const rounds = 3
 const square = (side: number) => ({ width: side, height: side })

@@ -5,9 +5,9 @@
 import type { AddressInfo } from 'node:net'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { pino } from 'pino'
-import { buildApp } from '../../src/app.js'
-import { readConfig } from '../../src/config.js'
-import { openServices } from '../../src/services.js'
+import { readConfig } from '../../src/config/config.js'
+import { buildApp } from '../../src/server/app.js'
+import { openServices } from '../../src/server/context.js'
 import type { Database } from '../../src/store/database.js'
 import { createInstantEngine, type EngineKind } from './instantEngine.js'
 

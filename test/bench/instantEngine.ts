@@ -1,10 +1,10 @@
 /** Engines that take no time, so that what is measured is the server: one answers at once, one never. */
 import { randomBytes } from 'node:crypto'
-import type { Engine, GenerateOptions } from '../../src/engine/engine.js'
+import { mimeTypes } from '../../src/engine/images/encode.js'
 import type { GenerationTimings } from '../../src/engine/protocol.js'
 import { FluxdError } from '../../src/errors.js'
-import { mimeTypes } from '../../src/media/encoding.js'
 import { type GenerationPlan, stepsToRun } from '../../src/plan/plan.js'
+import type { Engine, GenerateOptions } from '../../src/worker/engine/client.js'
 
 /** `instant` makes pictures in no time, `still` is at its first one for ever. */
 export const engineKinds = ['instant', 'still'] as const

@@ -7,9 +7,9 @@
 import { readFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { pino } from 'pino'
-import { readConfig } from '../../src/config.js'
-import { type Engine, startEngine } from '../../src/engine/engine.js'
+import { readConfig } from '../../src/config/config.js'
 import type { GenerationPlan, LoraFile } from '../../src/plan/plan.js'
+import { type Engine, startEngine } from '../../src/worker/engine/client.js'
 import { sketch } from '../embedded/studio.js'
 import { styles } from '../embedded/styles.js'
 

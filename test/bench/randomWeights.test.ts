@@ -1,9 +1,9 @@
 /** What randomWeights.ts writes is a whole checkpoint to the code that reads real ones. */
 import { describe, expect, test } from 'vitest'
-import { openCheckpoint } from '../../src/checkpoint/checkpoint.js'
-import { buildAutoencoderGraphs } from '../../src/pipeline/decoder.js'
-import { buildClipGraph, buildT5Graph } from '../../src/pipeline/prompt.js'
-import { buildTransformerGraphs } from '../../src/pipeline/transformer.js'
+import { openCheckpoint } from '../../src/engine/checkpoint/checkpoint.js'
+import { buildClipGraph, buildT5Graph } from '../../src/engine/models/textEncoders.js'
+import { buildTransformerGraphs } from '../../src/engine/models/transformer.js'
+import { buildAutoencoderGraphs } from '../../src/engine/models/vaeDecoder.js'
 import { temporaryFolder } from '../weightFiles.js'
 import { fullSizes, type RandomCheckpoint, writeRandomCheckpoint } from './randomWeights.js'
 import {

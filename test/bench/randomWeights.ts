@@ -11,7 +11,12 @@ import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
-import type { AutoencoderParams, ClipParams, FluxParams, T5Params } from '../../src/flux/params.js'
+import type {
+  AutoencoderParams,
+  ClipParams,
+  FluxParams,
+  T5Params,
+} from '../../src/engine/flux/params.js'
 import { createRandomTensors } from './randomTensors.js'
 import {
   autoencoderShapes,

@@ -3,7 +3,12 @@
  * The transformer has two layouts, BFL's single file and diffusers' folder; the other networks are
  * those of a diffusers folder in both.
  */
-import type { AutoencoderParams, ClipParams, FluxParams, T5Params } from '../../src/flux/params.js'
+import type {
+  AutoencoderParams,
+  ClipParams,
+  FluxParams,
+  T5Params,
+} from '../../src/engine/flux/params.js'
 
 export type Shapes = ReadonlyMap<string, readonly number[]>
 

@@ -1,6 +1,10 @@
 /** What placing inputs is compared with. */
-import type { Backend } from '../../src/runtime/backend.js'
-import { createRunnable, mapValues, type Session } from '../../src/runtime/session.js'
+import type { Backend } from '../../src/engine/runtime/backends/backend.js'
+import {
+  createRunnable,
+  mapValues,
+  type Session,
+} from '../../src/engine/runtime/backends/ort/session.js'
 
 /** The backend, whose sessions send every input with every run. */
 export function withoutPlaces(backend: Backend): Backend {

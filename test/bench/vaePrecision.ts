@@ -14,20 +14,20 @@
  *     npx tsx test/bench/vaePrecision.ts 256 512 1024
  */
 import { parseArgs } from 'node:util'
-import { openAutoencoder, openCheckpoint } from '../../src/checkpoint/checkpoint.js'
-import { readConfig } from '../../src/config.js'
-import { addDecoder } from '../../src/flux/autoencoder.js'
-import type { Decoder } from '../../src/pipeline/decoder.js'
-import { generate } from '../../src/pipeline/generate.js'
-import { loadModels } from '../../src/pipeline/models.js'
-import { startNoise } from '../../src/pipeline/noise.js'
+import { readConfig } from '../../src/config/config.js'
+import { openAutoencoder, openCheckpoint } from '../../src/engine/checkpoint/checkpoint.js'
+import { addDecoder } from '../../src/engine/flux/autoencoder.js'
+import { loadModels } from '../../src/engine/models/models.js'
+import type { Decoder } from '../../src/engine/models/vaeDecoder.js'
+import { generate } from '../../src/engine/pipeline/generate.js'
+import { startNoise } from '../../src/engine/pipeline/rng/randn.js'
+import { portableBackend } from '../../src/engine/runtime/backends/backend.js'
+import type { Session } from '../../src/engine/runtime/backends/ort/session.js'
+import { createGraph, type Graph, type Value } from '../../src/engine/runtime/onnx/graph.js'
+import type { Ops } from '../../src/engine/runtime/ops/ops.js'
+import { portableOps } from '../../src/engine/runtime/ops/portable.js'
 import type { GenerationPlan, PixelSize, Variant } from '../../src/plan/plan.js'
-import { portableBackend } from '../../src/runtime/backend.js'
-import { createGraph, type Graph, type Value } from '../../src/runtime/graph.js'
-import type { Ops } from '../../src/runtime/ops.js'
-import { portableOps } from '../../src/runtime/portable.js'
-import type { Session } from '../../src/runtime/session.js'
-import { floatTensor } from '../../src/runtime/tensor.js'
+import { floatTensor } from '../../src/safetensors/tensor.js'
 
 const { values: flags, positionals } = parseArgs({
   options: { vae: { type: 'string' } },

@@ -1,8 +1,8 @@
 import { PassThrough } from 'node:stream'
 import { describe, expect, test, vi } from 'vitest'
 import { type CompareFlags, compare } from '../../src/cli/compare.js'
-import { readConfig } from '../../src/config.js'
-import { startEngine } from '../../src/engine/engine.js'
+import { readConfig } from '../../src/config/config.js'
+import { startEngine } from '../../src/worker/engine/client.js'
 import { styleOf } from '../embedded/styles.js'
 import { createFakeEngine } from '../fakeEngine.js'
 

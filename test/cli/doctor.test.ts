@@ -5,7 +5,7 @@ import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { describe, expect, test } from 'vitest'
 import { chooseTarget, runDoctor } from '../../src/cli/doctor.js'
-import { readConfig } from '../../src/config.js'
+import { readConfig } from '../../src/config/config.js'
 import type { MachinePlaces } from '../../src/doctor/machine.js'
 import { temporaryFolder } from '../weightFiles.js'
 

@@ -1,8 +1,8 @@
 import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { showBytes, showDownloads } from '../../src/cli/downloads.js'
-import type { RepositoryFile } from '../../src/library/repository.js'
+import { showBytes, showDownloads } from '../../src/cli/downloadBars.js'
+import type { RepositoryFile } from '../../src/net/huggingFace/repository.js'
 
 const makeFile = (path: string, bytes: number): RepositoryFile => ({
   path,

@@ -8,10 +8,10 @@ import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 import { type InspectFlags, inspect } from '../../src/cli/inspect.js'
 import { addLora, listLoras, removeLora } from '../../src/cli/loras.js'
-import { readConfig } from '../../src/config.js'
-import { makeWeights, startHost } from '../library/hosts.js'
-import { makeFolder } from '../library/server.js'
-import { number, writeLora } from '../lora/loraFiles.js'
+import { readConfig } from '../../src/config/config.js'
+import { number, writeLora } from '../engine/lora/loraFiles.js'
+import { makeWeights, startHost } from '../loras/hosts.js'
+import { makeFolder } from '../loras/server.js'
 
 const fixture = (name: string) =>
   fileURLToPath(new URL(`../fixtures/lora/${name}.safetensors`, import.meta.url))

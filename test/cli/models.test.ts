@@ -13,7 +13,7 @@ import {
   showModel,
 } from '../../src/cli/models.js'
 import { checkpoints, makeFolder, makeFolders, models, writeInto } from '../catalog/folders.js'
-import { makeWeights, startHost } from '../library/hosts.js'
+import { makeWeights, startHost } from '../loras/hosts.js'
 
 const shxdo = join(models, 'tiny/loras/fofr--shxdo-v2.safetensors')
 

@@ -11,9 +11,9 @@ import { dirname, join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { type PullFlags, pullModel } from '../../src/cli/pull.js'
-import { readConfig } from '../../src/config.js'
+import { readConfig } from '../../src/config/config.js'
 import { checkpoints, makeFolder } from '../catalog/folders.js'
-import { type FileOptions, startHost } from '../library/hosts.js'
+import { type FileOptions, startHost } from '../loras/hosts.js'
 
 const commit = 'c0ffee'.padEnd(40, '0')
 const name = 'black-forest-labs/FLUX.1-dev'

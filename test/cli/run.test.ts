@@ -6,13 +6,13 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import sharp from 'sharp'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { listPaths, readWish } from '../../src/cli/inputFlags.js'
 import { type RunFlags, runPrompt } from '../../src/cli/run.js'
-import { listPaths, readWish } from '../../src/cli/wish.js'
-import { readConfig } from '../../src/config.js'
-import type { startEngine } from '../../src/engine/engine.js'
+import { readConfig } from '../../src/config/config.js'
 import { FluxdError } from '../../src/errors.js'
+import type { startEngine } from '../../src/worker/engine/client.js'
+import { flat } from '../engine/images/pictures.js'
 import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
-import { flat } from '../media/pictures.js'
 
 async function makeFolder() {
   const folder = await mkdtemp(join(tmpdir(), 'fluxd-run-'))

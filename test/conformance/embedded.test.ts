@@ -3,8 +3,8 @@ import { pino } from 'pino'
 import type { FileOutput } from 'replicate'
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { readConfig } from '../../src/config.js'
-import { type Engine, startEngine } from '../../src/engine/engine.js'
+import { readConfig } from '../../src/config/config.js'
+import { type Engine, startEngine } from '../../src/worker/engine/client.js'
 import { startServer } from './server.js'
 
 const environment = { FLUXD_OUTPUT_MODE: 'data' }

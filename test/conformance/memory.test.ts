@@ -1,8 +1,8 @@
 /** A server with little memory: what can never fit is refused with the numbers, and the rest is made. */
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { readConfig } from '../../src/config.js'
-import { type Engine, startEngine } from '../../src/engine/engine.js'
+import { readConfig } from '../../src/config/config.js'
+import { type Engine, startEngine } from '../../src/worker/engine/client.js'
 import { startServer } from './server.js'
 
 let engine: Engine

@@ -6,12 +6,16 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { addDecoder, addEncoder } from '../../src/flux/autoencoder.js'
-import { type Addon, loadAddon, type NativeDevice } from '../../src/native/addon.js'
-import { createGraph } from '../../src/runtime/graph.js'
-import { modelConfig } from '../../src/runtime/onnx.js'
-import { type PictureDType, pictureOps } from '../../src/runtime/pictures.js'
-import { elementCount } from '../../src/runtime/tensor.js'
+import { addDecoder, addEncoder } from '../../src/engine/flux/autoencoder.js'
+import {
+  type Addon,
+  loadAddon,
+  type NativeDevice,
+} from '../../src/engine/runtime/backends/native/addon.js'
+import { createGraph } from '../../src/engine/runtime/onnx/graph.js'
+import { modelConfig } from '../../src/engine/runtime/onnx/proto.js'
+import { type PictureDType, pictureOps } from '../../src/engine/runtime/ops/vae.js'
+import { elementCount } from '../../src/safetensors/tensor.js'
 import { temporaryFolder } from '../weightFiles.js'
 import { autoencoder, count, show, sparseWeights, stubs, watch } from './kit.js'
 

@@ -2,10 +2,10 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
-import { type Engine, startEngine } from '../../src/engine/engine.js'
-import { foxPlan } from '../engine/foxPlan.js'
+import { type Engine, startEngine } from '../../src/worker/engine/client.js'
 import { fixturePath } from '../goldens.js'
 import { safetyFolder } from '../safetyModel.js'
+import { foxPlan } from '../worker/engine/foxPlan.js'
 import { describeOnStubs } from './kit.js'
 
 const checkpoints = { dev: fixturePath('tiny-dev'), schnell: fixturePath('tiny-schnell') }

@@ -2,13 +2,13 @@
 import { rmSync, writeFileSync } from 'node:fs'
 import { pino } from 'pino'
 import { afterEach, beforeAll, expect, test } from 'vitest'
-import { type Engine, startEngine } from '../../src/engine/engine.js'
-import { loadModels } from '../../src/pipeline/models.js'
+import { loadModels } from '../../src/engine/models/models.js'
+import type { Backend } from '../../src/engine/runtime/backends/backend.js'
+import { openBackend } from '../../src/engine/runtime/backends/open.js'
 import type { GenerationPlan } from '../../src/plan/plan.js'
-import type { Backend } from '../../src/runtime/backend.js'
-import { openBackend } from '../../src/runtime/device.js'
-import { foxPlan } from '../engine/foxPlan.js'
+import { type Engine, startEngine } from '../../src/worker/engine/client.js'
 import { fixturePath } from '../goldens.js'
+import { foxPlan } from '../worker/engine/foxPlan.js'
 import { describeNativeOnStubs, watch } from './kit.js'
 
 const checkpoints = { dev: fixturePath('tiny-dev'), schnell: fixturePath('tiny-schnell') }

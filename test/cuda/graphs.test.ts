@@ -3,14 +3,14 @@
  * graph. The stubs capture everything: that a GPU may refuse what is captured here is not tested.
  */
 import { expect, test } from 'vitest'
-import { ropeTables } from '../../src/pipeline/latents.js'
 import {
   loadTransformer,
   type PlacedSteps,
   type Transformer,
-} from '../../src/pipeline/transformer.js'
-import { floatTensor } from '../../src/runtime/tensor.js'
-import { tinyDev } from '../lora/tinyDev.js'
+} from '../../src/engine/models/transformer.js'
+import { ropeTables } from '../../src/engine/pipeline/latents.js'
+import { floatTensor } from '../../src/safetensors/tensor.js'
+import { tinyDev } from '../engine/lora/tinyDev.js'
 import { createNativeBackend, describeNativeOnStubs, watch } from './kit.js'
 
 const options = { threads: 1, widenWeights: 'run' } as const

@@ -8,12 +8,16 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { describe } from 'vitest'
-import { cudaLibrary, isAddonBuilt, loadAddon } from '../../src/native/addon.js'
-import type { Backend } from '../../src/runtime/backend.js'
-import { createFusedBackend } from '../../src/runtime/fusedBackend.js'
-import type { TensorSlice } from '../../src/runtime/safetensors.js'
-import { elementCount } from '../../src/runtime/tensor.js'
-import type { Weights } from '../../src/runtime/weights.js'
+import type { Backend } from '../../src/engine/runtime/backends/backend.js'
+import {
+  cudaLibrary,
+  isAddonBuilt,
+  loadAddon,
+} from '../../src/engine/runtime/backends/native/addon.js'
+import { createFusedBackend } from '../../src/engine/runtime/backends/native/backend.js'
+import type { Weights } from '../../src/engine/runtime/weights/weights.js'
+import type { TensorSlice } from '../../src/safetensors/read.js'
+import { elementCount } from '../../src/safetensors/tensor.js'
 
 /** The folder in which `test/cuda/run` has prepared the provider and the stubs. */
 export const stubs = process.env['FLUXD_CUDA_STUBS']

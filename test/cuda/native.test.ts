@@ -3,13 +3,13 @@
  * that compute nothing: all of it is placed and launched, and the device's memory is given back.
  */
 import { beforeAll, expect, test } from 'vitest'
-import type { Backend } from '../../src/runtime/backend.js'
-import { openBackend } from '../../src/runtime/device.js'
-import { createGraph } from '../../src/runtime/graph.js'
-import type { Precision } from '../../src/runtime/ops.js'
-import { cases, runTransformer } from '../flux/goldenTransformer.js'
+import type { Backend } from '../../src/engine/runtime/backends/backend.js'
+import { openBackend } from '../../src/engine/runtime/backends/open.js'
+import { createGraph } from '../../src/engine/runtime/onnx/graph.js'
+import type { Precision } from '../../src/engine/runtime/ops/ops.js'
+import { cases, runTransformer } from '../engine/flux/goldenTransformer.js'
+import { addWords, storedDTypes, wordInputs } from '../engine/runtime/words.js'
 import { goldenCase } from '../goldens.js'
-import { addWords, storedDTypes, wordInputs } from '../runtime/words.js'
 import { count, describeNativeOnStubs, watch } from './kit.js'
 import { drawPictures, encodeTexts, expectAllFreed, options, tinyModels } from './tinyModels.js'
 

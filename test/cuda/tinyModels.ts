@@ -1,15 +1,15 @@
 /** What the stubs are asked for by both backends: the tiny models' text encoders and whole pictures. */
 import { expect } from 'vitest'
-import { openTextSide } from '../../src/checkpoint/checkpoint.js'
-import { positionBuckets } from '../../src/flux/t5.js'
-import { generate } from '../../src/pipeline/generate.js'
-import { loadModels } from '../../src/pipeline/models.js'
-import { buildClipGraph, buildT5Graph } from '../../src/pipeline/prompt.js'
+import { openTextSide } from '../../src/engine/checkpoint/checkpoint.js'
+import { positionBuckets } from '../../src/engine/flux/t5.js'
+import { loadModels } from '../../src/engine/models/models.js'
+import { buildClipGraph, buildT5Graph } from '../../src/engine/models/textEncoders.js'
+import { generate } from '../../src/engine/pipeline/generate.js'
+import type { Backend } from '../../src/engine/runtime/backends/backend.js'
 import type { GenerationPlan } from '../../src/plan/plan.js'
-import type { Backend } from '../../src/runtime/backend.js'
-import { intTensor } from '../../src/runtime/tensor.js'
-import { foxPlan } from '../engine/foxPlan.js'
+import { intTensor } from '../../src/safetensors/tensor.js'
 import { fixturePath } from '../goldens.js'
+import { foxPlan } from '../worker/engine/foxPlan.js'
 import type { Requests } from './kit.js'
 
 export const options = { threads: 1, widenWeights: 'run' } as const

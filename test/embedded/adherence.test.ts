@@ -4,9 +4,9 @@
  */
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
-import { readConfig } from '../../src/config.js'
-import { generate } from '../../src/pipeline/generate.js'
-import { loadModels } from '../../src/pipeline/models.js'
+import { readConfig } from '../../src/config/config.js'
+import { loadModels } from '../../src/engine/models/models.js'
+import { generate } from '../../src/engine/pipeline/generate.js'
 import { judge, type Verdict } from './judge.js'
 import { drawScenes } from './scenes.js'
 

@@ -1,10 +1,10 @@
 /** What LoRAs, guidance and fp8 do on the embedded model: effects that random weights cannot show. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readConfig } from '../../src/config.js'
-import { comparePictures } from '../../src/media/similarity.js'
-import { loadModels, type Models } from '../../src/pipeline/models.js'
+import { comparePictures } from '../../src/cli/similarity.js'
+import { readConfig } from '../../src/config/config.js'
+import { loadModels, type Models } from '../../src/engine/models/models.js'
 import type { GenerationPlan, Precision } from '../../src/plan/plan.js'
-import { flat } from '../media/pictures.js'
+import { flat } from '../engine/images/pictures.js'
 import { drawPng, pixelsOf, sketch } from './studio.js'
 import { styleOf, styles } from './styles.js'
 

@@ -1,11 +1,11 @@
 /** What strength and mask do on the embedded model: effects that random weights cannot show. */
 import sharp from 'sharp'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { readConfig } from '../../src/config.js'
-import { generate } from '../../src/pipeline/generate.js'
-import { loadModels, type Models } from '../../src/pipeline/models.js'
+import { readConfig } from '../../src/config/config.js'
+import { loadModels, type Models } from '../../src/engine/models/models.js'
+import { generate } from '../../src/engine/pipeline/generate.js'
 import type { GenerationPlan, InputImage, Start } from '../../src/plan/plan.js'
-import { flat } from '../media/pictures.js'
+import { flat } from '../engine/images/pictures.js'
 
 const side = 256
 const size = { width: side, height: side }

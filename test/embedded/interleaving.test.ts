@@ -1,7 +1,7 @@
 /** Variants, precisions and LoRA sets in any order: every plan gives the bytes that it gives alone. */
 import { afterAll, expect, test } from 'vitest'
-import { readConfig } from '../../src/config.js'
-import { loadModels, type Models } from '../../src/pipeline/models.js'
+import { readConfig } from '../../src/config/config.js'
+import { loadModels, type Models } from '../../src/engine/models/models.js'
 import type { GenerationPlan, Variant } from '../../src/plan/plan.js'
 import { drawPng, sketch } from './studio.js'
 import { styleOf } from './styles.js'

@@ -1,7 +1,7 @@
 /** Pictures of the embedded model, as tests ask for them: small, few steps, as pixels. */
 import sharp from 'sharp'
-import { generate } from '../../src/pipeline/generate.js'
-import type { Models } from '../../src/pipeline/models.js'
+import type { Models } from '../../src/engine/models/models.js'
+import { generate } from '../../src/engine/pipeline/generate.js'
 import type { GenerationPlan } from '../../src/plan/plan.js'
 
 /** A picture in eight steps at 256²; tests change what they are about. */

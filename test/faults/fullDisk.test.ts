@@ -4,7 +4,7 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test, vi } from 'vitest'
 import { createGate } from '../gate.js'
-import { openPredictions, request } from '../predictions/testPredictions.js'
+import { openPredictions, request } from '../server/predictions/testPredictions.js'
 import { temporaryData } from '../temporaryData.js'
 
 function mountSmallDisk(): string | undefined {

@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import type { InjectOptions } from 'fastify'
 import { expect, test } from 'vitest'
 import { publishedInput } from '../../src/contract/input.js'
-import { buildTestApp, type TestApp } from '../http/testApp.js'
+import { buildTestApp, type TestApp } from '../server/http/testApp.js'
 
 const numRuns = Math.ceil(Number(process.env['FUZZ_CASES'] ?? 600) / 3)
 const timeoutMs = 3_600_000

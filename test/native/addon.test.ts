@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { loadAddon } from '../../src/native/addon.js'
+import { loadAddon } from '../../src/engine/runtime/backends/native/addon.js'
 
 test('an addon that cannot be had says how to build it', () => {
   expect(() => loadAddon('/nowhere/libonnxruntime.so.1')).toThrow(

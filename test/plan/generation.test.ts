@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { FluxInput } from '../../src/contract/input.js'
-import { type Circumstances, checkWish, planGeneration } from '../../src/plan/generation.js'
+import { type Circumstances, checkWish, planGeneration } from '../../src/plan/planGeneration.js'
 
 const plan = (fields: object, files: Partial<Circumstances> = {}) =>
   planGeneration(FluxInput.parse({ prompt: 'a red circle', ...fields }), {

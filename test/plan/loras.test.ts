@@ -1,8 +1,8 @@
 /** The published rules of `lora_scale`, `extra_lora` and `go_fast`; what the reference does else is noted. */
 import { describe, expect, test } from 'vitest'
 import { FluxInput } from '../../src/contract/input.js'
-import { planGeneration } from '../../src/plan/generation.js'
 import type { LoraFiles } from '../../src/plan/loras.js'
+import { planGeneration } from '../../src/plan/planGeneration.js'
 
 const main = { path: '/loras/main.safetensors', digest: 'sha256:1' }
 const extra = { path: '/loras/extra.safetensors' }

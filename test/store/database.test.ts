@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { openDatabase } from '../../src/store/database.js'
-import { takeLock } from '../../src/store/lock.js'
+import { takeLock } from '../../src/store/dataDirLock.js'
 import { temporaryData } from '../temporaryData.js'
 
 function openTemporary() {

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { openDatabase } from '../../src/store/database.js'
 import { createDeploymentStore, type StoredDeployment } from '../../src/store/deployments.js'
-import { createRunCounts } from '../../src/store/runs.js'
+import { createRunCounts } from '../../src/store/runCounts.js'
 import { createSecretStore, toWebhookKey } from '../../src/store/secrets.js'
 import { temporaryFolder } from '../weightFiles.js'
 

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
 import { openDatabase } from '../../src/store/database.js'
-import { createRunCounts } from '../../src/store/runs.js'
+import { createRunCounts } from '../../src/store/runCounts.js'
 import { temporaryData } from '../temporaryData.js'
 
 const insert = (sqlite: Sqlite.Database, id: string, model: string) =>

@@ -1,8 +1,8 @@
 /** The autoencoder in the fused dialect, through the CPU twins. */
 import { describe, expect, test } from 'vitest'
-import { portableBackend } from '../../../src/runtime/backend.js'
-import { createGraph } from '../../../src/runtime/graph.js'
-import { layouts, runAutoencoder } from '../../flux/goldenAutoencoder.js'
+import { portableBackend } from '../../../src/engine/runtime/backends/backend.js'
+import { createGraph } from '../../../src/engine/runtime/onnx/graph.js'
+import { layouts, runAutoencoder } from '../../engine/flux/goldenAutoencoder.js'
 import { expectOutputs } from '../../goldens.js'
 import { addon, device, fusedBackend } from './kit.js'
 import { relativeError } from './numbers.js'

@@ -3,15 +3,15 @@
  * the same tensors. test/cuda/graphs.test.ts has the CUDA provider capture them.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { generate } from '../../../src/pipeline/generate.js'
-import { loadModels, type Models } from '../../../src/pipeline/models.js'
+import { loadModels, type Models } from '../../../src/engine/models/models.js'
+import { generate } from '../../../src/engine/pipeline/generate.js'
+import { createFusedBackend } from '../../../src/engine/runtime/backends/native/backend.js'
+import type { Session } from '../../../src/engine/runtime/backends/ort/session.js'
+import { createGraph } from '../../../src/engine/runtime/onnx/graph.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
-import { createFusedBackend } from '../../../src/runtime/fusedBackend.js'
-import { createGraph } from '../../../src/runtime/graph.js'
-import type { Session } from '../../../src/runtime/session.js'
-import { floatTensor, type Tensor } from '../../../src/runtime/tensor.js'
-import { foxPlan } from '../../engine/foxPlan.js'
+import { floatTensor, type Tensor } from '../../../src/safetensors/tensor.js'
 import { fixturePath } from '../../goldens.js'
+import { foxPlan } from '../../worker/engine/foxPlan.js'
 import { device, fusedBackend } from './kit.js'
 import { watchAddon } from './watched.js'
 

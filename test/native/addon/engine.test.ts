@@ -4,13 +4,13 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { readConfig } from '../../../src/config.js'
-import { type Engine, startEngine } from '../../../src/engine/engine.js'
+import { readConfig } from '../../../src/config/config.js'
 import type { GenerationEvent } from '../../../src/engine/protocol.js'
+import type { BackendKind } from '../../../src/engine/runtime/backends/open.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
-import type { BackendKind } from '../../../src/runtime/device.js'
-import { foxPlan } from '../../engine/foxPlan.js'
+import { type Engine, startEngine } from '../../../src/worker/engine/client.js'
 import { temporaryFolder } from '../../weightFiles.js'
+import { foxPlan } from '../../worker/engine/foxPlan.js'
 
 const { checkpoints, threads, loras } = readConfig({})
 const silent = pino({ level: 'silent' })

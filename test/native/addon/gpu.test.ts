@@ -1,6 +1,6 @@
 /** The addon over a CUDA library, real or emulated: FLUXD_CUDA_LIBRARY names its file. */
 import { beforeAll, describe, expect, test } from 'vitest'
-import type { NativeDevice } from '../../../src/native/addon.js'
+import type { NativeDevice } from '../../../src/engine/runtime/backends/native/addon.js'
 import { addon } from './kit.js'
 import { gaussian } from './numbers.js'
 

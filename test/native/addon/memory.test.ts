@@ -1,13 +1,13 @@
 /** The weights' copies under a budget: they come, go and come again, and the pictures stay the same. */
 import { expect, onTestFinished, test } from 'vitest'
-import { createBudget } from '../../../src/pipeline/budget.js'
-import { drawBytes } from '../../../src/pipeline/footprint.js'
-import { generate } from '../../../src/pipeline/generate.js'
-import { loadModels } from '../../../src/pipeline/models.js'
-import { createRoom } from '../../../src/pipeline/room.js'
+import { createRoom } from '../../../src/engine/models/memory.js'
+import { createBudget } from '../../../src/engine/models/memoryBudget.js'
+import { drawBytes } from '../../../src/engine/models/memoryEstimate.js'
+import { loadModels } from '../../../src/engine/models/models.js'
+import { generate } from '../../../src/engine/pipeline/generate.js'
 import type { GenerationPlan, LoraFile } from '../../../src/plan/plan.js'
-import { foxPlan } from '../../engine/foxPlan.js'
 import { fixturePath } from '../../goldens.js'
+import { foxPlan } from '../../worker/engine/foxPlan.js'
 import { fusedBackend } from './kit.js'
 
 const backend = fusedBackend('F32')

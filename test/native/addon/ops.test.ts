@@ -3,8 +3,11 @@
  * native/include/fluxd/kernels.h). Tolerances are relative, with the largest error seen beside them.
  */
 import { describe, expect, test } from 'vitest'
-import type { HostTensorView, NativeDType } from '../../../src/native/addon.js'
-import { createGraph, type Value } from '../../../src/runtime/graph.js'
+import type {
+  HostTensorView,
+  NativeDType,
+} from '../../../src/engine/runtime/backends/native/addon.js'
+import { createGraph, type Value } from '../../../src/engine/runtime/onnx/graph.js'
 import { addon, device } from './kit.js'
 import { fromBf16, fromE4m3, gaussian, quantizeRows, relativeError, toBf16 } from './numbers.js'
 

@@ -1,13 +1,13 @@
 /** Whole pictures in the fused dialect: text encoders, transformer and decoder through the addon. */
 import { describe, expect, test } from 'vitest'
-import { readConfig } from '../../../src/config.js'
-import { loadModels } from '../../../src/pipeline/models.js'
+import { readConfig } from '../../../src/config/config.js'
+import { loadModels } from '../../../src/engine/models/models.js'
+import { type Backend, portableBackend } from '../../../src/engine/runtime/backends/backend.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
-import { type Backend, portableBackend } from '../../../src/runtime/backend.js'
 import { drawPng, pixelsOf, sketch } from '../../embedded/studio.js'
+import { drawPicture } from '../../engine/pipeline/goldenPicture.js'
+import { listCases } from '../../engine/pipeline/layouts.js'
 import { expectOutputs, goldenCase } from '../../goldens.js'
-import { drawPicture } from '../../pipeline/goldenPicture.js'
-import { listCases } from '../../pipeline/layouts.js'
 import { fusedBackend } from './kit.js'
 
 test.each(listCases('text_to_image'))(

@@ -2,11 +2,15 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import type { LowRankChange, NativeSession, WeightSet } from '../../../src/native/addon.js'
-import { createGraph, type Graph } from '../../../src/runtime/graph.js'
-import { modelConfig } from '../../../src/runtime/onnx.js'
-import { createSession } from '../../../src/runtime/session.js'
-import { floatTensor } from '../../../src/runtime/tensor.js'
+import type {
+  LowRankChange,
+  NativeSession,
+  WeightSet,
+} from '../../../src/engine/runtime/backends/native/addon.js'
+import { createSession } from '../../../src/engine/runtime/backends/ort/session.js'
+import { createGraph, type Graph } from '../../../src/engine/runtime/onnx/graph.js'
+import { modelConfig } from '../../../src/engine/runtime/onnx/proto.js'
+import { floatTensor } from '../../../src/safetensors/tensor.js'
 import { temporaryFolder } from '../../weightFiles.js'
 import { addon, device } from './kit.js'
 import { fromBf16, gaussian, relativeError, toBf16 } from './numbers.js'

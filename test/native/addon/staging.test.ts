@@ -2,9 +2,9 @@
 import { copyFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { type LowRankChanges, unchanged } from '../../../src/runtime/backend.js'
+import { type LowRankChanges, unchanged } from '../../../src/engine/runtime/backends/backend.js'
+import { velocity } from '../../engine/lora/tinyDev.js'
 import { fixturePath } from '../../goldens.js'
-import { velocity } from '../../lora/tinyDev.js'
 import { temporaryFolder } from '../../weightFiles.js'
 import {
   countingBackend,

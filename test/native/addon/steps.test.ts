@@ -1,7 +1,7 @@
 /** test/bench/steps.ts, which is made for a GPU, on the CPU. */
 import { expect, test } from 'vitest'
 import { describeTimes, measureSteps } from '../../bench/steps.js'
-import { tinyDev } from '../../lora/tinyDev.js'
+import { tinyDev } from '../../engine/lora/tinyDev.js'
 
 test('every way of a step is timed at every size', async () => {
   const heard: string[] = []

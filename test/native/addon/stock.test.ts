@@ -1,11 +1,15 @@
 /** Which weights are uploaded, which are shared, and when they go. */
 import { expect, test } from 'vitest'
-import type { Addon, LowRankChange, WeightSource } from '../../../src/native/addon.js'
-import { type LowRankChanges, unchanged } from '../../../src/runtime/backend.js'
-import type { SharedWeight } from '../../../src/runtime/graph.js'
-import { openSafetensors } from '../../../src/runtime/safetensors.js'
-import { createWeightStock } from '../../../src/runtime/weightStock.js'
-import type { TensorSource } from '../../../src/runtime/weights.js'
+import { type LowRankChanges, unchanged } from '../../../src/engine/runtime/backends/backend.js'
+import type {
+  Addon,
+  LowRankChange,
+  WeightSource,
+} from '../../../src/engine/runtime/backends/native/addon.js'
+import { createWeightStock } from '../../../src/engine/runtime/backends/native/deviceWeights.js'
+import type { SharedWeight } from '../../../src/engine/runtime/onnx/graph.js'
+import type { TensorSource } from '../../../src/engine/runtime/weights/weights.js'
+import { openSafetensors } from '../../../src/safetensors/read.js'
 import { fixturePath } from '../../goldens.js'
 import { addon, device } from './kit.js'
 

@@ -1,12 +1,12 @@
 /** LoRAs that are merged on the device, in place: the tiny-dev checkpoint through the CPU twins. */
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { areLowRank, openFactors } from '../../../src/lora/factors.js'
-import { listTargets, mergeLoras } from '../../../src/lora/merge.js'
+import { areLowRank, openFactors } from '../../../src/engine/lora/merge/lowRank.js'
+import { listTargets, mergeLoras } from '../../../src/engine/lora/merge/merger.js'
+import { unchanged } from '../../../src/engine/runtime/backends/backend.js'
 import type { LoraFile } from '../../../src/plan/plan.js'
-import { unchanged } from '../../../src/runtime/backend.js'
+import { writeLora } from '../../engine/lora/loraFiles.js'
+import { fixtureLora, loadMerged, pristine, tinyDev, velocity } from '../../engine/lora/tinyDev.js'
 import { expectOutputs, goldenCase, readManifest } from '../../goldens.js'
-import { writeLora } from '../../lora/loraFiles.js'
-import { fixtureLora, loadMerged, pristine, tinyDev, velocity } from '../../lora/tinyDev.js'
 import {
   backend,
   create,

@@ -1,7 +1,7 @@
 /** The transformer in the fused dialect, through the CPU twins. */
 import { beforeAll, describe, expect, test } from 'vitest'
-import { portableBackend } from '../../../src/runtime/backend.js'
-import { cases, runTransformer } from '../../flux/goldenTransformer.js'
+import { portableBackend } from '../../../src/engine/runtime/backends/backend.js'
+import { cases, runTransformer } from '../../engine/flux/goldenTransformer.js'
 import { expectOutputs, goldenCase } from '../../goldens.js'
 import { fusedBackend } from './kit.js'
 import { relativeError } from './numbers.js'

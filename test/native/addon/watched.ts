@@ -1,5 +1,9 @@
 /** The addon as it is, with an account of its device tensors and of its runs. */
-import type { Addon, DeviceTensor, NativeSession } from '../../../src/native/addon.js'
+import type {
+  Addon,
+  DeviceTensor,
+  NativeSession,
+} from '../../../src/engine/runtime/backends/native/addon.js'
 import { addon } from './kit.js'
 
 export type Account = {

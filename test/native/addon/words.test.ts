@@ -1,8 +1,8 @@
 /** Every word of the vocabulary in the fused dialect, through the CPU twins. */
 import { describe, expect, test } from 'vitest'
-import { type Backend, portableBackend } from '../../../src/runtime/backend.js'
-import { createGraph } from '../../../src/runtime/graph.js'
-import { addWords, storedDTypes, wordInputs } from '../../runtime/words.js'
+import { type Backend, portableBackend } from '../../../src/engine/runtime/backends/backend.js'
+import { createGraph } from '../../../src/engine/runtime/onnx/graph.js'
+import { addWords, storedDTypes, wordInputs } from '../../engine/runtime/words.js'
 import { fusedBackend } from './kit.js'
 import { relativeError } from './numbers.js'
 

@@ -1,0 +1,211 @@
+/**
+ * The settings of the process: the only reader of the environment. Every variable has a default, and
+ * a bad value ends the start with its name.
+ */
+import { readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { z } from 'zod'
+import type { BackendChoice, DeviceChoice } from '../doctor/diagnosis.js'
+import { invalidConfig } from '../errors.js'
+import type { NoiseSource, Variant } from '../plan/plan.js'
+import type { Secret } from './parsers.js'
+import {
+  type CogBusy,
+  type LogLevel,
+  type OutputMode,
+  type SettingName,
+  type Settings,
+  settings,
+  type VaeChoice,
+} from './settings.js'
+
+export type Config = {
+  readonly host: string
+  readonly port: number
+  /** An absolute path, as are the checkpoints. */
+  readonly dataDir: string
+  readonly checkpoints: Readonly<Record<Variant, string>>
+  /** Folders of named models: those that come with fluxd, and the user's. */
+  readonly catalog: { readonly bundled: string; readonly own: string }
+  /** Where forms of LoRA references lead to; a token goes to its own host only. */
+  readonly hosts: Readonly<Record<'huggingFace' | 'civitai' | 'replicate', Host>>
+  /** Names, addresses and ranges that may be reached although they are not public. */
+  readonly allowedHosts: readonly string[]
+  /** Sizes in bytes; `builtin` is the folder of the LoRAs that fit the embedded models only. */
+  readonly loras: {
+    readonly maxBytes: number
+    readonly cacheBytes: number
+    readonly minFreeBytes: number
+    readonly builtin: string | undefined
+  }
+  /** How many predictions may wait. */
+  readonly maxQueue: number
+  /** Seconds that the data of a finished prediction is kept; 0 for ever. */
+  readonly retentionSeconds: number
+  /** Bytes of all uploads and outputs together. */
+  readonly filesBytes: number
+  readonly drainSeconds: number
+  readonly publicUrl: string | undefined
+  readonly outputMode: OutputMode
+  readonly cog: {
+    readonly busy: CogBusy
+    /** `owner/name`. */
+    readonly model: string
+    readonly uploadUrl: string | undefined
+  }
+  /** Origins of web pages that may call this server; `*` is all. */
+  readonly corsOrigins: readonly string[]
+  /** The operator's own key, which may do everything. */
+  readonly apiKey: Secret | undefined
+  /** What receivers of webhooks get as `Authorization: Bearer`. */
+  readonly webhookToken: Secret | undefined
+  /** Where spans go: an OTLP collector. */
+  readonly otlpUrl: string | undefined
+  readonly noise: NoiseSource
+  /** The safety checker's folder, an absolute path; undefined when none is installed. */
+  readonly safetyModel: string | undefined
+  /** What `go_fast` multiplies LoRA scales by. */
+  readonly goFastLoraMultiplier: number
+  readonly device: DeviceChoice
+  /** What networks and their runs may fill; undefined leaves it to the machine. */
+  readonly memoryBytes: number | undefined
+  readonly backend: BackendChoice
+  readonly vae: VaeChoice
+  /** For how many sizes of pictures a step is replayed as a CUDA graph. */
+  readonly cudaGraphs: number
+  readonly threads: number
+  /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
+  readonly readyFile: string | undefined
+  /** Folders of LD_LIBRARY_PATH. */
+  readonly libraryPath: readonly string[]
+  readonly logLevel: LogLevel
+}
+
+export type Host = { readonly url: string; readonly token: Secret | undefined }
+
+/** The folder of package.json, for `src/` and `dist/` alike. */
+const packageRoot = fileURLToPath(new URL('../..', import.meta.url))
+
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/** Where `fluxd pull dev` and `fluxd pull schnell` put a model, below the data folder. */
+const pulledModels = {
+  FLUXD_CHECKPOINT_DEV: 'models/black-forest-labs--FLUX.1-dev',
+  FLUXD_CHECKPOINT_SCHNELL: 'models/black-forest-labs--FLUX.1-schnell',
+} as const
+
+/**
+ * The settings in `variables`, frozen; an empty variable counts as unset. A model that was pulled,
+ * as `isThere` tells, takes the place of the embedded one. Throws on a bad value.
+ */
+export function readConfig(
+  variables: Environment = process.env,
+  isThere: (path: string) => boolean = () => false,
+): Config {
+  const environment = withSecretFiles(variables)
+  const read = <N extends SettingName>(name: N) => readSetting(name, environment)
+  const dataDir = resolvePath(read('FLUXD_DATA_DIR'))
+  const checkpoint = (name: keyof typeof pulledModels) => {
+    if (environment[name]) return resolvePath(read(name))
+    const pulled = join(dataDir, pulledModels[name])
+    return isThere(pulled) ? pulled : embedded(name)
+  }
+  const isEmbedded = checkpointNames.every((name) => checkpoint(name) === embedded(name))
+  return Object.freeze({
+    host: read('FLUXD_HOST'),
+    port: read('FLUXD_PORT'),
+    dataDir,
+    checkpoints: Object.freeze({
+      dev: checkpoint('FLUXD_CHECKPOINT_DEV'),
+      schnell: checkpoint('FLUXD_CHECKPOINT_SCHNELL'),
+    }),
+    catalog: Object.freeze({
+      bundled: join(packageRoot, 'models/catalog'),
+      own: join(dataDir, 'catalog'),
+    }),
+    hosts: Object.freeze({
+      huggingFace: {
+        url: read('FLUXD_HF_URL'),
+        token: readSetting('FLUXD_HF_TOKEN', {
+          FLUXD_HF_TOKEN: environment['FLUXD_HF_TOKEN'] || environment['HF_TOKEN'],
+        }),
+      },
+      civitai: { url: read('FLUXD_CIVITAI_URL'), token: read('FLUXD_CIVITAI_TOKEN') },
+      replicate: { url: read('FLUXD_REPLICATE_URL'), token: undefined },
+    }),
+    allowedHosts: read('FLUXD_ALLOWED_HOSTS'),
+    loras: Object.freeze({
+      maxBytes: read('FLUXD_LORA_MAX_BYTES'),
+      cacheBytes: read('FLUXD_LORA_CACHE_BYTES'),
+      minFreeBytes: read('FLUXD_LORA_MIN_FREE_BYTES'),
+      builtin: isEmbedded ? join(packageRoot, 'models/tiny/loras') : undefined,
+    }),
+    maxQueue: read('FLUXD_MAX_QUEUE'),
+    retentionSeconds: read('FLUXD_RETENTION'),
+    filesBytes: read('FLUXD_FILES_BYTES'),
+    drainSeconds: read('FLUXD_DRAIN_SECONDS'),
+    publicUrl: read('FLUXD_PUBLIC_URL'),
+    outputMode: read('FLUXD_OUTPUT_MODE'),
+    cog: Object.freeze({
+      busy: read('FLUXD_COG_BUSY'),
+      model: read('FLUXD_COG_MODEL'),
+      uploadUrl: read('FLUXD_UPLOAD_URL'),
+    }),
+    corsOrigins: read('FLUXD_CORS_ORIGINS'),
+    apiKey: read('FLUXD_API_KEY'),
+    webhookToken: read('FLUXD_WEBHOOK_TOKEN'),
+    otlpUrl: read('FLUXD_OTLP_URL'),
+    noise: read('FLUXD_NOISE'),
+    goFastLoraMultiplier: read('FLUXD_GO_FAST_LORA_MULTIPLIER'),
+    safetyModel: read('FLUXD_SAFETY_MODEL') ? resolvePath(read('FLUXD_SAFETY_MODEL')) : undefined,
+    device: read('FLUXD_DEVICE'),
+    memoryBytes: read('FLUXD_MEMORY_BYTES'),
+    backend: read('FLUXD_BACKEND'),
+    vae: read('FLUXD_VAE'),
+    cudaGraphs: read('FLUXD_CUDA_GRAPHS'),
+    threads: read('FLUXD_THREADS'),
+    readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
+    libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),
+    logLevel: read('FLUXD_LOG_LEVEL'),
+  })
+}
+
+function readSetting<N extends SettingName>(
+  name: N,
+  environment: Environment,
+): z.output<Settings[N]['schema']> {
+  const { schema, fallback } = settings[name]
+  const value = environment[name] || fallback
+  const parsed = schema.safeParse(value)
+  if (parsed.success) return parsed.data as z.output<Settings[N]['schema']>
+  const { expects, secret: isSecret } = schema.meta() ?? {}
+  throw invalidConfig(
+    `Expected ${name} to be ${expects} but received ${isSecret ? '***' : JSON.stringify(value)}`,
+  )
+}
+
+/** A secret may be given as the file that holds it: `FLUXD_API_KEY_FILE` for `FLUXD_API_KEY`. */
+function withSecretFiles(environment: Environment): Environment {
+  const secrets = Object.entries(settings).flatMap(([name, { schema }]) => {
+    const file = environment[`${name}_FILE`]
+    return schema.meta()?.['secret'] && file ? [[name, readSecretFile(`${name}_FILE`, file)]] : []
+  })
+  return { ...environment, ...Object.fromEntries(secrets) }
+}
+
+function readSecretFile(name: string, file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim()
+  } catch (cause) {
+    throw invalidConfig(
+      `Expected ${name} to be a file that can be read but received ${file} (${cause})`,
+    )
+  }
+}
+
+const checkpointNames = Object.keys(pulledModels) as (keyof typeof pulledModels)[]
+const embedded = (name: keyof typeof pulledModels) => join(packageRoot, settings[name].fallback)
+
+const resolvePath = (path: string) => resolve(path.replace(/^~(?=\/|$)/, homedir()))

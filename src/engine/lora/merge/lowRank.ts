@@ -1,0 +1,101 @@
+/**
+ * A set of LoRAs as one low-rank product per tensor, for devices that merge by themselves:
+ *
+ *     W' = W + (up ⊙ scale)·down
+ *
+ * The LoRAs' ranks lie side by side, up [out, Σr] and down [Σr, in]; `up` holds every file's own
+ * factor.
+ */
+
+import type { TensorSlice } from '../../../safetensors/read.js'
+import type { FloatTensor } from '../../../safetensors/tensor.js'
+import type { LowRank, LowRankChanges } from '../../runtime/backends/backend.js'
+import { createSession } from '../../runtime/backends/ort/session.js'
+import { createGraph, type Graph, type Value } from '../../runtime/onnx/graph.js'
+import { widen } from '../../runtime/ops/dequantize.js'
+import type { Change, Delta } from '../format/adapter.js'
+import { groupBySize, maxBytesAtOnce } from './chunks.js'
+import type { MergeTarget } from './mergeGraph.js'
+
+/** What a set changes with one scale per LoRA; the same arrays of factors for any scales. */
+export type Factors = (scales: readonly number[]) => LowRankChanges
+
+type FactorsOfTarget = Pick<LowRank, 'up' | 'down'> & {
+  readonly slice: string
+  readonly ranks: readonly { readonly lora: number; readonly rank: number }[]
+}
+
+type LowRankDelta = Extract<Change, { kind: 'lowRank' }>
+
+/** Whether there are tensors that every LoRA changes by products of low rank only. */
+export const areLowRank = (targets: readonly MergeTarget[]) =>
+  targets.length > 0 && targets.every(({ deltas }) => deltas.flat().every(isLowRank))
+
+const isLowRank = (delta: Delta): delta is LowRankDelta => delta.kind === 'lowRank'
+
+/** Reads the factors of LoRAs; another scale reads nothing. */
+export async function openFactors(
+  targets: readonly MergeTarget[],
+  threads: number,
+): Promise<Factors> {
+  const factors: FactorsOfTarget[] = []
+  for (const group of groupBySize(targets, storedBytes, maxBytesAtOnce))
+    factors.push(...(await readFactors(group, threads)))
+  return (scales) =>
+    new Map(
+      factors.map(({ slice, ranks, up, down }) => {
+        const scale = Float32Array.from(
+          ranks.flatMap(({ lora, rank }) => Array(rank).fill(scales[lora])),
+        )
+        return [slice, { rank: scale.length, up, down, scale }]
+      }),
+    )
+}
+
+async function readFactors(
+  targets: readonly MergeTarget[],
+  threads: number,
+): Promise<FactorsOfTarget[]> {
+  const options = { threads, widenWeights: 'run', arena: false } as const
+  const session = await createSession(factorGraph(targets), options)
+  const values = await session.run({}).finally(() => session.release())
+  const dataOf = (name: string) => (values[name] as FloatTensor).data
+  return targets.map(({ name, base, deltas }) => ({
+    ...{ slice: base.name, ranks: ranksOf(deltas) },
+    ...{ up: dataOf(`${name} up`), down: dataOf(`${name} down`) },
+  }))
+}
+
+const storedBytes = ({ deltas }: MergeTarget) =>
+  factorsOf(deltas).reduce(
+    (sum, { change: { up, down } }) => sum + up.byteLength + down.byteLength,
+    0,
+  )
+
+const ranksOf = (deltas: MergeTarget['deltas']) =>
+  factorsOf(deltas).map(({ change, lora }) => ({ lora, rank: change.down.shape[0]! }))
+
+/** → every target's up [out, Σr] and down [Σr, in]. */
+function factorGraph(targets: readonly MergeTarget[]): Uint8Array {
+  const graph = createGraph('factors')
+  for (const { name, deltas, base } of targets) {
+    const own = factorsOf(deltas)
+    const ups = own.map(({ change, lora }) =>
+      graph.node('Mul', [read(graph, change.up, lora), graph.floats([change.factor])]),
+    )
+    const downs = own.map(({ change, lora }) => read(graph, change.down, lora))
+    graph.output(`${name} up`, concat(graph, ups, 1), 'F32', [base.shape[0]!, 'rank'])
+    graph.output(`${name} down`, concat(graph, downs, 0), 'F32', ['rank', base.shape[1]!])
+  }
+  return graph.encode()
+}
+
+const factorsOf = (deltas: MergeTarget['deltas']) =>
+  deltas.flatMap((own, lora) => own.filter(isLowRank).map((change) => ({ change, lora })))
+
+// Two files may use one name, so the file is part of an initializer's name here.
+const read = (graph: Graph, slice: TensorSlice, lora: number): Value =>
+  widen(graph, { ...slice, name: `lora${lora}/${slice.name}` })
+
+const concat = (graph: Graph, parts: readonly Value[], axis: number): Value =>
+  graph.node('Concat', parts, { attributes: { axis } })

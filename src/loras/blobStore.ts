@@ -1,0 +1,223 @@
+/**
+ * Weights on disk, each file once however many references lead to it:
+ *
+ *   blobs/<sha256>.safetensors   never changed once it is there
+ *   references/<key>.json        what a reference led to; its date is that of the last use
+ *   names/<name>.json            the same for names that the operator gave; never evicted
+ *   parts/                       what is on its way
+ *   holds/                       what is in use, and by whom
+ *
+ * The quota holds for everything in it. What was used longest ago goes first; what is named or in
+ * use stays, even where that exceeds the quota.
+ */
+import { accessSync, constants, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { readdir, rm, stat, statfs } from 'node:fs/promises'
+import { join } from 'node:path'
+import { invalidConfig } from '../errors.js'
+import { type Entry, openRecords, partsFolder, type Records } from './entries.js'
+import { createHolds } from './leases.js'
+import { createParts, type Parts } from './partialFiles.js'
+
+export type StoreLimits = {
+  readonly quotaBytes: number
+  /** What the disk must have left before something is added. */
+  readonly minFreeBytes: number
+}
+
+/** A file that stays where it is until it is released. */
+export type Held = {
+  readonly path: string
+  readonly digest: string
+  readonly bytes: number
+  readonly release: () => void
+}
+
+export type Store = {
+  readonly references: Records
+  readonly names: Records
+  readonly parts: Parts
+  /** The entry's file, or undefined when it is not there any more. */
+  readonly hold: (entry: Pick<Entry, 'digest' | 'bytes'>) => Held | undefined
+  /** Makes the file at `path` the library's, tells the records under `key`, and holds it. */
+  readonly admit: (path: string, entry: Entry, place: Place, report: Report) => Promise<Held>
+  /** Evicts until `incoming` bytes fit, reporting each file. */
+  readonly makeRoom: (incoming: number, report: Report) => Promise<void>
+  readonly freeBytes: () => Promise<number>
+  readonly isHeld: (digest: string) => boolean
+  /** Removes the weights unless they are in use or something still leads to them. */
+  readonly discard: (digest: string) => Promise<void>
+}
+
+/** Where an entry is written down. */
+export type Place = { readonly records: Records; readonly key: string }
+
+type Report = (line: string) => void
+type Evictable = { readonly path: string; readonly bytes: number; readonly usedAtMs: number }
+type Blob = Evictable & { readonly digest: string; readonly isNamed: boolean }
+
+const dayMs = 24 * 60 * 60_000
+const suffix = '.safetensors'
+
+/** The store in `folder`, which is made. Throws a sentence where nothing can be written. */
+export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreLimits): Store {
+  const [blobsFolder, draftsFolder] = [join(folder, 'blobs'), join(folder, partsFolder)]
+  for (const each of [blobsFolder, draftsFolder]) makeWritable(each)
+  const { names, references } = openRecords(folder)
+  const parts = createParts(draftsFolder)
+  const holds = createHolds(join(folder, 'holds'))
+  const inTurn = createTurns()
+
+  const pathOf = (digest: string) => join(blobsFolder, `${digest}${suffix}`)
+
+  // It is held before it is looked for: what evicts it in between makes it be missed, not lost.
+  function hold({ digest, bytes }: Pick<Entry, 'digest' | 'bytes'>): Held | undefined {
+    const path = pathOf(digest)
+    const release = holds.take(digest)
+    if (statSync(path, { throwIfNoEntry: false })?.size === bytes)
+      return { path, digest, bytes, release }
+    release()
+    return undefined
+  }
+
+  function moveIn(path: string, entry: Entry): Held {
+    renameSync(path, pathOf(entry.digest))
+    return hold(entry)!
+  }
+
+  const freeBytes = async () => {
+    const { bavail, bsize } = await statfs(folder)
+    return bavail * bsize
+  }
+
+  async function listBlobs(): Promise<Blob[]> {
+    const [named, referred] = await Promise.all([names.list(), references.list()])
+    const files = (await readdir(blobsFolder)).filter((each) => each.endsWith(suffix))
+    const blobs = await Promise.all(
+      files.map(async (file): Promise<Blob[]> => {
+        const digest = file.slice(0, -suffix.length)
+        const path = pathOf(digest)
+        const stats = await stat(path).catch(() => undefined)
+        if (!stats) return []
+        const uses = [...named, ...referred].filter((record) => record.digest === digest)
+        // Without a use it was admitted by a process that was killed before it could say for whom.
+        const usedAtMs = Math.max(
+          ...uses.map((use) => use.usedAtMs),
+          uses.length ? 0 : stats.mtimeMs,
+        )
+        const isNamed = named.some((record) => record.digest === digest)
+        return [{ digest, path, bytes: stats.size, usedAtMs, isNamed }]
+      }),
+    )
+    return blobs.flat()
+  }
+
+  async function makeRoom(incoming: number, report: Report): Promise<void> {
+    const leftovers = await removeStale(await parts.leftovers())
+    const blobs = await listBlobs()
+    let total = [...blobs, ...leftovers].reduce((sum, { bytes }) => sum + bytes, incoming)
+    const isEnough = async () =>
+      total <= quotaBytes && (await freeBytes()) - incoming >= minFreeBytes
+    const given = leftovers.filter(({ path }) => !path.endsWith('.tmp'))
+    const candidates = [...given, ...blobs.filter((blob) => !blob.isNamed)].sort(
+      (a, b) => a.usedAtMs - b.usedAtMs,
+    )
+    for (const oldest of candidates) {
+      if (await isEnough()) return
+      if (!(await evict(oldest))) continue
+      report(`removing oldest ${oldest.path}`)
+      total -= oldest.bytes
+    }
+  }
+
+  async function evict(oldest: Evictable | Blob): Promise<boolean> {
+    if ('digest' in oldest) return removeBlob(oldest.digest)
+    await rm(oldest.path, { force: true })
+    return true
+  }
+
+  async function removeBlob(digest: string): Promise<boolean> {
+    if (holds.isHeld(digest)) return false
+    // Another process may take hold of it between the question and the deed: it is asked again
+    // when nobody can find the file any more.
+    const aside = join(draftsFolder, `${digest}.${process.pid}.part.evicted`)
+    if (moveIfThere(pathOf(digest), aside) && holds.isHeld(digest)) {
+      renameSync(aside, pathOf(digest))
+      return false
+    }
+    rmSync(aside, { force: true })
+    for (const record of await references.list())
+      if (record.digest === digest) await references.remove(record.key)
+    return true
+  }
+
+  return {
+    references,
+    names,
+    parts,
+    hold,
+    freeBytes,
+    makeRoom: (incoming, report) => inTurn(() => makeRoom(incoming, report)),
+    isHeld: holds.isHeld,
+    admit: (path, entry, { records, key }, report) =>
+      inTurn(async () => {
+        await makeRoom(entry.bytes, report)
+        const held = hold(entry) ?? moveIn(path, entry)
+        await rm(path, { force: true })
+        await orRelease(held, () => records.write(key, entry))
+        return held
+      }),
+    discard: (digest) =>
+      inTurn(async () => {
+        const isThere = statSync(pathOf(digest), { throwIfNoEntry: false }) !== undefined
+        const uses = await names.list()
+        if (isThere && !uses.some((use) => use.digest === digest)) await removeBlob(digest)
+      }),
+  }
+}
+
+/** Whether it was there. */
+function moveIfThere(from: string, to: string): boolean {
+  try {
+    renameSync(from, to)
+    return true
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return false
+    throw error
+  }
+}
+
+function makeWritable(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true })
+    accessSync(folder, constants.W_OK)
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : error
+    throw invalidConfig(`Expected ${folder} to be a folder that can be written into (${code})`)
+  }
+}
+
+/** A part that nobody came back for in a day. */
+async function removeStale<T extends Evictable>(leftovers: readonly T[]): Promise<T[]> {
+  const isStale = ({ usedAtMs }: T) => usedAtMs < Date.now() - dayMs
+  await Promise.all(leftovers.filter(isStale).map(({ path }) => rm(path, { force: true })))
+  return leftovers.filter((each) => !isStale(each))
+}
+
+async function orRelease(held: Held, task: () => Promise<void>): Promise<void> {
+  try {
+    await task()
+  } catch (error) {
+    held.release()
+    throw error
+  }
+}
+
+/** Runs tasks one after the other. */
+function createTurns() {
+  let last: Promise<unknown> = Promise.resolve()
+  return <T>(task: () => Promise<T>): Promise<T> => {
+    const turn = last.then(task)
+    last = turn.catch(() => undefined)
+    return turn
+  }
+}

@@ -1,0 +1,100 @@
+/** Files of Hugging Face repositories: which one is meant, and where its bytes are. */
+import { fileDownloadInfo, listFiles } from '@huggingface/hub'
+import { invalidLora } from '../errors.js'
+import { bearerFor, type Host, type WeightsFile } from '../net/download/remoteFile.js'
+import { discard, type GuardedClient, type Reply, readBody } from '../net/guardedClient.js'
+import type { LoraSource } from './reference.js'
+
+type HubSource = Extract<LoraSource, { readonly kind: 'huggingface' }>
+
+// The list of a repository with thousands of files has a few megabytes.
+const maxReplyBytes = 2 ** 24
+
+/**
+ * The file that `source` names or, when it names none, the repository's only .safetensors.
+ * Throws one sentence, to be put after "Failed to download from HuggingFace: ".
+ */
+export async function locateOnHub(
+  { owner, repo, file }: HubSource,
+  hub: Host,
+  client: GuardedClient,
+  signal: AbortSignal,
+): Promise<WeightsFile & { readonly file: string }> {
+  const name = `${owner}/${repo}`
+  const fetch = hubFetch(client, name, hub, signal)
+  const options = { repo: { type: 'model', name }, hubUrl: hub.url, fetch } as const
+
+  const chosen = file ?? chooseFile(name, await listWeights(options))
+  const info = await fileDownloadInfo({ ...options, path: encodePath(chosen) })
+  if (!info) throw invalidLora(`There is no ${chosen} in ${name}`)
+  return {
+    file: chosen,
+    url: info.url,
+    bearer: bearerFor(info.url, hub),
+    // Of a large file the ETag is its sha256, of a small one git's hash.
+    sha256: /^"?([0-9a-f]{64})"?$/.exec(info.etag)?.[1],
+  }
+}
+
+async function listWeights(options: Parameters<typeof listFiles>[0]): Promise<string[]> {
+  const found: string[] = []
+  for await (const { type, path } of listFiles({ ...options, recursive: true }))
+    if (type === 'file' && path.includes('.safetensors')) found.push(path)
+  return found
+}
+
+/** The words are the reference's, also where there is no file at all. */
+function chooseFile(name: string, found: readonly string[]): string {
+  const [only, ...others] = found
+  if (only !== undefined && others.length === 0) return only
+  const list = found.map((path) => `'${path}'`).join(', ')
+  throw invalidLora(
+    `No *.safetensors file was explicitly specified from the HuggingFace repo ${name} and more ` +
+      `than one *.safetensors file was found. Found: [${list}]`,
+  )
+}
+
+const encodePath = (path: string) => path.split('/').map(encodeURIComponent).join('/')
+
+/** What the hub's client fetches with: guarded, and the token only for the hub itself. */
+const hubFetch =
+  (client: GuardedClient, repo: string, hub: Host, signal: AbortSignal): typeof globalThis.fetch =>
+  async (input, init) => {
+    const address = input instanceof Request ? input.url : String(input)
+    const headers = Object.fromEntries(new Headers(init?.headers))
+    const reply = await client.get(address, { headers, bearer: bearerFor(address, hub), signal })
+    refuseDenied(reply, repo)
+    return toResponse(reply)
+  }
+
+function refuseDenied(reply: Reply, repo: string): void {
+  const { statusCode, headers } = reply
+  if (statusCode !== 401 && statusCode !== 403) return
+  discard(reply)
+  const page = `https://huggingface.co/${repo}`
+  // To a stranger the hub says 401 for what does not exist, too.
+  if (statusCode === 401 && headers['x-error-code'] !== 'GatedRepo')
+    throw invalidLora(
+      `${repo} does not exist, or is private or gated: see ${page}, and set FLUXD_HF_TOKEN if it needs a token`,
+    )
+  throw invalidLora(
+    `Access to ${repo} is restricted: accept its licence at ${page} and set FLUXD_HF_TOKEN to a token of that account`,
+  )
+}
+
+async function toResponse(reply: Reply): Promise<Response> {
+  const { statusCode, headers } = reply
+  const fields = Object.entries(headers).flatMap(([field, value]) =>
+    value === undefined ? [] : [value].flat().map((each): [string, string] => [field, each]),
+  )
+  return new Response(await readReply(reply), { status: statusCode, headers: fields })
+}
+
+/** Nothing of a file that is sent whole, though only its size was asked for. */
+async function readReply(reply: Reply): Promise<Uint8Array<ArrayBuffer> | null> {
+  const isJson = /json/.test(String(reply.headers['content-type'] ?? ''))
+  if (isJson && reply.statusCode !== 204)
+    return new Uint8Array(await readBody(reply, maxReplyBytes))
+  discard(reply)
+  return null
+}

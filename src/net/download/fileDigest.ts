@@ -1,0 +1,38 @@
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { stat } from 'node:fs/promises'
+import { basename } from 'node:path'
+import { invalidLora } from '../../errors.js'
+
+/**
+ * The sha256 of files that rarely change, each read once for as long as it stays the same. Throws
+ * `lora_invalid`, without saying where it looked, for one that cannot be read.
+ */
+export function createDigests(): (path: string) => Promise<string> {
+  const known = new Map<string, { readonly stamp: string; readonly digest: Promise<string> }>()
+  return async (path) => {
+    try {
+      const { size, mtimeMs } = await stat(path)
+      const stamp = `${size} ${mtimeMs}`
+      const last = known.get(path)
+      if (last?.stamp === stamp) return await last.digest
+      const digest = digestFile(path)
+      known.set(path, { stamp, digest })
+      return await digest
+    } catch (error) {
+      known.delete(path)
+      throw unreadable(path, error)
+    }
+  }
+}
+
+function unreadable(path: string, error: unknown) {
+  const code = error instanceof Error && 'code' in error ? error.code : error
+  return invalidLora(`Expected ${basename(path)} to be a file that can be read (${code})`, error)
+}
+
+async function digestFile(path: string): Promise<string> {
+  const hash = createHash('sha256')
+  for await (const chunk of createReadStream(path)) hash.update(chunk)
+  return hash.digest('hex')
+}

@@ -1,0 +1,170 @@
+/**
+ * HTTP to servers that users name. A user must not be able to make the server talk to its own
+ * network, so addresses are checked where they cannot change any more: when the socket is connected
+ * to what a name resolved to (no DNS rebinding), and again after every redirect.
+ */
+import { lookup as resolveName } from 'node:dns'
+import type { LookupFunction } from 'node:net'
+import { Agent, type Dispatcher } from 'undici'
+import { FluxdError, invalidInput } from '../errors.js'
+import { type AddressRule, isPublicAddress, literalAddress } from './publicAddress.js'
+
+/** `url` is the one at the end of the redirects. The body must be read or discarded. */
+export type Reply = Dispatcher.ResponseData & { readonly url: URL }
+
+export type GuardedRequest = {
+  readonly headers?: Readonly<Record<string, string>>
+  /** A token for the server of the first URL; no other server that it redirects to gets it. */
+  readonly bearer?: string | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+export type GuardedClient = {
+  /** The reply at the end of the redirects, whatever its status. Throws `invalid_input` for a refused URL. */
+  readonly get: (url: string, request?: GuardedRequest) => Promise<Reply>
+  /** The reply of that server itself: a redirect is not followed. Throws as `get`. */
+  readonly post: (url: string, body: string, request?: GuardedRequest) => Promise<Reply>
+  /** As `post`. */
+  readonly put: (url: string, body: Uint8Array, request?: GuardedRequest) => Promise<Reply>
+  readonly close: () => Promise<void>
+}
+
+const maxRedirects = 5
+const redirectStatuses: readonly number[] = [301, 302, 303, 307, 308]
+
+/**
+ * A client that connects only to allowed addresses. `stallTimeoutMs` is for connecting, for waiting
+ * for the first byte and between two of them; Cog's is the default.
+ */
+export function createGuardedClient({
+  allowAddress = isPublicAddress,
+  stallTimeoutMs = 10_000,
+}: {
+  readonly allowAddress?: AddressRule
+  readonly stallTimeoutMs?: number
+} = {}): GuardedClient {
+  const agent = new Agent({
+    connect: { lookup: createLookup(allowAddress), timeout: stallTimeoutMs },
+    headersTimeout: stallTimeoutMs,
+    bodyTimeout: stallTimeoutMs,
+  })
+
+  async function get(uri: string, request: GuardedRequest = {}): Promise<Reply> {
+    const start = checkUrl(parseUrl(uri), allowAddress)
+    let { bearer } = request
+    let url = start
+    for (let redirects = 0; redirects <= maxRedirects; redirects++) {
+      const reply = await send(url, { ...request, bearer })
+      if (!redirectStatuses.includes(reply.statusCode)) return { ...reply, url }
+      discard(reply)
+      url = checkUrl(nextUrl(url, reply.headers.location), allowAddress)
+      if (url.origin !== start.origin) bearer = undefined
+    }
+    throw invalidInput(
+      `Expected at most ${maxRedirects} redirects from ${showUrl(start)} but received more`,
+    )
+  }
+
+  async function upload(
+    method: 'POST' | 'PUT',
+    uri: string,
+    request: GuardedRequest,
+    body: string | Uint8Array,
+  ): Promise<Reply> {
+    const url = checkUrl(parseUrl(uri), allowAddress)
+    return { ...(await send(url, request, { method, body })), url }
+  }
+
+  function send(
+    { origin, pathname, search }: URL,
+    { headers, bearer, signal }: GuardedRequest,
+    upload?: { readonly method: 'POST' | 'PUT'; readonly body: string | Uint8Array },
+  ) {
+    return agent.request({
+      origin,
+      path: pathname + search,
+      ...(upload ?? { method: 'GET' }),
+      headers: {
+        'user-agent': 'fluxd',
+        accept: '*/*',
+        'accept-encoding': 'identity',
+        ...headers,
+        ...(bearer !== undefined && { authorization: `Bearer ${bearer}` }),
+      },
+      signal: signal ?? null,
+    })
+  }
+
+  return {
+    get,
+    post: (url, body, request = {}) => upload('POST', url, request, body),
+    put: (url, body, request = {}) => upload('PUT', url, request, body),
+    close: () => agent.destroy(),
+  }
+}
+
+/** Closes the connection without reading what else it would bring. */
+export const discard = ({ body }: Pick<Reply, 'body'>) => body.on('error', () => {}).destroy()
+
+/** The whole body, refused as soon as it says or shows that it is longer than `maxBytes`. */
+export async function readBody(reply: Reply, maxBytes: number): Promise<Buffer> {
+  const tooLarge = () => invalidInput(`Expected a file of at most ${maxBytes} bytes`)
+  const announced = Number(reply.headers['content-length'] ?? 0)
+  if (announced > maxBytes) {
+    discard(reply)
+    throw tooLarge()
+  }
+  const chunks: Buffer[] = []
+  let length = 0
+  for await (const chunk of reply.body) {
+    length += chunk.length
+    if (length > maxBytes) throw tooLarge()
+    chunks.push(chunk)
+  }
+  return Buffer.concat(chunks, length)
+}
+
+/** For messages: without the query, which may hold a token. */
+export const showUrl = ({ origin, pathname }: URL) => `${origin}${pathname}`.slice(0, 200)
+
+/** The URL that `uri` spells; throws `invalid_input` without quoting it. */
+export function parseUrl(uri: string): URL {
+  try {
+    return new URL(uri)
+  } catch (cause) {
+    throw new FluxdError('invalid_input', 'Expected a URL that can be parsed', { cause })
+  }
+}
+
+/** Throws unless `url` is http(s), carries no password, and its host is a name or an allowed address. */
+function checkUrl(url: URL, allowAddress: AddressRule): URL {
+  if (url.protocol !== 'http:' && url.protocol !== 'https:')
+    throw invalidInput(`Expected an http or https URL but received ${url.protocol}`)
+  if (url.username || url.password)
+    throw invalidInput(`Expected a URL without user name and password for ${url.host}`)
+  const address = literalAddress(url)
+  if (address !== undefined && !allowAddress(address, url.hostname)) throw refused(url.hostname)
+  return url
+}
+
+const refused = (host: string) =>
+  invalidInput(`Expected the URL of a public server but ${host} is not one`)
+
+/** node's lookup, failing when any address of a name is refused. */
+const createLookup =
+  (allowAddress: AddressRule): LookupFunction =>
+  (hostname, options, callback) => {
+    resolveName(hostname, { ...options, all: true }, (error, addresses) => {
+      if (error) return callback(error, [])
+      if (!addresses.every(({ address }) => allowAddress(address, hostname)))
+        return callback(refused(hostname), [])
+      if (options.all) return callback(null, addresses)
+      callback(null, addresses[0]!.address, addresses[0]!.family)
+    })
+  }
+
+function nextUrl(from: URL, location: string | string[] | undefined): URL {
+  if (typeof location === 'string' && URL.canParse(location, from.href))
+    return new URL(location, from.href)
+  throw invalidInput(`Expected ${showUrl(from)} to redirect to a URL but it names none`)
+}

@@ -1,0 +1,187 @@
+/**
+ * A repository's files in a folder, several at once. A file gets its name when its digest has been
+ * checked, and is checked again by the next pull, so whatever ended this one can be gone on from.
+ */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { mkdir, rename, rm, stat, statfs } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { FluxdError } from '../../errors.js'
+import { originPath, removePart } from '../download/partialFile.js'
+import { bearerFor } from '../download/remoteFile.js'
+import { type Downloaded, download, type Patience } from '../download/resumable.js'
+import {
+  checkAccess,
+  explainDenial,
+  type Repository,
+  type RepositoryFile,
+  type RepositorySource,
+} from './repository.js'
+
+export type PullProgress = {
+  readonly start: (file: RepositoryFile) => void
+  /** How many of the file's bytes are here. */
+  readonly update: (file: RepositoryFile, done: number) => void
+  readonly finish: (file: RepositoryFile) => void
+}
+
+// More connections fill a line no better and leave more files half done.
+const filesAtOnce = 3
+
+/** A slow line needs days for the 34 GB of Flux.1. */
+export const pullPatience: Patience = {
+  attempts: 8,
+  delayMs: 500,
+  stallMs: 60_000,
+  timeoutMs: 14 * 24 * 60 * 60_000,
+}
+
+/**
+ * Brings all files of `repository` into `folder`, which exists; those that are there and right stay.
+ * Throws one sentence that names the file; what has come stays for the next time.
+ */
+export async function pullRepository(
+  repository: Repository,
+  folder: string,
+  source: RepositorySource,
+  progress: PullProgress,
+  patience: Patience = pullPatience,
+): Promise<void> {
+  const files = repository.files.toSorted((a, b) => a.bytes - b.bytes)
+  await checkAccess(repository, files[0]!, source)
+  await expectRoom(files, folder)
+
+  const stopping = new AbortController()
+  const signal = AbortSignal.any([source.signal, stopping.signal])
+  const pullNext = async (): Promise<void> => {
+    for (let file = files.shift(); file; file = files.shift()) {
+      progress.start(file)
+      const place = { path: join(folder, file.path), file, progress }
+      if (!(await isThere(place, signal)))
+        await pullFile(repository, place, { ...source, signal }, patience)
+      progress.finish(file)
+    }
+  }
+  const workers = Array.from({ length: filesAtOnce }, pullNext)
+  try {
+    await Promise.all(workers)
+  } finally {
+    // The first failure ends the others, which have files to close.
+    stopping.abort()
+    await Promise.allSettled(workers)
+  }
+}
+
+type Place = {
+  readonly path: string
+  readonly file: RepositoryFile
+  readonly progress: PullProgress
+}
+
+async function pullFile(
+  { name }: Repository,
+  place: Place,
+  { client, host, signal }: RepositorySource,
+  patience: Patience,
+): Promise<void> {
+  const { path, file, progress } = place
+  await mkdir(dirname(path), { recursive: true })
+  const part = partPath(path)
+  const request = {
+    url: file.url,
+    bearer: bearerFor(file.url, host),
+    maxBytes: file.bytes,
+    signal,
+    onProgress: (done: number) => progress.update(file, done),
+  }
+  const reply = await orNamed(file, () => download(client, part, request, patience))
+  if (reply.kind === 'refused') throw explainStatus(name, file, reply.status, host)
+  await checkPart(part, file, reply, signal)
+  await rename(part, path)
+  await rm(originPath(part), { force: true })
+}
+
+/** Removes what is not the file that the hub's list tells of, and throws. */
+async function checkPart(
+  part: string,
+  file: RepositoryFile,
+  { bytes, sha256 }: Extract<Downloaded, { kind: 'file' }>,
+  signal: AbortSignal,
+): Promise<void> {
+  const { kind, hex } = file.digest
+  const digest = kind === 'sha256' ? sha256 : await digestOf(part, file, signal)
+  if (bytes === file.bytes && digest === hex) return
+  await removePart(part)
+  throw new Error(
+    `${file.path}: expected ${file.bytes} bytes with ${kind} digest ${hex} but received ${bytes} with ${digest}`,
+  )
+}
+
+async function isThere({ path, file, progress }: Place, signal: AbortSignal): Promise<boolean> {
+  if ((await sizeOf(path)) !== file.bytes) return false
+  const onBytes = (done: number) => progress.update(file, done)
+  return (await digestOf(path, file, signal, onBytes)) === file.digest.hex
+}
+
+async function digestOf(
+  path: string,
+  { bytes, digest }: RepositoryFile,
+  signal: AbortSignal,
+  onBytes: (done: number) => void = () => {},
+): Promise<string> {
+  const hash =
+    digest.kind === 'sha256' ? createHash('sha256') : createHash('sha1').update(`blob ${bytes}\0`)
+  let done = 0
+  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
+    if (signal.aborted) throw new FluxdError('canceled', 'The download was canceled')
+    hash.update(chunk)
+    done += chunk.length
+    onBytes(done)
+  }
+  return hash.digest('hex')
+}
+
+/** Counts what came by an earlier pull as there. */
+async function expectRoom(files: readonly RepositoryFile[], folder: string): Promise<void> {
+  const missing = await Promise.all(
+    files.map(async ({ path, bytes }) => {
+      const [whole, part] = await Promise.all(
+        [join(folder, path), partPath(join(folder, path))].map(sizeOf),
+      )
+      return whole === bytes ? 0 : bytes - Math.min(part ?? 0, bytes)
+    }),
+  )
+  const needed = missing.reduce((sum, bytes) => sum + bytes, 0)
+  const { bavail, bsize } = await statfs(folder)
+  if (needed <= bavail * bsize) return
+  throw new FluxdError(
+    'storage_full',
+    `Expected ${gigabytes(needed)} of free space in ${folder} but there are ${gigabytes(bavail * bsize)}`,
+  )
+}
+
+const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`
+
+const partPath = (path: string) => `${path}.part`
+
+const sizeOf = async (path: string) => (await stat(path).catch(() => undefined))?.size
+
+async function orNamed<T>(file: RepositoryFile, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (cause) {
+    if (cause instanceof FluxdError && cause.code === 'canceled') throw cause
+    const reason = cause instanceof Error ? cause.message : String(cause)
+    throw new Error(`${file.path}: ${reason}`, { cause })
+  }
+}
+
+const explainStatus = (
+  name: string,
+  file: RepositoryFile,
+  status: number,
+  host: RepositorySource['host'],
+) =>
+  status === 401 || status === 403
+    ? new FluxdError('forbidden', explainDenial(name, host))
+    : new Error(`${file.path}: expected a file but ${host.url} answered with status ${status}`)

@@ -1,0 +1,128 @@
+/** The HTTP application: its surfaces on its parts. */
+import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import { type Logger, pino } from 'pino'
+import { readBuild } from '../build.js'
+import type { Config } from '../config/config.js'
+import { createDeploymentStore } from '../store/deployments.js'
+import { createRunCounts } from '../store/runCounts.js'
+import { createSecretStore, toWebhookKey } from '../store/secrets.js'
+import type { Engine } from '../worker/engine/client.js'
+import { isLoopback } from './auth/listenHost.js'
+import type { Services } from './context.js'
+import { logReplies } from './http/accessLog.js'
+import { guardRoutes } from './http/auth.js'
+import { acceptJsonOnly, longestRequestMs, maxBodyBytes } from './http/bodyParser.js'
+import { rereadCatalog } from './http/catalogRefresh.js'
+import { replyToErrors } from './http/cog/errors.js'
+import { healthRoutes } from './http/cog/healthCheck.js'
+import { cogRoutes } from './http/cog/routes.js'
+import { addDocs } from './http/docs.js'
+import { longestPart, refusePath } from './http/frameworkErrors.js'
+import { releaseConnections } from './http/gracefulClose.js'
+import { addHeaders } from './http/headers.js'
+import { metricsRoutes } from './http/metrics.js'
+import { acceptForms } from './http/multipart.js'
+import { outputRoutes } from './http/outputFiles.js'
+import { probeRoutes } from './http/probes.js'
+import { createPublicUrl } from './http/publicUrl.js'
+import { limitRates } from './http/rateLimit.js'
+import { replicateRoutes } from './http/replicate/routes.js'
+import { compileValidator } from './http/zod.js'
+import type { Predictions } from './predictions/service.js'
+import { type PartSettings, type Parts, startParts } from './wiring.js'
+
+export type AppSettings = PartSettings & Pick<Config, 'host' | 'outputMode' | 'corsOrigins'>
+
+export type AppOptions = {
+  /** `host` is where the server will listen. */
+  readonly config: AppSettings
+  /** Stays the caller's, as do the services: closing the app does not stop it. */
+  readonly engine: Engine
+  readonly services: Services
+  readonly logger?: Logger
+  /** Ends the server: what `POST /shutdown` asks for. */
+  readonly shutdown?: () => void
+  /** What is wrong with the machine now; such a server is not ready. */
+  readonly listProblems?: () => readonly string[]
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** For who ends the server: `drain` comes before `close`. */
+    readonly predictions: Predictions
+  }
+}
+
+/**
+ * The app, not yet listening. The default model begins to load, and what an earlier server left
+ * unfinished begins to run; closing interrupts what still runs.
+ */
+export function buildApp(options: AppOptions): FastifyInstance {
+  const { config, services, logger } = options
+  const log: FastifyBaseLogger = logger ?? pino({ level: 'silent' })
+  const app = Fastify({
+    loggerInstance: log,
+    bodyLimit: maxBodyBytes,
+    requestTimeout: longestRequestMs,
+    frameworkErrors: refusePath,
+    routerOptions: { maxParamLength: longestPart },
+    // One line for each reply, by accessLog.ts.
+    logController: new LogController({ disableRequestLogging: true }),
+  })
+  releaseConnections(app)
+  const parts = startParts(app, options)
+  app.decorate('predictions', parts.predictions)
+  acceptJsonOnly(app)
+  app.setValidatorCompiler(compileValidator)
+  replyToErrors(app)
+  logReplies(app)
+  // What these add to routes they add to those that are registered later.
+  app.register(async (routes) => {
+    await addHeaders(routes, config.corsOrigins)
+    // Who came from elsewhere needs a key, even when the last one has been removed.
+    const isOpen = () => isLoopback(config.host) && !services.keys.areConfigured()
+    guardRoutes(routes, services.keys, isOpen)
+    await limitRates(routes)
+    rereadCatalog(routes, services.catalog)
+    await addDocs(routes, readBuild().version)
+    addRoutes(routes, parts, options)
+  })
+  return app
+}
+
+function addRoutes(app: FastifyInstance, parts: Parts, options: AppOptions): void {
+  const { config, engine, services, shutdown = () => {}, listProblems = () => [] } = options
+  const { predictions, outputs, reporting, setup } = parts
+  acceptForms(app)
+  cogRoutes(app, {
+    predictions,
+    catalog: services.catalog,
+    outputs,
+    files: services.files,
+    model: config.cog.model,
+    refusesWhenBusy: config.cog.busy === '409',
+    isSettingUp: () => setup().status === 'starting',
+    shutdown,
+  })
+  healthRoutes(app, engine, setup)
+  probeRoutes(app, { engine, setup, predictions, listProblems })
+  metricsRoutes(app, reporting.metrics)
+  outputRoutes(app, services.files)
+  addReplicate(app, parts, options)
+}
+
+function addReplicate(app: FastifyInstance, parts: Parts, { config, services }: AppOptions): void {
+  const secrets = createSecretStore(services.database)
+  replicateRoutes(app, {
+    predictions: parts.predictions,
+    webhooks: parts.reporting.webhooks,
+    catalog: services.catalog,
+    files: services.files,
+    deployments: createDeploymentStore(services.database),
+    runs: createRunCounts(services.database),
+    publicUrl: createPublicUrl(config.publicUrl),
+    outputMode: config.outputMode,
+    webhookKey: toWebhookKey(secrets.read('webhooks')),
+    downloadSecret: secrets.read('downloads'),
+  })
+}

@@ -1,0 +1,49 @@
+/** What an orchestrator asks: is the process alive, and may it be sent predictions. */
+import { mkdir, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import type { Engine } from '../../worker/engine/client.js'
+import type { Predictions } from '../predictions/service.js'
+import type { Setup } from '../predictions/warmup.js'
+
+export type ProbedServices = {
+  readonly engine: Pick<Engine, 'status'>
+  readonly setup: () => Setup
+  readonly predictions: Pick<Predictions, 'refusal'>
+  /** What is wrong with the machine now. */
+  readonly listProblems: () => readonly string[]
+}
+
+export function probeRoutes(app: FastifyInstance, services: ProbedServices): void {
+  const config = { access: 'public' } as const
+
+  app.get('/livez', { config }, () => ({ status: 'alive' }))
+
+  app.get('/readyz', { config }, async (_request, reply) => {
+    const reasons = await listReasons(services)
+    return reply
+      .code(reasons.length === 0 ? 200 : 503)
+      .send(reasons.length === 0 ? { status: 'ready' } : { status: 'not ready', reasons })
+  })
+}
+
+/** Why predictions should go elsewhere now. */
+async function listReasons(services: ProbedServices): Promise<string[]> {
+  const engine = services.engine.status()
+  const setup = services.setup().status
+  const reasons = [
+    engine === 'ready' || engine === 'busy' ? undefined : `the engine is ${engine}`,
+    setup === 'succeeded' ? undefined : `setup has ${describeSetup[setup]}`,
+    await services.predictions.refusal(),
+    ...services.listProblems(),
+  ]
+  return reasons.filter((reason) => reason !== undefined)
+}
+
+const describeSetup = { starting: 'not finished', failed: 'failed' } as const
+
+/** Makes the file, empty, that Kubernetes looks for in a Cog container (replicate-contract §2.2). */
+export async function touchReadyFile(path: string): Promise<void> {
+  await mkdir(dirname(path), { recursive: true })
+  await writeFile(path, '')
+}

@@ -1,0 +1,86 @@
+/** What `/v1` tells of the server itself: whose it is, what it runs on, and what it cannot do. */
+import type { FastifyInstance } from 'fastify'
+import { z } from 'zod'
+import type { Account, Hardware, WebhookSecret } from '../../../contract/account.js'
+import type { ModelCollection } from '../../../contract/model.js'
+import { wholePage } from '../../../contract/page.js'
+import type { ZodTypeProvider } from '../zod.js'
+import { owner, type ReplicateServices } from './context.js'
+import { notFound, problem } from './errors.js'
+import { createModelPresenter, searchModels } from './models.js'
+
+export const account: Account = {
+  type: 'user',
+  username: owner,
+  name: owner,
+  github_url: null,
+  avatar_url: null,
+}
+
+/** There is one machine, and everything runs on it. */
+export const hardware: readonly Hardware[] = [{ sku: 'local', name: 'This server' }]
+
+const everything: ModelCollection = {
+  name: 'Local models',
+  slug: 'local',
+  description: 'All models of this server',
+  full_description: null,
+}
+
+const SearchQuery = z.object({
+  query: z.string().default(''),
+  limit: z.coerce.number().int().min(1).max(50).default(20),
+})
+
+export function accountRoutes(server: FastifyInstance, services: ReplicateServices): void {
+  const app = server.withTypeProvider<ZodTypeProvider>()
+  const { catalog, webhookKey } = services
+  const presentModels = createModelPresenter(services)
+
+  app.get('/account', () => account)
+
+  app.get('/hardware', () => hardware)
+
+  app.get('/webhooks/default/secret', (): WebhookSecret => ({ key: webhookKey }))
+
+  app.get('/collections', () => wholePage([everything]))
+
+  app.get(
+    '/collections/:slug',
+    { schema: { params: z.object({ slug: z.string() }) } },
+    (request) => {
+      if (request.params.slug !== everything.slug) throw notFound()
+      return { ...everything, models: presentModels(catalog.list(), request) }
+    },
+  )
+
+  app.get('/search', { schema: { querystring: SearchQuery } }, (request) => {
+    const { query, limit } = request.query
+    const found = searchModels(catalog.list(), query).slice(0, limit)
+    const models = presentModels(found, request).map((model) => ({ model, metadata: {} }))
+    return { query, models, collections: [], pages: [] }
+  })
+}
+
+const trainingPaths = [
+  '/trainings',
+  '/trainings/:id',
+  '/trainings/:id/cancel',
+  '/models/:owner/:name/versions/:version/trainings',
+]
+
+/** 404 and not 501: clients repeat a GET that was answered with 5xx, several times at once. */
+export function trainingRoutes(app: FastifyInstance): void {
+  for (const url of trainingPaths)
+    app.route({
+      method: ['GET', 'POST'],
+      url,
+      handler: () => {
+        throw problem(
+          404,
+          'Trainings are not supported',
+          'fluxd runs models and does not train them. Train elsewhere and name the weights in replicate_weights or extra_lora.',
+        )
+      },
+    })
+}

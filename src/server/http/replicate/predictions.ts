@@ -1,0 +1,103 @@
+/** `/v1/predictions` and the other ways to create one (replicate-contract §3.2 to §3.5). */
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { z } from 'zod'
+import type { Prediction } from '../../../contract/prediction.js'
+import { CreateNamedPrediction, CreatePrediction } from '../../../contract/replicate.js'
+import { withWholeInput } from '../inputEcho.js'
+import { readForm } from '../multipart.js'
+import { tellOutlook } from '../queueHeaders.js'
+import type { ZodTypeProvider } from '../zod.js'
+import type { ReplicateServices } from './context.js'
+import { createAdmission } from './createPrediction.js'
+import { notFound } from './errors.js'
+import { expectDeployed, expectModel, expectVersion, IdPath, NamePath } from './lookup.js'
+import { pageSize, toPage } from './pagination.js'
+import { type OutputForm, parsePrefer } from './preferHeader.js'
+import { createPresenter } from './present.js'
+
+/** An instant as RFC 3339 writes it; a plus that a client forgot to escape arrives as a space. */
+const instant = z
+  .string()
+  .transform((text) => new Date(text.replace(' ', '+')))
+  .refine((date) => !Number.isNaN(date.getTime()), 'Expected a time such as 2026-01-02T03:04:05Z')
+
+const ListQuery = z.object({
+  cursor: z.string().optional(),
+  created_after: instant.optional(),
+  created_before: instant.optional(),
+  source: z.enum(['api', 'web']).optional(),
+})
+
+const creation = { preValidation: readForm, config: { creates: true } } as const
+
+export function predictionRoutes(server: FastifyInstance, services: ReplicateServices): void {
+  const app = server.withTypeProvider<ZodTypeProvider>()
+  const { predictions, catalog, publicUrl } = services
+  const presenter = createPresenter(services)
+  const admit = createAdmission(services, presenter)
+
+  app.post(
+    '/predictions',
+    { ...creation, schema: { body: CreatePrediction } },
+    (request, reply) => {
+      const { version, ...body } = request.body
+      return admit({ model: expectVersion(catalog, version) }, body, request, reply)
+    },
+  )
+
+  app.post(
+    '/models/:owner/:name/predictions',
+    { ...creation, schema: { body: CreateNamedPrediction, params: NamePath } },
+    (request, reply) =>
+      admit({ model: expectModel(catalog, request.params) }, request.body, request, reply),
+  )
+
+  app.post(
+    '/deployments/:owner/:name/predictions',
+    { ...creation, schema: { body: CreateNamedPrediction, params: NamePath } },
+    (request, reply) =>
+      admit(expectDeployed(services, request.params), request.body, request, reply),
+  )
+
+  app.get('/predictions', { schema: { querystring: ListQuery } }, (request) => {
+    const { cursor, created_after, created_before, source } = request.query
+    // There is no website that could have made any.
+    if (source === 'web') return toPage({ results: [] }, request, publicUrl)
+    const { predictions: found, ...cursors } = predictions.list({
+      cursor,
+      limit: pageSize,
+      createdAfter: created_after,
+      createdBefore: created_before,
+    })
+    const results = found.map((prediction) => presenter.presentBriefly(prediction, request))
+    return toPage({ results, ...cursors }, request, publicUrl)
+  })
+
+  app.get('/predictions/:id', { schema: { params: IdPath } }, (request, reply) => {
+    const { output } = parsePrefer(request.headers.prefer)
+    const prediction = orNotFound(predictions.get(request.params.id))
+    tellOutlook(reply, predictions.outlook(prediction.id))
+    return presentWhole(prediction, request, reply, output)
+  })
+
+  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, (request, reply) => {
+    const { output } = parsePrefer(request.headers.prefer)
+    const prediction = orNotFound(predictions.cancel(request.params.id))
+    return presentWhole(prediction, request, reply, output)
+  })
+
+  async function presentWhole(
+    prediction: Prediction,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    output: OutputForm | undefined,
+  ) {
+    const body = await presenter.present(prediction, request, output)
+    return withWholeInput(body, prediction, services.files, reply)
+  }
+}
+
+function orNotFound(prediction: Prediction | undefined): Prediction {
+  if (!prediction) throw notFound()
+  return prediction
+}

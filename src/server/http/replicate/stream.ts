@@ -1,0 +1,117 @@
+/**
+ * `urls.stream`: what happens to a prediction, as server-sent events. Whoever has the token may watch,
+ * from the beginning or from where it lost the connection. `?preview=1` adds previews: clients that do
+ * not know them must not meet them (replicate-contract §3.9).
+ */
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { z } from 'zod'
+import type { Prediction } from '../../../contract/prediction.js'
+import type { PredictionEvent } from '../../../predictions/eventLog.js'
+import { isTerminal } from '../../../predictions/prediction.js'
+import type { Preview } from '../../../worker/previews.js'
+import { type EventStream, openEventStream, type ServerSentEvent } from '../sse.js'
+import type { ZodTypeProvider } from '../zod.js'
+import type { ReplicateServices } from './context.js'
+import { notFound } from './errors.js'
+import { createPresenter, type Presenter } from './present.js'
+
+const TokenPath = z.object({ token: z.string() })
+const StreamQuery = z.object({ preview: z.string().optional() })
+
+export function streamRoutes(
+  server: FastifyInstance,
+  services: Pick<ReplicateServices, 'predictions' | 'files' | 'publicUrl' | 'outputMode'>,
+): void {
+  const app = server.withTypeProvider<ZodTypeProvider>()
+  const { predictions } = services
+  const presenter = createPresenter(services)
+  const open = new Set<EventStream>()
+
+  app.get(
+    '/files/stream-:token',
+    { schema: { params: TokenPath, querystring: StreamQuery }, config: { access: 'public' } },
+    (request, reply) => {
+      const prediction = predictions.findByStreamToken(request.params.token)
+      if (!prediction) throw notFound()
+      const stops: (() => void)[] = []
+      const stream = openEventStream(reply, () => {
+        for (const stop of stops) stop()
+        open.delete(stream)
+      })
+      open.add(stream)
+      const narrate = createNarrator(stream, presenter, request)
+      const after = parseEventId(request.headers['last-event-id'])
+      stops.push(predictions.watch(prediction.id, narrate, after === undefined ? {} : { after }))
+      if (request.query.preview === '1' && !isTerminal(prediction))
+        stops.push(predictions.watchPreviews(prediction.id, (preview) => show(preview, stream)))
+      // Nothing came after the end, which was seen: say again that it is one.
+      if (after !== undefined && isTerminal(prediction))
+        narrate({ kind: 'status', prediction, id: after })
+      return reply
+    },
+  )
+
+  // A server that closes waits for its replies.
+  app.addHook('preClose', async () => {
+    for (const stream of open) stream.end()
+  })
+}
+
+/** Without an id: who comes back has missed it for good. */
+function show({ image, step, steps, bytes, mimeType }: Preview, stream: EventStream): void {
+  const uri = `data:${mimeType};base64,${Buffer.from(bytes).toString('base64')}`
+  const data = JSON.stringify({ index: image, step, steps, uri })
+  stream.sendIfKeepingUp({ event: 'preview', data })
+}
+
+/** Writes events in their order, though a picture may have to be read before it can be told. */
+function createNarrator(
+  stream: EventStream,
+  { presentFile }: Presenter,
+  request: FastifyRequest,
+): (event: PredictionEvent) => void {
+  let told: Promise<void> = Promise.resolve()
+
+  async function narrate(event: PredictionEvent): Promise<void> {
+    const id = formatEventId(event.id)
+    switch (event.kind) {
+      case 'log':
+        return stream.send({ event: 'logs', data: `${event.line}\n`, id })
+      case 'output':
+        return stream.send({ event: 'output', data: await presentFile(event.file, request), id })
+      case 'status':
+        if (!isTerminal(event.prediction)) return
+        for (const message of describeEnd(event.prediction)) stream.send({ ...message, id })
+        return stream.end()
+      default:
+        return event satisfies never
+    }
+  }
+
+  return (event) => {
+    told = told.then(() => narrate(event)).catch(() => stream.end())
+  }
+}
+
+/** An error comes before the end that it explains. */
+function describeEnd({ status, error = '' }: Prediction): ServerSentEvent[] {
+  if (status === 'succeeded') return [done({})]
+  if (status === 'canceled') return [done({ reason: 'canceled' })]
+  return [{ event: 'error', data: JSON.stringify({ detail: error }) }, done({ reason: 'error' })]
+}
+
+const done = (data: { readonly reason?: string }): ServerSentEvent => ({
+  event: 'done',
+  data: JSON.stringify(data),
+})
+
+// Our ids are milliseconds times 1024 and a counter; clients get `<unix seconds>:<rest>`.
+const perSecond = 1000 * 1024
+
+const formatEventId = (id: number) => `${Math.floor(id / perSecond)}:${id % perSecond}`
+
+/** Undefined for what is no id of ours: such a client sees all events. */
+function parseEventId(header: string | string[] | undefined): number | undefined {
+  const match = /^(\d{1,10}):(\d{1,7})$/.exec(String(header ?? ''))
+  return match ? Number(match[1]) * perSecond + Number(match[2]) : undefined
+}

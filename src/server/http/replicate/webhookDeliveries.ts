@@ -1,0 +1,62 @@
+/** What became of a prediction's webhook, and sending it once more: fluxd's own routes. */
+import type { FastifyInstance } from 'fastify'
+import type { WebhookDelivery } from '../../../contract/delivery.js'
+import { wholePage } from '../../../contract/page.js'
+import type { Prediction } from '../../../contract/prediction.js'
+import { isTerminal } from '../../../predictions/prediction.js'
+import type { Delivery } from '../../../store/webhookDeliveries.js'
+import type { ZodTypeProvider } from '../zod.js'
+import type { ReplicateServices } from './context.js'
+import { notFound, problem } from './errors.js'
+import { IdPath } from './lookup.js'
+
+const path = '/predictions/:id/deliveries'
+
+export function deliveryRoutes(
+  server: FastifyInstance,
+  { predictions, webhooks }: Pick<ReplicateServices, 'predictions' | 'webhooks'>,
+): void {
+  const app = server.withTypeProvider<ZodTypeProvider>()
+  const list = (id: string) => wholePage(webhooks.listDeliveries(id).map(toWire))
+
+  app.get(path, { schema: { params: IdPath } }, ({ params: { id } }) => {
+    if (!predictions.get(id)) throw notFound()
+    return list(id)
+  })
+
+  app.post(path, { schema: { params: IdPath } }, ({ params: { id } }, reply) => {
+    const prediction = predictions.get(id)
+    if (!prediction) throw notFound()
+    expectReceiver(prediction)
+    webhooks.redeliver(prediction)
+    reply.code(201)
+    return list(id)
+  })
+}
+
+function expectReceiver(prediction: Prediction): void {
+  if (!prediction.webhook)
+    throw problem(422, 'No webhook', 'Expected a prediction that was created with a webhook')
+  if (!isTerminal(prediction))
+    throw problem(
+      422,
+      'Not finished',
+      `Expected a prediction that is over but it is ${prediction.status}`,
+    )
+}
+
+const toWire = (delivery: Delivery): WebhookDelivery => ({
+  id: delivery.id,
+  event: delivery.event,
+  status: statusOf(delivery),
+  attempts: delivery.attempts,
+  created_at: delivery.createdAt.toISOString(),
+  next_attempt_at: delivery.dueAt?.toISOString() ?? null,
+  completed_at: delivery.settledAt?.toISOString() ?? null,
+  error: delivery.error ?? null,
+})
+
+function statusOf({ settledAt, error }: Delivery): WebhookDelivery['status'] {
+  if (!settledAt) return 'pending'
+  return error === undefined ? 'delivered' : 'failed'
+}

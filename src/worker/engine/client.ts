@@ -1,0 +1,209 @@
+/**
+ * The API process's side of the engine: gives an engine process one command at a time, and turns its
+ * events into promises.
+ */
+import { randomUUID } from 'node:crypto'
+import type { Logger } from 'pino'
+import type { EncodedImage } from '../../engine/images/encode.js'
+import { type DrawSizes, expectRoom } from '../../engine/models/memoryEstimate.js'
+import type {
+  EngineCommand,
+  EngineConfig,
+  EngineEvent,
+  GenerationEvent,
+  GenerationTimings,
+} from '../../engine/protocol.js'
+import { FluxdError, fromErrorRecord } from '../../errors.js'
+import type { GenerationPlan, PixelSize, Variant, WeightsPlan } from '../../plan/plan.js'
+import { type Supervisor, superviseProcess } from './supervisor.js'
+
+export type EngineStatus = ReturnType<Supervisor['status']> | 'busy'
+
+/** `index` counts all pictures of the prediction, those that the safety checker left out too. */
+export type GeneratedImage = EncodedImage & { readonly index: number }
+
+export type GenerationResult = {
+  readonly images: readonly GeneratedImage[]
+  readonly timings: GenerationTimings
+}
+
+export type GenerateOptions = {
+  readonly signal?: AbortSignal
+  readonly onEvent?: (event: GenerationEvent) => void
+  /** Called when the engine is there and takes it up; it begins when this resolves. */
+  readonly onTurn?: () => Promise<void>
+  readonly previews?: PreviewWish
+}
+
+/** Whether anybody wants to see previews; they are only made for those who watch. */
+export type PreviewWish = {
+  readonly isWanted: () => boolean
+  /** Calls `listener` when that changes; returns how to stop. */
+  readonly onChange: (listener: () => void) => () => void
+}
+
+/** The API process's view of one engine process. */
+export type Engine = {
+  readonly status: () => EngineStatus
+  /** The process that runs now; another one after a restart. */
+  readonly pid: () => number | undefined
+  /** Loads a variant ahead of the first prediction; throws what is wrong with its checkpoint. */
+  readonly load: (variant: Variant) => Promise<void>
+  /**
+   * The size of a picture that a user sent: its bytes are only read in the engine's process.
+   * Throws `invalid_input` when they are no picture.
+   */
+  readonly measure: (image: Uint8Array) => Promise<PixelSize>
+  /**
+   * Runs one prediction; predictions wait for each other in order of arrival.
+   * Throws `canceled` when `signal` aborts and `engine_died` when the process died under it.
+   */
+  readonly generate: (plan: GenerationPlan, options?: GenerateOptions) => Promise<GenerationResult>
+  /**
+   * Throws `not_supported`, with the numbers, where a plan can never fit into the device's memory, as
+   * far as that is known: nothing is before a variant is loaded.
+   */
+  readonly expectRoom: (
+    plan: Pick<GenerationPlan, 'variant' | 'precision' | 'size' | 'checkSafety'>,
+  ) => void
+  /**
+   * Has the LoRAs of what probably comes next read and uploaded while the present one runs. Nothing
+   * depends on it: it fails silently, and a process that is started anew does not know of it.
+   */
+  readonly prepare: (next: WeightsPlan) => void
+  /** Gives a variant's memory back. */
+  readonly release: (variant: Variant) => Promise<void>
+  readonly stop: () => Promise<void>
+}
+
+/** What the engine is working on: settles with the event that ends it. */
+type Task = {
+  readonly onEvent: (event: EngineEvent) => void
+  readonly reject: (error: Error) => void
+}
+
+/** Starts an engine process and keeps it running until `stop`. */
+export function startEngine(config: EngineConfig, logger: Logger): Engine {
+  const sizes = new Map<Variant, DrawSizes>()
+  let task: Task | undefined
+  let isBusy = false
+  let tail: Promise<unknown> = Promise.resolve()
+  const supervisor = superviseProcess(config, logger, { onEvent, onDeath })
+  const { send } = supervisor
+
+  function onEvent(event: EngineEvent) {
+    if (event.kind === 'sizes') sizes.set(event.variant, event.sizes)
+    else task?.onEvent(event)
+  }
+
+  function onDeath(reason: string) {
+    const message = `The engine process ${reason} while it worked on this; it is being restarted`
+    task?.reject(new FluxdError('engine_died', message))
+  }
+
+  /** One command after the other; the next starts when the process is ready for it. */
+  function exclusively<T>(work: () => Promise<T>): Promise<T> {
+    const turn = tail.then(async () => {
+      await supervisor.ready()
+      isBusy = true
+      try {
+        return await work()
+      } finally {
+        task = undefined
+        isBusy = false
+      }
+    })
+    tail = turn.catch(() => {})
+    return turn
+  }
+
+  /** Sends a command and lets `settle` watch the events until it resolves or rejects. */
+  function request<T>(
+    command: EngineCommand,
+    settle: (
+      event: EngineEvent,
+      resolve: (value: T) => void,
+      reject: (error: Error) => void,
+    ) => void,
+  ): Promise<T> {
+    return new Promise((resolve, reject) => {
+      task = { onEvent: (event) => settle(event, resolve, reject), reject }
+      send(command)
+    })
+  }
+
+  async function generate(
+    plan: GenerationPlan,
+    { signal, onEvent: notify, onTurn, previews }: GenerateOptions = {},
+  ) {
+    const id = randomUUID()
+    const images: GeneratedImage[] = []
+    const cancel = () => send({ kind: 'cancel', id })
+    const wantsPreviews = () => previews?.isWanted() ?? false
+    return exclusively(async () => {
+      throwIfCanceled(signal)
+      await onTurn?.()
+      throwIfCanceled(signal)
+      signal?.addEventListener('abort', cancel, { once: true })
+      const stopTelling = previews?.onChange(() =>
+        send({ kind: 'preview', id, isWanted: wantsPreviews() }),
+      )
+      try {
+        return await request<GenerationResult>(
+          { kind: 'generate', id, plan, wantsPreviews: wantsPreviews() },
+          (event, resolve, reject) => {
+            if (!('id' in event) || event.id !== id) return
+            notify?.(event)
+            if (event.kind === 'image') {
+              const { index, bytes, mimeType } = event
+              images.push({ index, bytes, mimeType })
+            }
+            if (event.kind === 'done') resolve({ images, timings: event.timings })
+            if (event.kind === 'failed') reject(fromErrorRecord(event.error))
+          },
+        )
+      } finally {
+        signal?.removeEventListener('abort', cancel)
+        stopTelling?.()
+      }
+    })
+  }
+
+  return {
+    status: () => (isBusy && supervisor.status() === 'ready' ? 'busy' : supervisor.status()),
+    pid: supervisor.pid,
+    load: (variant) =>
+      exclusively(() =>
+        request<void>({ kind: 'load', variant }, (event, resolve, reject) => {
+          if (event.kind === 'loaded') resolve()
+          if (event.kind === 'loadFailed') reject(fromErrorRecord(event.error))
+        }),
+      ),
+    measure: (image) =>
+      exclusively(() =>
+        request<PixelSize>({ kind: 'measure', image }, (event, resolve, reject) => {
+          if (event.kind === 'measured') resolve(event.size)
+          if (event.kind === 'measureFailed') reject(fromErrorRecord(event.error))
+        }),
+      ),
+    generate,
+    expectRoom(plan) {
+      const known = sizes.get(plan.variant)
+      if (known) expectRoom(known, plan)
+    },
+    prepare: ({ variant, precision, loras }) =>
+      send({ kind: 'prepare', variant, precision, loras }),
+    release: (variant) =>
+      exclusively(() =>
+        request<void>({ kind: 'release', variant }, (event, resolve) => {
+          if (event.kind === 'released') resolve()
+        }),
+      ),
+    stop: supervisor.stop,
+  }
+}
+
+function throwIfCanceled(signal?: AbortSignal) {
+  if (signal?.aborted)
+    throw new FluxdError('canceled', 'The prediction was canceled before it started')
+}

@@ -1,0 +1,64 @@
+/** One engine process and the typed channel to it. */
+import { type ChildProcess, fork } from 'node:child_process'
+import { constants, setPriority } from 'node:os'
+import { extname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { EngineCommand, EngineConfig, EngineEvent } from '../../engine/protocol.js'
+
+export type EngineProcess = {
+  readonly pid: number | undefined
+  readonly send: (command: EngineCommand) => void
+  /** Ends the process: asks first, kills what does not answer. Resolves when it is gone. */
+  readonly stop: () => Promise<void>
+}
+
+export type ProcessHandlers = {
+  readonly onEvent: (event: EngineEvent) => void
+  /** The process is gone; `reason` completes the sentence "the engine process …". */
+  readonly onExit: (reason: string) => void
+}
+
+const stopTimeoutMs = 5000
+
+export function startProcess(config: EngineConfig, handlers: ProcessHandlers): EngineProcess {
+  const child = forkWorker(config)
+  // An engine uses every core it gets; the API process must still answer at once.
+  if (child.pid !== undefined) setPriority(child.pid, constants.priority.PRIORITY_BELOW_NORMAL)
+  child.on('message', (event: EngineEvent) => handlers.onEvent(event))
+  const gone = new Promise<void>((resolve) => {
+    child.once('exit', (code, signal) => {
+      handlers.onExit(signal ? `was killed by ${signal}` : `ended with exit code ${code}`)
+      resolve()
+    })
+  })
+  child.on('error', () => child.kill('SIGKILL'))
+
+  return {
+    pid: child.pid,
+    send(command) {
+      // A process that is going down no longer reads; its exit is what tells the caller.
+      if (child.connected) child.send(command, () => {})
+    },
+    async stop() {
+      if (child.connected) child.send({ kind: 'shutdown' } satisfies EngineCommand, () => {})
+      const timer = setTimeout(() => child.kill('SIGKILL'), stopTimeoutMs)
+      await gone
+      clearTimeout(timer)
+    },
+  }
+}
+
+function forkWorker(config: EngineConfig): ChildProcess {
+  const here = fileURLToPath(import.meta.url)
+  // Run from source (tests, development) the worker is TypeScript too.
+  const extension = extname(here)
+  return fork(
+    new URL(`../../engine/worker${extension}`, import.meta.url),
+    [JSON.stringify(config)],
+    {
+      serialization: 'advanced',
+      execArgv: extension === '.ts' ? ['--import', 'tsx'] : [],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    },
+  )
+}

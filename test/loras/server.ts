@@ -1,0 +1,70 @@
+/** A library whose Hugging Face, CivitAI, Replicate and files are all played by one local server. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { onTestFinished } from 'vitest'
+import {
+  createLibrary,
+  type LibraryOptions,
+  type LibrarySettings,
+} from '../../src/loras/loraCache.js'
+import { type Host, startHost } from './hosts.js'
+
+export const tokens = { huggingFace: 'hf_SECRET', civitai: 'cv_SECRET' }
+
+const secret = (value: string) => ({ reveal: () => value, toJSON: () => '***' })
+
+export type Sizes = Partial<LibrarySettings['loras']>
+
+export function makeFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'fluxd-library-'))
+  onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** The same folder again is a restart. */
+export function openLibrary(
+  host: Host,
+  dataDir: string,
+  { maxBytes = 2 ** 20, cacheBytes = 2 ** 24, minFreeBytes = 0 }: Sizes = {},
+  options: LibraryOptions = {},
+) {
+  const library = createLibrary(
+    {
+      dataDir,
+      hosts: {
+        huggingFace: { url: host.origin, token: secret(tokens.huggingFace) },
+        civitai: { url: host.origin, token: secret(tokens.civitai) },
+        replicate: { url: host.origin, token: undefined },
+      },
+      allowedHosts: ['127.0.0.1'],
+      loras: { maxBytes, cacheBytes, minFreeBytes },
+    },
+    { patience: { attempts: 2, delayMs: 5, stallMs: 200, timeoutMs: 5000 }, ...options },
+  )
+  onTestFinished(() => library.close())
+  return library
+}
+
+export type TestLibrary = ReturnType<typeof openLibrary>
+
+export async function setUp(sizes: Sizes = {}, options: LibraryOptions = {}) {
+  const host = await startHost()
+  const dataDir = makeFolder()
+  const library = openLibrary(host, dataDir, sizes, options)
+  const lines: string[] = []
+  const acquire = (reference: string, signal = new AbortController().signal) =>
+    library.acquire(reference, { signal, writeLine: (line) => void lines.push(line) })
+  return { host, dataDir, library, lines, acquire }
+}
+
+/** The files below `folder` of a library's own folder. */
+export const filesOf = (dataDir: string, folder: 'blobs' | 'holds' | 'parts') =>
+  readdirSync(join(dataDir, 'loras', folder))
+
+/** Everything that a library has written to disk besides the weights. */
+export const writtenText = (dataDir: string) =>
+  readdirSync(join(dataDir, 'loras'), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.json'))
+    .map((file) => `${file} ${readFileSync(join(dataDir, 'loras', file), 'utf8')}`)
+    .join('\n')

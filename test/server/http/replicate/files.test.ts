@@ -1,0 +1,168 @@
+import { createHmac } from 'node:crypto'
+import sharp from 'sharp'
+import { describe, expect, test } from 'vitest'
+import { createSecretStore } from '../../../../src/store/secrets.js'
+import { startServer, type TestServer } from '../../../conformance/server.js'
+
+const drawPng = async () =>
+  new Uint8Array(
+    await sharp({ create: { width: 8, height: 8, channels: 3, background: 'blue' } })
+      .png()
+      .toBuffer(),
+  )
+
+async function upload({ request }: TestServer, content: Blob, fields: Record<string, string> = {}) {
+  const form = new FormData()
+  form.append('content', content)
+  for (const [name, value] of Object.entries(fields)) form.append(name, value)
+  return request('/v1/files', { method: 'POST', body: form })
+}
+
+describe('an upload', () => {
+  test('is told with every field, and expires after a day', async () => {
+    const server = await startServer()
+    const { status, body } = await upload(server, new Blob(['hello'], { type: 'text/plain' }), {
+      filename: 'greeting.txt',
+      metadata: '{"a":{"b":1}}',
+    })
+    expect(status).toBe(201)
+    expect(body).toEqual({
+      id: expect.stringMatching(/^[a-z0-9]{26}$/),
+      name: 'greeting.txt',
+      content_type: 'text/plain',
+      size: 5,
+      etag: '5d41402abc4b2a76b9719d911017c592',
+      checksums: {
+        md5: '5d41402abc4b2a76b9719d911017c592',
+        sha256: '2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824',
+      },
+      metadata: { a: { b: 1 } },
+      created_at: expect.any(String),
+      expires_at: expect.any(String),
+      urls: {
+        get: `${server.url}/v1/files/${body.id}`,
+        download: expect.stringMatching(/\/download\?owner=fluxd&expiry=\d+&signature=/),
+      },
+    })
+  })
+
+  test.each([
+    ['application/octet-stream', undefined, 'image/png'],
+    ['', undefined, 'image/png'],
+    ['image/jpeg', undefined, 'image/jpeg'],
+    ['image/jpeg', 'image/x-own', 'image/x-own'],
+  ])('of type %j and field %j is of type %s', async (type, field, expected) => {
+    const server = await startServer()
+    const picture = new Blob([await drawPng()], { type })
+    const { body } = await upload(server, picture, field === undefined ? {} : { type: field })
+    expect(body.content_type).toBe(expected)
+  })
+
+  test('of more than 100 MiB is refused in the words of the contract', async () => {
+    const server = await startServer()
+    const { status, headers, text } = await upload(
+      server,
+      new Blob([new Uint8Array(100 * 1024 * 1024 + 1)]),
+    )
+    expect(status).toBe(413)
+    expect(headers.get('content-type')).toBe('application/problem+json')
+    expect(text).toBe('{"detail":"Files must be less than 100MB in size"}')
+    expect((await server.request('/v1/files')).body.results).toEqual([])
+  })
+
+  test.each([
+    [{ filename: 'n'.repeat(256) }, 'filename'],
+    [{ type: 'image/png\nx: y' }, 'type'],
+    [{ metadata: '[1]' }, 'metadata'],
+    [{ metadata: '{' }, 'metadata'],
+  ])('with %j is a problem', async (fields, field) => {
+    const server = await startServer()
+    const { status, body } = await upload(server, new Blob(['x']), fields as Record<string, string>)
+    expect(status).toBe(422)
+    expect(body.invalid_fields).toMatchObject([{ field }])
+  })
+
+  test('that is none is a problem', async () => {
+    const { request } = await startServer()
+    const body = new FormData()
+    body.append('metadata', '{}')
+    const empty = await request('/v1/files', { method: 'POST', body })
+    expect(empty.body).toMatchObject({ status: 422, detail: '- content is required\n' })
+    const headers = { 'content-type': 'application/json' }
+    const json = await request('/v1/files', { method: 'POST', headers, body: '{}' })
+    expect(json.status).toBe(415)
+  })
+})
+
+test('the list goes on where it was cut', async () => {
+  const server = await startServer()
+  for (let i = 0; i < 101; i++) await upload(server, new Blob([String(i)]))
+  const first = await server.request('/v1/files')
+  expect(first.body.results).toHaveLength(100)
+  const rest = await server.request(first.body.next.slice(server.url.length))
+  expect(rest.body).toMatchObject({ next: null, results: [{ size: 1 }] })
+  const wrong = await server.request('/v1/files?cursor=bm9uZQ')
+  expect(wrong.body).toMatchObject({ status: 422, title: 'Invalid cursor' })
+})
+
+describe('a download', () => {
+  const content = '<script>alert(1)</script>'
+
+  async function uploadPage(server: TestServer) {
+    const { body } = await upload(server, new Blob([content], { type: 'text/html' }))
+    return { id: body.id as string, url: new URL(body.urls.download) }
+  }
+
+  test('brings the bytes, and never as a page of this server', async () => {
+    const server = await startServer()
+    const { url } = await uploadPage(server)
+    const reply = await server.request(url.pathname + url.search)
+    expect(reply.text).toBe(content)
+    expect(reply.headers.get('content-disposition')).toBe('attachment')
+    expect(reply.headers.get('x-content-type-options')).toBe('nosniff')
+  })
+
+  test('needs the signature of its owner, id and expiry', async () => {
+    const server = await startServer()
+    const [{ url }, other] = [await uploadPage(server), await uploadPage(server)]
+    for (const [name, value] of [
+      ['signature', 'AAAA'],
+      ['owner', 'somebody'],
+      ['expiry', '9999999999'],
+    ] as const) {
+      const forged = new URL(url)
+      forged.searchParams.set(name, value)
+      expect((await server.request(forged.pathname + forged.search)).status).toBe(403)
+    }
+    const moved = `/v1/files/${other.id}/download${url.search}`
+    expect((await server.request(moved)).status).toBe(403)
+  })
+
+  test('ends when its time is over', async () => {
+    const server = await startServer()
+    const { id } = await uploadPage(server)
+    const secret = createSecretStore(server.services.database).read('downloads')
+    const ask = (expiry: number) => {
+      const text = `fluxd ${id} ${expiry}`
+      const signature = createHmac('sha256', secret).update(text).digest('base64')
+      const query = new URLSearchParams({ owner: 'fluxd', expiry: String(expiry), signature })
+      return server.request(`/v1/files/${id}/download?${query}`)
+    }
+    const now = Math.floor(Date.now() / 1000)
+    expect((await ask(now + 60)).status).toBe(200)
+    expect((await ask(now - 1)).status).toBe(403)
+  })
+})
+
+test('a picture that was made is no upload, and has one name', async () => {
+  const { replicate, request } = await startServer()
+  const [url] = (await replicate.run('fluxd/flux', {
+    input: { prompt: '', num_inference_steps: 1 },
+  })) as string[]
+  const [, , id] = new URL(url!).pathname.split('/')
+  expect((await request(`/v1/files/${id}`)).text).toBe('{"detail":"File not found"}')
+  expect((await request(`/v1/files/${id}`, { method: 'DELETE' })).status).toBe(404)
+  expect((await request(`/files/${id}/other.webp`)).status).toBe(404)
+  const head = await request(new URL(url!).pathname, { method: 'HEAD' })
+  expect([head.status, head.headers.get('content-type')]).toEqual([200, 'image/webp'])
+})
