@@ -24,7 +24,7 @@ export type ReportingOptions = {
   readonly services: Services
   readonly logger: Pick<Logger, 'child'>
   readonly outputs: CogOutputs
-  readonly find: (predictionId: string) => Prediction | undefined
+  readonly find: (predictionId: string) => Promise<Prediction | undefined>
   /** Where the receiver of a prediction's webhooks reaches this server, known once it listens. */
   readonly serverUrl: (prediction: Prediction) => string
 }

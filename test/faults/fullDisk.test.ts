@@ -51,11 +51,11 @@ test('a disk that is full refuses what is new, and what was promised is made whe
   gate.open()
   await new Promise((resolve) => setTimeout(resolve, 500))
   for (const { id } of promised)
-    expect(['starting', 'processing']).toContain(predictions.get(id)?.status)
+    expect(['starting', 'processing']).toContain((await predictions.get(id))?.status)
 
   rmSync(filler)
   for (const { id } of promised) {
-    const { status, output } = await predictions.settled(id)
+    const { status, output } = await predictions.waitUntilTerminal(id)
     expect(status).toBe('succeeded')
     expect((await files.read(output![0]!.fileId)).length).toBe(output![0]!.size)
   }

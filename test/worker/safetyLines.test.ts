@@ -83,7 +83,7 @@ async function predict(predictions: Predictions, changes: object = {}) {
     sent,
     wish: FluxInput.parse(sent),
   })
-  const { status, output, error, logs } = await predictions.settled(id)
+  const { status, output, error, logs } = await predictions.waitUntilTerminal(id)
   const lines = logs.split('\n').filter((line) => /safe|NSFW/i.test(line))
   return { status, names: output?.map(({ name }) => name), error, lines }
 }

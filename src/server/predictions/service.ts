@@ -45,16 +45,16 @@ export type Predictions = {
    * body.
    */
   readonly create: (request: NewPrediction) => Promise<Prediction>
-  readonly get: (id: string) => Prediction | undefined
-  readonly findByStreamToken: (token: string) => Prediction | undefined
-  readonly list: (page: PredictionPage) => Listed
+  readonly get: (id: string) => Promise<Prediction | undefined>
+  readonly findByStreamToken: (token: string) => Promise<Prediction | undefined>
+  readonly list: (page: PredictionPage) => Promise<Listed>
   /** Canceled at once, waiting or running; a terminal one is returned unchanged. */
-  readonly cancel: (id: string) => Prediction | undefined
+  readonly cancel: (id: string) => Promise<Prediction | undefined>
   /**
    * The prediction when it is terminal; as it is then at the timeout, when `signal` aborts and when
    * the server stops. Throws `not_found`.
    */
-  readonly settled: (
+  readonly waitUntilTerminal: (
     id: string,
     options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal },
   ) => Promise<Prediction>
@@ -66,11 +66,11 @@ export type Predictions = {
     id: string,
     listener: PredictionListener,
     options?: { readonly after?: number },
-  ) => () => void
+  ) => Promise<() => void>
   /** Has previews made while it runs, and tells of them; returns how to stop. */
   readonly watchPreviews: (id: string, listener: PreviewListener) => () => void
   /** Undefined for one that is over or unknown. */
-  readonly outlook: (id: string) => Outlook | undefined
+  readonly queueEstimate: (id: string) => Promise<Outlook | undefined>
   /** Waiting and running. */
   readonly liveCount: () => number
   readonly waitingCount: () => number
@@ -173,7 +173,7 @@ export function createPredictions(options: PredictionOptions): Predictions {
     if (signal) untilThereIsRoom(() => cancelById(id), signal).catch(options.onFault)
   }
 
-  async function settled(id: string, wait: WaitOptions = {}): Promise<Prediction> {
+  async function waitUntilTerminal(id: string, wait: WaitOptions = {}): Promise<Prediction> {
     await live.wait(id, wait)
     return expect(id)
   }
@@ -216,17 +216,17 @@ export function createPredictions(options: PredictionOptions): Predictions {
 
   return {
     create,
-    get,
-    findByStreamToken: (token) => {
+    get: async (id) => get(id),
+    findByStreamToken: async (token) => {
       const stored = store.findByStreamToken(token)
       return stored && get(stored.id)
     },
-    list: (page) => listPage(store, page),
-    cancel: cancelById,
-    settled,
-    watch,
+    list: async (page) => listPage(store, page),
+    cancel: async (id) => cancelById(id),
+    waitUntilTerminal,
+    watch: async (id, listener, after) => watch(id, listener, after),
     watchPreviews: previews.watch,
-    outlook,
+    queueEstimate: async (id) => outlook(id),
     liveCount: live.count,
     waitingCount: queue.size,
     runningId: scheduler.running,

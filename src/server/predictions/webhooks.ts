@@ -14,7 +14,7 @@ import type { EventHook } from './service.js'
 export type WebhookOptions = {
   readonly client: Pick<GuardedClient, 'post'>
   readonly deliveries: DeliveryStore
-  readonly find: (predictionId: string) => Prediction | undefined
+  readonly find: (predictionId: string) => Promise<Prediction | undefined>
   /** The body, as the prediction's surface shows it: JSON. */
   readonly describe: (prediction: Prediction) => Promise<string>
   /** `whsec_…` */
@@ -29,8 +29,8 @@ export type WebhookOptions = {
 export type Webhooks = {
   readonly onEvent: EventHook
   /** Sends a finished prediction's `completed` again, as a new delivery. */
-  readonly redeliver: (prediction: Prediction) => void
-  readonly listDeliveries: (predictionId: string) => readonly Delivery[]
+  readonly redeliver: (prediction: Prediction) => Promise<void>
+  readonly listDeliveries: (predictionId: string) => Promise<readonly Delivery[]>
   /** Sends what is due now and nothing more; resolves when that has ended. The rest stays stored. */
   readonly stop: () => Promise<void>
 }
@@ -109,7 +109,7 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
   }
 
   async function sendOnce(predictionId: string): Promise<void> {
-    const prediction = find(predictionId)
+    const prediction = await find(predictionId)
     // A receiver that misses one of these learns everything from `completed`.
     if (prediction) await post(prediction, drawId()).catch(() => {})
   }
@@ -134,7 +134,7 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
   }
 
   async function attemptOf(delivery: Delivery): Promise<Attempt> {
-    const prediction = find(delivery.predictionId)
+    const prediction = await find(delivery.predictionId)
     if (!prediction?.webhook)
       return { kind: 'given up', at: new Date(), error: 'the prediction is gone' }
     try {
@@ -164,8 +164,8 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
 
   return {
     onEvent,
-    redeliver,
-    listDeliveries: deliveries.listOfPrediction,
+    redeliver: async (prediction) => redeliver(prediction),
+    listDeliveries: async (id) => deliveries.listOfPrediction(id),
     async stop() {
       if (!stopped) sendDue()
       stopped = true

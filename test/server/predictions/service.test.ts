@@ -17,13 +17,13 @@ describe('an admission', () => {
     const { id } = await predictions.create(request())
     const row = database.sqlite.prepare('SELECT status FROM predictions WHERE id = ?').get(id)
     expect(row).toBeDefined()
-    expect(predictions.get(id)).toMatchObject({ id, status: 'starting', logs: '' })
+    expect(await predictions.get(id)).toMatchObject({ id, status: 'starting', logs: '' })
   })
 
   test('draws a seed once, and the echo does not have it', async () => {
     const { predictions, engine } = openPredictions({ fake: { failures: [death] } })
     const { id } = await predictions.create(request({}, { seed: undefined }))
-    const { logs, input } = await predictions.settled(id)
+    const { logs, input } = await predictions.waitUntilTerminal(id)
     const [first, second] = engine.plans.map(({ seed }) => seed)
     expect(second).toBe(first)
     expect(logs).toContain(`Using seed: ${first}\n`)
@@ -34,7 +34,7 @@ describe('an admission', () => {
     const { predictions, engine } = openPredictions()
     const idempotency = { key: 'k', bodyDigest: 'd' }
     const all = await Promise.all([1, 2, 3].map(() => predictions.create(request({ idempotency }))))
-    await predictions.settled(all[0]!.id)
+    await predictions.waitUntilTerminal(all[0]!.id)
     const later = await predictions.create(request({ idempotency }))
     expect(new Set([...all, later].map(({ id }) => id)).size).toBe(1)
     expect(later.status).toBe('succeeded')
@@ -68,7 +68,7 @@ describe('an admission', () => {
     const { predictions } = openPredictions({ fake: { gate: never } })
     const all = await Promise.all(Array.from({ length: 100 }, () => predictions.create(request())))
     expect(new Set(all.map(({ id }) => id)).size).toBe(100)
-    expect(predictions.list({ limit: 100 }).predictions).toHaveLength(100)
+    expect((await predictions.list({ limit: 100 })).predictions).toHaveLength(100)
     expect(predictions.liveCount()).toBe(100)
   })
 })
@@ -77,7 +77,7 @@ describe('an engine that dies', () => {
   test('is given a second try with the same seed, and the log begins anew', async () => {
     const { predictions, engine, faults } = openPredictions({ fake: { failures: [death] } })
     const { id } = await predictions.create(request())
-    const prediction = await predictions.settled(id)
+    const prediction = await predictions.waitUntilTerminal(id)
     expect(prediction.status).toBe('succeeded')
     expect(engine.plans.map(({ seed }) => seed)).toEqual([7, 7])
     expect(prediction.logs.match(/Using seed: 7/g)).toHaveLength(1)
@@ -88,13 +88,13 @@ describe('an engine that dies', () => {
   test('twice fails the prediction with a sentence', async () => {
     const { predictions, engine } = openPredictions({ fake: { failures: [death, death] } })
     const { id } = await predictions.create(request())
-    expect(await predictions.settled(id)).toMatchObject({
+    expect(await predictions.waitUntilTerminal(id)).toMatchObject({
       status: 'failed',
       error: 'Twice: The engine process was killed by SIGKILL',
     })
     expect(engine.plans).toHaveLength(2)
     const next = await predictions.create(request())
-    expect(await predictions.settled(next.id)).toMatchObject({ status: 'succeeded' })
+    expect(await predictions.waitUntilTerminal(next.id)).toMatchObject({ status: 'succeeded' })
   })
 })
 
@@ -103,13 +103,15 @@ test('an engine that is stopped for good fails nothing: the next server goes on'
   const first = openPredictions({ fake: { failure } })
   const ids = await Promise.all([1, 2].map(() => first.predictions.create(request())))
   await vi.waitFor(() => expect(first.faults).toEqual([failure]))
-  expect(ids.map(({ id }) => first.predictions.get(id)?.status)).toEqual(['processing', 'starting'])
+  expect(
+    await Promise.all(ids.map(async ({ id }) => (await first.predictions.get(id))?.status)),
+  ).toEqual(['processing', 'starting'])
   vi.spyOn(first.engine, 'status').mockReturnValue('stopped')
   await expect(first.predictions.create(request())).rejects.toMatchObject({ status: 503 })
   first.kill()
   const { predictions } = openPredictions({ folder: first.folder })
   for (const { id } of ids)
-    expect(await predictions.settled(id)).toMatchObject({ status: 'succeeded' })
+    expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
 })
 
 describe('a server that is killed', () => {
@@ -125,13 +127,13 @@ describe('a server that is killed', () => {
 
     const { predictions, engine } = openPredictions({ folder: first.folder })
     // What ran stays `processing`: states never go back.
-    expect(ids.map((id) => predictions.get(id)?.status)).toEqual([
+    expect(await Promise.all(ids.map(async (id) => (await predictions.get(id))?.status))).toEqual([
       'processing',
       'starting',
       'starting',
     ])
     for (const id of ids)
-      expect(await predictions.settled(id)).toMatchObject({ status: 'succeeded' })
+      expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
     expect(engine.plans.map(({ seed }) => seed)).toEqual([1, 2, 3])
   })
 
@@ -149,7 +151,7 @@ describe('a server that is killed', () => {
     const events: string[] = []
     const onEvent = (_: unknown, kind: string) => void events.push(kind)
     const { predictions, engine } = openPredictions({ folder, onEvent })
-    expect(predictions.get(id)).toMatchObject({
+    expect(await predictions.get(id)).toMatchObject({
       status: 'failed',
       error: 'The server ended 20 times while it worked on this, and does not try again',
     })
@@ -160,26 +162,26 @@ describe('a server that is killed', () => {
     const opened = openPredictions({ fake: { ready: never } })
     const { id } = await opened.predictions.create(request())
     await new Promise((resolve) => setTimeout(resolve, 20))
-    expect(opened.predictions.get(id)).toMatchObject({ status: 'starting', logs: '' })
+    expect(await opened.predictions.get(id)).toMatchObject({ status: 'starting', logs: '' })
     opened.kill()
     const { folder } = opened
     for (let start = 1; start <= 21; start++)
       openPredictions({ folder, fake: { ready: never } }).kill()
     const { predictions } = openPredictions({ folder })
-    expect(await predictions.settled(id)).toMatchObject({ status: 'succeeded' })
+    expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
   })
 
   test('a stop is no cancel: the prediction runs again at the next start', async () => {
     const first = openPredictions({ fake: { gate: never } })
     const { id } = await first.predictions.create(request())
     await vi.waitFor(() => expect(first.engine.plans).toHaveLength(1))
-    const waiting = first.predictions.settled(id)
+    const waiting = first.predictions.waitUntilTerminal(id)
     await first.predictions.stop()
     expect(await waiting).toMatchObject({ status: 'processing' })
     await expect(first.predictions.create(request())).rejects.toMatchObject({ code: 'draining' })
     first.kill()
     const { predictions } = openPredictions({ folder: first.folder })
-    expect(await predictions.settled(id)).toMatchObject({ status: 'succeeded' })
+    expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
   })
 })
 
@@ -200,11 +202,11 @@ describe('a webhook’s event', () => {
     })
     const { id } = await opened.predictions.create(request())
     await vi.waitFor(() => expect(deliveries).toHaveLength(1))
-    expect(opened.predictions.get(id)).toMatchObject({ status: 'processing' })
+    expect(await opened.predictions.get(id)).toMatchObject({ status: 'processing' })
     const stored = opened.database.sqlite.prepare('SELECT count(*) FROM deliveries').pluck()
     expect(stored.get()).toBe(0)
     // The full disk is tried again.
-    expect(await opened.predictions.settled(id)).toMatchObject({ status: 'succeeded' })
+    expect(await opened.predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
     expect(stored.get()).toBe(1)
   })
 
@@ -215,7 +217,7 @@ describe('a webhook’s event', () => {
       onEvent: (_, kind) => void kinds.push(kind),
     })
     const { id } = await predictions.create(request({}, { num_outputs: 2 }))
-    await predictions.settled(id)
+    await predictions.waitUntilTerminal(id)
     expect(kinds.filter((kind) => kind !== 'logs')).toEqual([
       'start',
       'output',
@@ -233,12 +235,12 @@ describe('cancel', () => {
       [1, 2, 3].map((seed) => predictions.create(request({}, { seed }))),
     )
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
-    expect(predictions.cancel(waiting!.id)).toMatchObject({ status: 'canceled', metrics: {} })
-    expect(predictions.cancel(running!.id)).toMatchObject({ status: 'canceled' })
-    expect(predictions.cancel(running!.id)).toMatchObject({ status: 'canceled' })
-    expect(predictions.cancel('unknown')).toBeUndefined()
+    expect(await predictions.cancel(waiting!.id)).toMatchObject({ status: 'canceled', metrics: {} })
+    expect(await predictions.cancel(running!.id)).toMatchObject({ status: 'canceled' })
+    expect(await predictions.cancel(running!.id)).toMatchObject({ status: 'canceled' })
+    expect(await predictions.cancel('unknown')).toBeUndefined()
     gate.open()
-    expect(await predictions.settled(last!.id)).toMatchObject({ status: 'succeeded' })
+    expect(await predictions.waitUntilTerminal(last!.id)).toMatchObject({ status: 'succeeded' })
     expect(engine.plans.map(({ seed }) => seed)).toEqual([1, 3])
     expect(engine.canceledSeeds).toEqual([1])
   })
@@ -247,7 +249,7 @@ describe('cancel', () => {
     const { predictions, engine, files } = openPredictions({ fake: { gate: never } })
     const { id } = await predictions.create(request())
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
-    predictions.cancel(id)
+    await predictions.cancel(id)
     await predictions.stop()
     expect(files.list('output', { limit: 10 })).toEqual([])
   })
@@ -257,7 +259,7 @@ describe('cancel', () => {
     if (state === 'waiting') await predictions.create(request())
     const deadline = new Date(Date.now() + 80)
     const { id } = await predictions.create(request({ deadline }))
-    const prediction = await predictions.settled(id, { timeoutMs: 5000 })
+    const prediction = await predictions.waitUntilTerminal(id, { timeoutMs: 5000 })
     expect(prediction).toMatchObject({ status: 'canceled' })
     expect(prediction.startedAt === undefined).toBe(state === 'waiting')
     expect(engine.plans).toHaveLength(1)
@@ -270,7 +272,7 @@ describe('waiting', () => {
     const admitting = predictions.create(request())
     const stopping = predictions.stop()
     const { id } = await admitting
-    expect((await predictions.settled(id)).status).toBe('starting')
+    expect((await predictions.waitUntilTerminal(id)).status).toBe('starting')
     await stopping
   })
 
@@ -278,12 +280,14 @@ describe('waiting', () => {
     const { predictions, engine } = openPredictions({ fake: { gate: never } })
     const { id } = await predictions.create(request())
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
-    expect((await predictions.settled(id, { timeoutMs: 10 })).status).toBe('processing')
+    expect((await predictions.waitUntilTerminal(id, { timeoutMs: 10 })).status).toBe('processing')
     const hangingUp = new AbortController()
-    const waiting = predictions.settled(id, { signal: hangingUp.signal })
+    const waiting = predictions.waitUntilTerminal(id, { signal: hangingUp.signal })
     hangingUp.abort()
     expect((await waiting).status).toBe('processing')
-    await expect(predictions.settled('unknown')).rejects.toMatchObject({ code: 'not_found' })
+    await expect(predictions.waitUntilTerminal('unknown')).rejects.toMatchObject({
+      code: 'not_found',
+    })
   })
 })
 
@@ -304,9 +308,9 @@ describe('preparation', () => {
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
     const { id } = await predictions.create(withLora(2))
     await vi.waitFor(() => expect(acquire).toHaveBeenCalledTimes(2))
-    expect(predictions.get(id)?.status).toBe('starting')
+    expect((await predictions.get(id))?.status).toBe('starting')
     gate.open()
-    const done = await predictions.settled(id)
+    const done = await predictions.waitUntilTerminal(id)
     // What the fake engine says; the download cost the engine nothing.
     expect(done.metrics.loraSwitchMs).toBe(250)
   })
@@ -343,9 +347,9 @@ describe('preparation', () => {
     const urgent = await predictions.create(request({ priority: 1 }, { model: 'schnell' }))
     const plain = { variant: 'schnell', precision: 'bf16', loras: [] }
     await vi.waitFor(() => expect(engine.prepared.slice(1)).toEqual([plain]))
-    predictions.cancel(urgent.id)
+    await predictions.cancel(urgent.id)
     expect(engine.prepared.slice(2)).toEqual([fast])
-    predictions.cancel(next.id)
+    await predictions.cancel(next.id)
     await vi.waitFor(() => expect(engine.prepared).toHaveLength(4))
     expect(engine.prepared[3]).toEqual({ variant: 'dev', precision: 'bf16', loras: loras(1) })
     gate.open()
@@ -361,7 +365,7 @@ describe('preparation', () => {
     const { id } = await predictions.create(withLora(2))
     await vi.waitFor(() => expect(engine.prepared).toHaveLength(1))
     gate.open()
-    await predictions.settled(id)
+    await predictions.waitUntilTerminal(id)
     expect(engine.plans.map(({ seed }) => seed)).toEqual([1, 1, 2])
     expect(engine.prepared).toHaveLength(2)
   })
@@ -375,11 +379,11 @@ describe('preparation', () => {
     const { predictions, engine } = openPredictions({ library: libraryOf(acquire) })
     const slow = await predictions.create(withLora(1))
     const quick = await predictions.create(request({}, { seed: 2 }))
-    expect(await predictions.settled(quick.id)).toMatchObject({ status: 'succeeded' })
-    expect(predictions.get(slow.id)).toMatchObject({ status: 'starting' })
+    expect(await predictions.waitUntilTerminal(quick.id)).toMatchObject({ status: 'succeeded' })
+    expect(await predictions.get(slow.id)).toMatchObject({ status: 'starting' })
     await new Promise((resolve) => setTimeout(resolve, 30))
     gate.open()
-    const { metrics } = await predictions.settled(slow.id)
+    const { metrics } = await predictions.waitUntilTerminal(slow.id)
     expect(engine.plans.map(({ seed }) => seed)).toEqual([2, 1])
     // The engine stood still for it, and then took the fake engine's 250 ms.
     expect(metrics.loraSwitchMs).toBeGreaterThanOrEqual(275)
@@ -397,7 +401,7 @@ describe('preparation', () => {
       fake: { failures: [death] },
     })
     const { id } = await predictions.create(withLora(7))
-    const lines = (await predictions.settled(id)).logs.split('\n')
+    const lines = (await predictions.waitUntilTerminal(id)).logs.split('\n')
     expect(lines.filter((line) => !line.includes('|'))).toEqual([
       'Downloading weights',
       'The engine process was killed by SIGKILL; this is the second run',
@@ -420,7 +424,7 @@ describe('preparation', () => {
     })
     const loras = { main: [{ source, scale: 1 }], extra: [] }
     const { id } = await predictions.create(request({ loras }))
-    expect((await predictions.settled(id)).error).toBe(
+    expect((await predictions.waitUntilTerminal(id)).error).toBe(
       'https://a.example/x.safetensors?token=***: expected a LoRA for Flux.1',
     )
   })
@@ -431,7 +435,7 @@ describe('preparation', () => {
     const { predictions, engine } = openPredictions({ library })
     const file = { source: '../../predictions/a.safetensors', path: '/own/a.safetensors', scale: 1 }
     const { id } = await predictions.create(request({ loras: { main: [file], extra: [] } }))
-    await predictions.settled(id)
+    await predictions.waitUntilTerminal(id)
     const lora = { path: '/own/a.safetensors', digest: '0'.repeat(64), scale: 1 }
     expect(engine.plans).toMatchObject([{ loras: [lora] }])
   })
@@ -448,7 +452,7 @@ describe('preparation', () => {
     const { predictions } = openPredictions({ library: { ...libraryOf(open), open } })
     const lora = { source, scale: 1, sha256: '1'.repeat(64), ...(path && { path }) }
     const { id } = await predictions.create(request({ loras: { main: [lora], extra: [] } }))
-    expect((await predictions.settled(id)).error).toBe(
+    expect((await predictions.waitUntilTerminal(id)).error).toBe(
       `Expected ${name} to have the SHA-256 ${'1'.repeat(64)} but received ${'0'.repeat(64)}`,
     )
   })
@@ -463,9 +467,9 @@ describe('preparation', () => {
     const waiting = await predictions.create(withLora(2))
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
     expect(release).not.toHaveBeenCalled()
-    predictions.cancel(waiting.id)
+    await predictions.cancel(waiting.id)
     await vi.waitFor(() => expect(release).toHaveBeenCalledTimes(1))
-    predictions.cancel(running.id)
+    await predictions.cancel(running.id)
     await vi.waitFor(() => expect(release).toHaveBeenCalledTimes(2))
   })
 
@@ -484,7 +488,7 @@ describe('preparation', () => {
       `https://a.example/files/${id}/a.png`,
     ]) {
       const created = await predictions.create(request({}, { image, prompt_strength: 1 }))
-      expect(await predictions.settled(created.id)).toMatchObject({ status: 'succeeded' })
+      expect(await predictions.waitUntilTerminal(created.id)).toMatchObject({ status: 'succeeded' })
     }
     expect(engine.plans).toMatchObject([
       { start: { image: { size: { width: 40, height: 24 } } } },
@@ -497,7 +501,7 @@ describe('preparation', () => {
     const id = '0'.repeat(26)
     const image = `http://127.0.0.1:5000/v1/files/${id}`
     const created = await predictions.create(request({}, { image }))
-    expect((await predictions.settled(created.id)).error).toBe(
+    expect((await predictions.waitUntilTerminal(created.id)).error).toBe(
       `image: There is no file ${id} here any more, and it cannot be fetched: ` +
         'Expected the URL of a public server but 127.0.0.1 is not one',
     )
@@ -507,7 +511,7 @@ describe('preparation', () => {
 test('the log of go_fast begins as the reference’s does', async () => {
   const { predictions } = openPredictions()
   const { id } = await predictions.create(request({}, { go_fast: true }))
-  const lines = (await predictions.settled(id)).logs.split('\n')
+  const lines = (await predictions.waitUntilTerminal(id)).logs.split('\n')
   expect(lines.slice(1, 3)).toEqual(['running quantized prediction', 'Using seed: 7'])
 })
 
@@ -524,9 +528,9 @@ describe('watching', () => {
     const { predictions } = openPredictions({ fake: { gate: gate.promise } })
     const { id } = await predictions.create(request())
     const { events, listener } = collect()
-    predictions.watch(id, listener)
+    await predictions.watch(id, listener)
     gate.open()
-    await predictions.settled(id)
+    await predictions.waitUntilTerminal(id)
     const kinds = kindsOf(events)
     expect(kinds.filter((kind) => kind !== 'log')).toEqual([
       'starting',
@@ -543,23 +547,23 @@ describe('watching', () => {
     const { predictions } = openPredictions()
     const { id } = await predictions.create(request())
     const all = collect()
-    predictions.watch(id, all.listener)
-    await predictions.settled(id)
+    await predictions.watch(id, all.listener)
+    await predictions.waitUntilTerminal(id)
     const rest = collect()
     const { id: after } = all.events.at(-3)!
-    predictions.watch(id, rest.listener, { after })
+    await predictions.watch(id, rest.listener, { after })
     expect(rest.events).toEqual(all.events.slice(-2))
   })
 
   test('retells what was over before the server started', async () => {
     const first = openPredictions()
     const { id } = await first.predictions.create(request())
-    const done = await first.predictions.settled(id)
+    const done = await first.predictions.waitUntilTerminal(id)
     await first.predictions.stop()
     first.kill()
     const { predictions } = openPredictions({ folder: first.folder })
     const { events, listener } = collect()
-    predictions.watch(id, listener)
+    await predictions.watch(id, listener)
     expect(
       events.flatMap((event) => (event.kind === 'log' ? [`${event.line}\n`] : [])).join(''),
     ).toBe(done.logs)
@@ -570,8 +574,9 @@ describe('watching', () => {
     const { predictions } = openPredictions({ fake: { gate: never } })
     const { id } = await predictions.create(request())
     const { events, listener } = collect()
-    predictions.watch(id, listener)()
-    predictions.cancel(id)
+    const stop = await predictions.watch(id, listener)
+    stop()
+    await predictions.cancel(id)
     expect(kindsOf(events)).not.toContain('canceled')
   })
 })
@@ -580,14 +585,14 @@ test('the outlook tells the place in the queue, and the time once it has been me
   const first = openPredictions()
   const { predictions } = first
   const measured = await predictions.create(request())
-  expect(predictions.outlook(measured.id)).toEqual({ position: 0 })
-  await predictions.settled(measured.id)
-  expect(predictions.outlook(measured.id)).toBeUndefined()
+  expect(await predictions.queueEstimate(measured.id)).toEqual({ position: 0 })
+  await predictions.waitUntilTerminal(measured.id)
+  expect(await predictions.queueEstimate(measured.id)).toBeUndefined()
   const ids: string[] = []
   for (let n = 0; n < 3; n++) ids.push((await predictions.create(request())).id)
-  const outlooks = ids.map((id) => predictions.outlook(id)!)
-  expect(outlooks.map(({ position }) => position)).toEqual([0, 1, 2])
-  for (const { etaSeconds } of outlooks) expect(etaSeconds).toBeGreaterThanOrEqual(0)
+  const outlooks = await Promise.all(ids.map((id) => predictions.queueEstimate(id)))
+  expect(outlooks.map((estimate) => estimate?.position)).toEqual([0, 1, 2])
+  for (const estimate of outlooks) expect(estimate?.etaSeconds).toBeGreaterThanOrEqual(0)
 })
 
 describe('a list', () => {
@@ -595,44 +600,44 @@ describe('a list', () => {
     const { predictions } = openPredictions({ fake: { gate: never } })
     const ids: string[] = []
     for (let n = 0; n < 7; n++) ids.unshift((await predictions.create(request())).id)
-    const idsOf = (cursor?: string) => {
-      const page = predictions.list({ limit: 3, ...(cursor && { cursor }) })
+    const idsOf = async (cursor?: string) => {
+      const page = await predictions.list({ limit: 3, ...(cursor && { cursor }) })
       return { ...page, ids: page.predictions.map(({ id }) => id) }
     }
-    const [one, two] = [idsOf(), idsOf(idsOf().next)]
-    const three = idsOf(two.next)
+    const [one, two] = [await idsOf(), await idsOf((await idsOf()).next)]
+    const three = await idsOf(two.next)
     expect([one.ids, two.ids, three.ids]).toEqual([ids.slice(0, 3), ids.slice(3, 6), ids.slice(6)])
     expect([one.previous, three.next]).toEqual([undefined, undefined])
-    expect(idsOf(three.previous).ids).toEqual(two.ids)
-    expect(idsOf(two.previous)).toMatchObject({ ids: one.ids, previous: undefined })
-    expect(() => idsOf('nonsense')).toThrow(/Expected a cursor of this server/)
+    expect((await idsOf(three.previous)).ids).toEqual(two.ids)
+    expect(await idsOf(two.previous)).toMatchObject({ ids: one.ids, previous: undefined })
+    await expect(idsOf('nonsense')).rejects.toThrow(/Expected a cursor of this server/)
   })
 
   test('is bounded by times', async () => {
     const { predictions } = openPredictions({ fake: { gate: never } })
     await predictions.create(request())
     const soon = new Date(Date.now() + 1000)
-    expect(predictions.list({ limit: 3, createdBefore: soon }).predictions).toHaveLength(1)
-    expect(predictions.list({ limit: 3, createdAfter: soon }).predictions).toEqual([])
+    expect((await predictions.list({ limit: 3, createdBefore: soon })).predictions).toHaveLength(1)
+    expect((await predictions.list({ limit: 3, createdAfter: soon })).predictions).toEqual([])
   })
 })
 
 test('after the retention input, log and pictures are gone, and the record says so', async () => {
   const { predictions, files, database, folder } = openPredictions()
   const { id } = await predictions.create(request())
-  const { output } = await predictions.settled(id)
+  const { output } = await predictions.waitUntilTerminal(id)
   const { fileId } = output![0]!
   const options = { database, files, onFault: () => {} }
   startRetention({ ...options, retentionMs: 60_000 })()
   await new Promise((resolve) => setTimeout(resolve, 50))
-  expect(predictions.get(id)).toMatchObject({ dataRemoved: false })
+  expect(await predictions.get(id)).toMatchObject({ dataRemoved: false })
   startRetention({ ...options, retentionMs: 1 })()
-  await vi.waitFor(() => expect(predictions.get(id)?.dataRemoved).toBe(true))
-  expect(predictions.get(id)).toMatchObject({ id, status: 'succeeded', input: {}, logs: '' })
-  expect(predictions.get(id)?.output).toBeUndefined()
+  await vi.waitFor(async () => expect((await predictions.get(id))?.dataRemoved).toBe(true))
+  expect(await predictions.get(id)).toMatchObject({ id, status: 'succeeded', input: {}, logs: '' })
+  expect((await predictions.get(id))?.output).toBeUndefined()
   expect(files.find(fileId)).toBeUndefined()
   expect(existsSync(join(folder, 'files', fileId.slice(0, 2), fileId))).toBe(false)
   const events: PredictionEvent[] = []
-  predictions.watch(id, (event) => events.push(event))
+  await predictions.watch(id, (event) => events.push(event))
   expect(events).toMatchObject([{ kind: 'status' }])
 })

@@ -49,7 +49,7 @@ function startWebhooks(path = ':memory:', allowAddress = () => true) {
   const webhooks = createWebhooks({
     client,
     deliveries: createDeliveryStore(database),
-    find: (id) => predictions.get(id),
+    find: async (id) => predictions.get(id),
     describe: async ({ id, status, logs }) => JSON.stringify({ id, status, logs }),
     secret,
     token: 'for-the-receiver',
@@ -103,8 +103,10 @@ test('a finished prediction is told, signed over the bytes that are sent', async
     'content-type': 'application/json',
     authorization: 'Bearer for-the-receiver',
   })
-  await vi.waitFor(() => expect(listDeliveries('p')[0]?.settledAt).toBeDefined())
-  expect(listDeliveries('p')).toMatchObject([{ event: 'completed', attempts: 1, error: undefined }])
+  await vi.waitFor(async () => expect((await listDeliveries('p'))[0]?.settledAt).toBeDefined())
+  expect(await listDeliveries('p')).toMatchObject([
+    { event: 'completed', attempts: 1, error: undefined },
+  ])
 })
 
 test.each([503, 429, 404, 302])(
@@ -113,7 +115,9 @@ test.each([503, 429, 404, 302])(
     const { received, url } = await startReceiver([status])
     const { tell, listDeliveries } = startWebhooks()
     tell(succeed(starting(url)), 'completed')
-    await vi.waitFor(() => expect(listDeliveries('p')[0]?.error).toContain(`status ${status}`))
+    await vi.waitFor(async () =>
+      expect((await listDeliveries('p'))[0]?.error).toContain(`status ${status}`),
+    )
     await vi.waitFor(() => expect(received).toHaveLength(2), 3000)
     expect(received[1]!.headers['webhook-id']).toBe(received[0]!.headers['webhook-id'])
     expect(received[1]!.at - received[0]!.at).toBeGreaterThan(900)
@@ -132,14 +136,17 @@ test('a delivery survives the end of the server', async () => {
   const first = startWebhooks(path)
   const prediction = succeed(starting(url))
   first.tell(prediction, 'completed')
-  await vi.waitFor(() => expect(first.listDeliveries('p')[0]?.attempts).toBe(1))
+  await vi.waitFor(async () => expect((await first.listDeliveries('p'))[0]?.attempts).toBe(1))
   await first.stop()
 
   const second = startWebhooks(path)
   second.tell(prediction, 'logs')
   await vi.waitFor(() => expect(received.length).toBeGreaterThan(1), 3000)
-  await vi.waitFor(() => expect(second.listDeliveries('p')[0]?.settledAt).toBeDefined(), 3000)
-  expect(second.listDeliveries('p')[0]).toMatchObject({ attempts: 2, error: undefined })
+  await vi.waitFor(
+    async () => expect((await second.listDeliveries('p'))[0]?.settledAt).toBeDefined(),
+    3000,
+  )
+  expect((await second.listDeliveries('p'))[0]).toMatchObject({ attempts: 2, error: undefined })
 })
 
 test('many log lines are told at most twice a second, the last of them always', async () => {
@@ -178,8 +185,8 @@ test('an address that may not be reached is given up at once, with the reason', 
   const { received, url } = await startReceiver()
   const { tell, listDeliveries } = startWebhooks(':memory:', () => false)
   tell(succeed(starting(url)), 'completed')
-  await vi.waitFor(() => expect(listDeliveries('p')[0]?.settledAt).toBeDefined())
-  expect(listDeliveries('p')[0]!.error).toContain('Expected the URL of a public server')
+  await vi.waitFor(async () => expect((await listDeliveries('p'))[0]?.settledAt).toBeDefined())
+  expect((await listDeliveries('p'))[0]!.error).toContain('Expected the URL of a public server')
   expect(received).toHaveLength(0)
 })
 
@@ -188,8 +195,8 @@ test('a finished prediction can be told again, as a new delivery', async () => {
   const { tell, redeliver, listDeliveries } = startWebhooks()
   const prediction = succeed(starting(url))
   tell(prediction, 'completed')
-  redeliver(prediction)
+  await redeliver(prediction)
   await vi.waitFor(() => expect(received).toHaveLength(2))
   expect(new Set(received.map(({ headers }) => headers['webhook-id'])).size).toBe(2)
-  expect(listDeliveries('p')).toHaveLength(2)
+  expect(await listDeliveries('p')).toHaveLength(2)
 })

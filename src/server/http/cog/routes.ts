@@ -92,7 +92,7 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
       const wanted = toNewPrediction(request.body, request, services)
       const { id } = await predictions.create(wanted)
       const comesBack = wanted.idempotency !== undefined
-      return answer(id, request, reply, comesBack ? () => {} : () => void predictions.cancel(id))
+      return answer(id, request, reply, comesBack ? () => {} : () => hangUp(id))
     },
   )
 
@@ -102,7 +102,7 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     async (request, reply) => {
       const { id } = request.params
       expectSameId(request.body.id, id)
-      const known = predictions.get(id)
+      const known = await predictions.get(id)
       if (known) return answerKnown(known, request, reply)
       const wanted = { ...toNewPrediction(request.body, request, services), id }
       await predictions.create(wanted).catch(ignoreConflict)
@@ -110,10 +110,10 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     },
   )
 
-  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, (request, reply) => {
+  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, async (request, reply) => {
     const { id } = request.params
-    const prediction = predictions.get(id)
-    if (prediction && !isTerminal(prediction)) predictions.cancel(id)
+    const prediction = await predictions.get(id)
+    if (prediction && !isTerminal(prediction)) await predictions.cancel(id)
     else reply.code(404)
     return {}
   })
@@ -128,9 +128,16 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     for (const close of openStreams) close()
   })
 
+  /** The client is gone: a cancel that fails is only logged. */
+  function hangUp(id: string): void {
+    predictions
+      .cancel(id)
+      .catch((error: unknown) => app.log.error({ err: error, prediction: id }, 'cancel failed'))
+  }
+
   async function answerKnown(prediction: Prediction, request: FastifyRequest, reply: FastifyReply) {
     if (wantsEvents(request)) return answer(prediction.id, request, reply, () => {})
-    tellOutlook(reply, predictions.outlook(prediction.id))
+    tellOutlook(reply, await predictions.queueEstimate(prediction.id))
     reply.code(isTerminal(prediction) ? 200 : 202)
     return tell(services, prediction, request, reply)
   }
@@ -147,10 +154,10 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
     onHangUp: () => void,
   ) {
     if (wantsEvents(request)) {
-      const close = streamPrediction(reply, id, {
+      const close = await streamPrediction(reply, id, {
         predictions,
         deliver: async (file) => (await outputs.deliver({ id, output: [file] }))![0]!,
-        describe: () => encode(services, predictions.get(id)!, request),
+        describe: async () => encode(services, (await predictions.get(id))!, request),
         onHangUp,
       })
       openStreams.add(close)
@@ -159,13 +166,13 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
     }
     // Cog compares the header by exact equality; any other preference is ignored.
     if (request.headers.prefer === 'respond-async') {
-      tellOutlook(reply, predictions.outlook(id))
+      tellOutlook(reply, await predictions.queueEstimate(id))
       reply.code(202)
-      return tell(services, predictions.get(id)!, request, reply)
+      return tell(services, (await predictions.get(id))!, request, reply)
     }
-    const prediction = await predictions.settled(id, { signal: disconnectSignal(reply) })
+    const prediction = await predictions.waitUntilTerminal(id, { signal: disconnectSignal(reply) })
     if (!isTerminal(prediction)) onHangUp()
-    return tell(services, predictions.get(id)!, request, reply)
+    return tell(services, (await predictions.get(id))!, request, reply)
   }
 }
 

@@ -23,15 +23,17 @@ export type CogStreamOptions = {
 }
 
 /** Answers with the events of prediction `id`, from its beginning to its end; returns how to break off. */
-export function streamPrediction(
+export async function streamPrediction(
   reply: FastifyReply,
   id: string,
   { predictions, deliver, describe, onHangUp }: CogStreamOptions,
-): () => void {
+): Promise<() => void> {
   let isOver = false
   let outputs = 0
+  let isClosed = false
   let stop = () => {}
   const stream = openEventStream(reply, () => {
+    isClosed = true
     stop()
     if (!isOver) onHangUp()
   })
@@ -53,7 +55,7 @@ export function streamPrediction(
 
   // In their order, though a picture has to be read before it can be told.
   let told: Promise<void> = Promise.resolve()
-  stop = predictions.watch(id, (event) => {
+  stop = await predictions.watch(id, (event) => {
     if (event.kind === 'status' && isTerminal(event.prediction)) isOver = true
     told = told.then(async () => {
       for (const { event: name, data } of await translate(event))
@@ -62,6 +64,7 @@ export function streamPrediction(
     })
     told.catch(() => stream.end())
   })
+  if (isClosed) stop()
   return () => stream.end()
 }
 

@@ -40,14 +40,14 @@ export function createAdmission(
     const prediction =
       waitSeconds === undefined
         ? created
-        : await predictions.settled(created.id, {
+        : await predictions.waitUntilTerminal(created.id, {
             timeoutMs: Math.min(waitSeconds, longestWaitSeconds) * 1000,
             signal: disconnectSignal(reply),
           })
     const body201 = await present(prediction, request, output)
     reply.header('location', body201.urls.get)
     if (applied) reply.header('preference-applied', applied)
-    tellOutlook(reply, predictions.outlook(prediction.id))
+    tellOutlook(reply, await predictions.queueEstimate(prediction.id))
     const isLate = waitSeconds !== undefined && !isTerminal(prediction)
     reply.code(isLate ? 202 : 201)
     return withWholeInput(isLate ? asStarting(body201) : body201, prediction, files, reply)

@@ -59,11 +59,11 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
       admit(expectDeployed(services, request.params), request.body, request, reply),
   )
 
-  app.get('/predictions', { schema: { querystring: ListQuery } }, (request) => {
+  app.get('/predictions', { schema: { querystring: ListQuery } }, async (request) => {
     const { cursor, created_after, created_before, source } = request.query
     // There is no website that could have made any.
     if (source === 'web') return toPage({ results: [] }, request, publicUrl)
-    const { predictions: found, ...cursors } = predictions.list({
+    const { predictions: found, ...cursors } = await predictions.list({
       cursor,
       limit: pageSize,
       createdAfter: created_after,
@@ -73,16 +73,16 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     return toPage({ results, ...cursors }, request, publicUrl)
   })
 
-  app.get('/predictions/:id', { schema: { params: IdPath } }, (request, reply) => {
+  app.get('/predictions/:id', { schema: { params: IdPath } }, async (request, reply) => {
     const { output } = parsePrefer(request.headers.prefer)
-    const prediction = orNotFound(predictions.get(request.params.id))
-    tellOutlook(reply, predictions.outlook(prediction.id))
+    const prediction = orNotFound(await predictions.get(request.params.id))
+    tellOutlook(reply, await predictions.queueEstimate(prediction.id))
     return presentWhole(prediction, request, reply, output)
   })
 
-  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, (request, reply) => {
+  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, async (request, reply) => {
     const { output } = parsePrefer(request.headers.prefer)
-    const prediction = orNotFound(predictions.cancel(request.params.id))
+    const prediction = orNotFound(await predictions.cancel(request.params.id))
     return presentWhole(prediction, request, reply, output)
   })
 

@@ -30,23 +30,28 @@ export function streamRoutes(
   app.get(
     '/files/stream-:token',
     { schema: { params: TokenPath, querystring: StreamQuery }, config: { access: 'public' } },
-    (request, reply) => {
-      const prediction = predictions.findByStreamToken(request.params.token)
+    async (request, reply) => {
+      const prediction = await predictions.findByStreamToken(request.params.token)
       if (!prediction) throw notFound()
       const stops: (() => void)[] = []
+      let isClosed = false
       const stream = openEventStream(reply, () => {
+        isClosed = true
         for (const stop of stops) stop()
         open.delete(stream)
       })
       open.add(stream)
       const narrate = createNarrator(stream, presenter, request)
       const after = parseEventId(request.headers['last-event-id'])
-      stops.push(predictions.watch(prediction.id, narrate, after === undefined ? {} : { after }))
+      stops.push(
+        await predictions.watch(prediction.id, narrate, after === undefined ? {} : { after }),
+      )
       if (request.query.preview === '1' && !isTerminal(prediction))
         stops.push(predictions.watchPreviews(prediction.id, (preview) => show(preview, stream)))
       // Nothing came after the end, which was seen: say again that it is one.
       if (after !== undefined && isTerminal(prediction))
         narrate({ kind: 'status', prediction, id: after })
+      if (isClosed) for (const stop of stops) stop()
       return reply
     },
   )

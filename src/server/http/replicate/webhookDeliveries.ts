@@ -17,18 +17,18 @@ export function deliveryRoutes(
   { predictions, webhooks }: Pick<ReplicateServices, 'predictions' | 'webhooks'>,
 ): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const list = (id: string) => wholePage(webhooks.listDeliveries(id).map(toWire))
+  const list = async (id: string) => wholePage((await webhooks.listDeliveries(id)).map(toWire))
 
-  app.get(path, { schema: { params: IdPath } }, ({ params: { id } }) => {
-    if (!predictions.get(id)) throw notFound()
+  app.get(path, { schema: { params: IdPath } }, async ({ params: { id } }) => {
+    if (!(await predictions.get(id))) throw notFound()
     return list(id)
   })
 
-  app.post(path, { schema: { params: IdPath } }, ({ params: { id } }, reply) => {
-    const prediction = predictions.get(id)
+  app.post(path, { schema: { params: IdPath } }, async ({ params: { id } }, reply) => {
+    const prediction = await predictions.get(id)
     if (!prediction) throw notFound()
     expectReceiver(prediction)
-    webhooks.redeliver(prediction)
+    await webhooks.redeliver(prediction)
     reply.code(201)
     return list(id)
   })

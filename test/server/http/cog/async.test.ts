@@ -14,7 +14,7 @@ const send = (
   headers: Record<string, string> = {},
 ) => app.inject({ method, url, payload, headers })
 
-const done = (test: TestApp, id: string) => test.app.predictions.settled(id)
+const done = (test: TestApp, id: string) => test.app.predictions.waitUntilTerminal(id)
 
 describe('Prefer: respond-async', () => {
   test('answers 202 at once, with an id to ask for', async () => {
@@ -199,8 +199,8 @@ test('a prediction that is not over says where it stands and, once that is known
     headers['fluxd-eta-seconds'],
   ]
   expect(standing(await put('first'))).toEqual(['0', undefined])
-  const logs = () => test.app.predictions.get('first')?.logs
-  await vi.waitFor(() => expect(logs()).toContain('1/1'))
+  const logs = async () => (await test.app.predictions.get('first'))?.logs
+  await vi.waitFor(async () => expect(await logs()).toContain('1/1'))
   expect(standing(await put('second'))).toEqual(['1', undefined])
   expect(standing(await put('first'))).toEqual(['0', undefined])
   gate = gates[1]!
@@ -280,7 +280,7 @@ test('a store that is full is a 507 that says so, and nothing is admitted', asyn
     'Expected room for more files but the quota of 1048576 bytes is reached',
   )
   expect(reply.headers['retry-after']).toBe('60')
-  expect(test.app.predictions.list({ limit: 1 }).predictions).toEqual([])
+  expect((await test.app.predictions.list({ limit: 1 })).predictions).toEqual([])
 })
 
 test('a server that drains admits nothing more and ends what runs', async () => {
@@ -294,7 +294,7 @@ test('a server that drains admits nothing more and ends what runs', async () => 
   expect(reply.json()).toEqual({ detail: 'The server is shutting down' })
   gate.open()
   await drained
-  expect(test.app.predictions.get('mine')).toMatchObject({ status: 'succeeded' })
+  expect(await test.app.predictions.get('mine')).toMatchObject({ status: 'succeeded' })
 })
 
 test('POST /shutdown is answered with an empty object and ends the server', async () => {

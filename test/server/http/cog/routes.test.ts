@@ -182,12 +182,12 @@ describe('a webhook', () => {
       webhook,
       webhook_events_filter: ['completed'],
     })
-    const webhookOf = (id: string) => app.predictions.get(id)!.webhook
-    expect(webhookOf(one.body.id)).toMatchObject({
+    const webhookOf = async (id: string) => (await app.predictions.get(id))!.webhook
+    expect(await webhookOf(one.body.id)).toMatchObject({
       url: webhook,
       events: ['start', 'output', 'logs', 'completed'],
     })
-    expect(webhookOf(two.body.id)).toMatchObject({ url: webhook, events: ['completed'] })
+    expect(await webhookOf(two.body.id)).toMatchObject({ url: webhook, events: ['completed'] })
   })
 })
 

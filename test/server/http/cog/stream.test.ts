@@ -85,7 +85,9 @@ describe('a client that hangs up', () => {
   test('cancels what it POSTed', async () => {
     const { app, engine } = await follow('POST', '/predictions')
     await vi.waitFor(() => expect(engine.canceledSeeds).toEqual([7]))
-    expect(app.predictions.list({ limit: 1 }).predictions).toMatchObject([{ status: 'canceled' }])
+    expect((await app.predictions.list({ limit: 1 })).predictions).toMatchObject([
+      { status: 'canceled' },
+    ])
   })
 
   test('finds what it PUT again, with all its events', async () => {
