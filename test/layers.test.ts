@@ -107,7 +107,7 @@ const mayUse: Readonly<Record<string, readonly string[]>> = {
   '@huggingface/tokenizers': ['engine/tokenizers/'],
   '@huggingface/hub': ['net/huggingFace/', 'loras/'],
   'tar-stream': ['loras/'],
-  'better-sqlite3': ['store/'],
+  'better-sqlite3': ['store/sqlite/'],
   commander: ['main.ts', 'cli/'],
   'cli-progress': ['cli/'],
   'node:child_process': ['bench/', 'doctor/', 'worker/engine/'],

@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
 import { createKeys } from '../server/auth/apiKeys.js'
-import { createKeyStore, type Scope, scopes } from '../store/apiKeys.js'
-import { openDatabase } from '../store/database.js'
+import { createKeyStore, type Scope, scopes } from '../store/sqlite/apiKeys.js'
+import { openDatabase } from '../store/sqlite/database.js'
 
 export type NewKeyFlags = {
   readonly scope: readonly string[]

@@ -9,7 +9,7 @@ import type { Patience } from '../net/download/resumable.js'
 import { createGuardedClient } from '../net/guardedClient.js'
 import { pullPatience, pullRepository } from '../net/huggingFace/pull.js'
 import { type Repository, readRepository } from '../net/huggingFace/repository.js'
-import { takeLock } from '../store/dataDirLock.js'
+import { takeLock } from '../store/sqlite/dataDirLock.js'
 import { type DownloadView, showBytes, showDownloads } from './downloadBars.js'
 
 export type PullFlags = { readonly to?: string }

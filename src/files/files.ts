@@ -10,8 +10,14 @@ import { mkdir, open, readdir, readFile, rm, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { FluxdError } from '../errors.js'
-import type { FileKind, FilePage, FileStore, ListedFile, StoredFile } from '../store/files.js'
 import { randomId } from '../store/randomId.js'
+import type {
+  FileKind,
+  FilePage,
+  FileStore,
+  ListedFile,
+  StoredFile,
+} from '../store/sqlite/files.js'
 
 export type NewFile = {
   readonly kind: FileKind

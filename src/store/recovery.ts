@@ -4,8 +4,8 @@
  */
 import type { Prediction } from '../contract/prediction.js'
 import { fail } from '../predictions/prediction.js'
-import type { Database } from './database.js'
-import type { PredictionStore, UnfinishedPrediction } from './predictions.js'
+import type { Database } from './sqlite/database.js'
+import type { PredictionStore, UnfinishedPrediction } from './sqlite/predictions.js'
 
 const maxServerStarts = 20
 

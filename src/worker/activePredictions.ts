@@ -14,8 +14,8 @@ import {
   retellEvents,
 } from '../predictions/eventLog.js'
 import { addOutput, isTerminal, log } from '../predictions/prediction.js'
-import type { Database } from '../store/database.js'
-import type { PredictionStore, StoredPrediction } from '../store/predictions.js'
+import type { Database } from '../store/sqlite/database.js'
+import type { PredictionStore, StoredPrediction } from '../store/sqlite/predictions.js'
 
 /**
  * Told of what a webhook may report; long values of the prediction's input are cut short. `start` and

@@ -4,7 +4,7 @@
  */
 
 import type { FairQueue } from '../predictions/fairQueue.js'
-import type { PredictionStore } from '../store/predictions.js'
+import type { PredictionStore } from '../store/sqlite/predictions.js'
 import type { Live, LivePredictions } from './activePredictions.js'
 import { type LoraLibrary, type Preparation, prepare } from './assets.js'
 

@@ -2,10 +2,10 @@
 import { join } from 'node:path'
 import { FluxInput } from '../../src/contract/input.js'
 import { createPrediction, log, start, succeed } from '../../src/predictions/prediction.js'
-import { openDatabase } from '../../src/store/database.js'
-import { createFileStore } from '../../src/store/files.js'
-import { createPredictionStore } from '../../src/store/predictions.js'
 import { randomId } from '../../src/store/randomId.js'
+import { openDatabase } from '../../src/store/sqlite/database.js'
+import { createFileStore } from '../../src/store/sqlite/files.js'
+import { createPredictionStore } from '../../src/store/sqlite/predictions.js'
 import { progressLine } from '../../src/worker/progressBar.js'
 
 export const wish = {

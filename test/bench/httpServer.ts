@@ -8,7 +8,7 @@ import { pino } from 'pino'
 import { readConfig } from '../../src/config/config.js'
 import { buildApp } from '../../src/server/app.js'
 import { openServices } from '../../src/server/context.js'
-import type { Database } from '../../src/store/database.js'
+import type { Database } from '../../src/store/sqlite/database.js'
 import { createInstantEngine, type EngineKind } from './instantEngine.js'
 
 export type ServerSettings = {

@@ -3,8 +3,8 @@ import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createFiles, type NewFile } from '../../src/files/files.js'
-import { openDatabase } from '../../src/store/database.js'
-import { createFileStore } from '../../src/store/files.js'
+import { openDatabase } from '../../src/store/sqlite/database.js'
+import { createFileStore } from '../../src/store/sqlite/files.js'
 import { temporaryData } from '../temporaryData.js'
 
 function openFiles({ quota = 1000, uploadTtlMs = 60_000, folder = temporaryData() } = {}) {

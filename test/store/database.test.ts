@@ -2,8 +2,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { openDatabase } from '../../src/store/database.js'
-import { takeLock } from '../../src/store/dataDirLock.js'
+import { openDatabase } from '../../src/store/sqlite/database.js'
+import { takeLock } from '../../src/store/sqlite/dataDirLock.js'
 import { temporaryData } from '../temporaryData.js'
 
 function openTemporary() {

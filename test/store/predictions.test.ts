@@ -3,12 +3,12 @@ import { beforeEach, describe, expect, onTestFinished, test } from 'vitest'
 import { FluxInput } from '../../src/contract/input.js'
 import type { Prediction } from '../../src/contract/prediction.js'
 import { createPrediction, start, succeed } from '../../src/predictions/prediction.js'
-import { type Database, openDatabase } from '../../src/store/database.js'
+import { type Database, openDatabase } from '../../src/store/sqlite/database.js'
 import {
   createPredictionStore,
   type ListQuery,
   type PredictionStore,
-} from '../../src/store/predictions.js'
+} from '../../src/store/sqlite/predictions.js'
 import { temporaryData } from '../temporaryData.js'
 
 let database: Database

@@ -2,10 +2,10 @@
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { openDatabase } from '../../src/store/database.js'
-import { createDeploymentStore, type StoredDeployment } from '../../src/store/deployments.js'
-import { createRunCounts } from '../../src/store/runCounts.js'
-import { createSecretStore, toWebhookKey } from '../../src/store/secrets.js'
+import { openDatabase } from '../../src/store/sqlite/database.js'
+import { createDeploymentStore, type StoredDeployment } from '../../src/store/sqlite/deployments.js'
+import { createRunCounts } from '../../src/store/sqlite/runCounts.js'
+import { createSecretStore, toWebhookKey } from '../../src/store/sqlite/secrets.js'
 import { temporaryFolder } from '../weightFiles.js'
 
 /** Opens the same file each time. */

@@ -1,8 +1,8 @@
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
-import { openDatabase } from '../../src/store/database.js'
-import { createRunCounts } from '../../src/store/runCounts.js'
+import { openDatabase } from '../../src/store/sqlite/database.js'
+import { createRunCounts } from '../../src/store/sqlite/runCounts.js'
 import { temporaryData } from '../temporaryData.js'
 
 const insert = (sqlite: Sqlite.Database, id: string, model: string) =>

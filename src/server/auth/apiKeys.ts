@@ -5,7 +5,7 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { FluxdError, invalidInput } from '../../errors.js'
-import type { KeyRow, KeyStore, Scope } from '../../store/apiKeys.js'
+import type { KeyRow, KeyStore, Scope } from '../../store/sqlite/apiKeys.js'
 
 /** Who sent a request. */
 export type Caller = {

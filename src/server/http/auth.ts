@@ -4,7 +4,7 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { FluxdError } from '../../errors.js'
-import type { Scope } from '../../store/apiKeys.js'
+import type { Scope } from '../../store/sqlite/apiKeys.js'
 import type { Caller, Keys } from '../auth/apiKeys.js'
 
 declare module 'fastify' {

@@ -2,7 +2,7 @@
 
 import type { Prediction } from '../../contract/prediction.js'
 import { invalidInput } from '../../errors.js'
-import type { PredictionStore, StoredPrediction } from '../../store/predictions.js'
+import type { PredictionStore, StoredPrediction } from '../../store/sqlite/predictions.js'
 
 export type PredictionPage = {
   /** Opaque; absent on the newest page. */

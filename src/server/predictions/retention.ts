@@ -3,9 +3,9 @@
  * the pictures. The record stays and says so (replicate-contract §3.4).
  */
 import type { Files } from '../../files/files.js'
-import type { Database } from '../../store/database.js'
-import { createIdempotencyStore } from '../../store/idempotency.js'
-import { createPredictionStore } from '../../store/predictions.js'
+import type { Database } from '../../store/sqlite/database.js'
+import { createIdempotencyStore } from '../../store/sqlite/idempotency.js'
+import { createPredictionStore } from '../../store/sqlite/predictions.js'
 
 export type RetentionOptions = {
   readonly database: Database

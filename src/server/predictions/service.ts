@@ -15,10 +15,10 @@ import { createFairQueue } from '../../predictions/fairQueue.js'
 import { cancel } from '../../predictions/prediction.js'
 import type { NewPrediction } from '../../predictions/request.js'
 import { createPace } from '../../predictions/throughput.js'
-import type { Database } from '../../store/database.js'
-import { createIdempotencyStore } from '../../store/idempotency.js'
-import { createPredictionStore, type StoredPrediction } from '../../store/predictions.js'
 import { recover } from '../../store/recovery.js'
+import type { Database } from '../../store/sqlite/database.js'
+import { createIdempotencyStore } from '../../store/sqlite/idempotency.js'
+import { createPredictionStore, type StoredPrediction } from '../../store/sqlite/predictions.js'
 import {
   createLivePredictions,
   type EventHook,

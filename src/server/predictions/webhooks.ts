@@ -8,7 +8,7 @@ import { Webhook } from 'standardwebhooks'
 import type { Prediction, WebhookEvent } from '../../contract/prediction.js'
 import { FluxdError } from '../../errors.js'
 import { discard, type GuardedClient } from '../../net/guardedClient.js'
-import type { Attempt, Delivery, DeliveryStore } from '../../store/webhookDeliveries.js'
+import type { Attempt, Delivery, DeliveryStore } from '../../store/sqlite/webhookDeliveries.js'
 import type { EventHook } from './service.js'
 
 export type WebhookOptions = {

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { createKeys, type NewKey } from '../../../src/server/auth/apiKeys.js'
-import { createKeyStore } from '../../../src/store/apiKeys.js'
-import { openDatabase } from '../../../src/store/database.js'
+import { createKeyStore } from '../../../src/store/sqlite/apiKeys.js'
+import { openDatabase } from '../../../src/store/sqlite/database.js'
 
 const rights = { scopes: ['predict'], priority: 3, ratePerMinute: 60 } as const
 const key = (name: string): NewKey => ({ name, ...rights })

@@ -11,8 +11,8 @@ import {
   type PredictionOptions,
   type Predictions,
 } from '../../../src/server/predictions/service.js'
-import { type Database, openDatabase } from '../../../src/store/database.js'
-import { createFileStore } from '../../../src/store/files.js'
+import { type Database, openDatabase } from '../../../src/store/sqlite/database.js'
+import { createFileStore } from '../../../src/store/sqlite/files.js'
 import type { LoraLibrary } from '../../../src/worker/assets.js'
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../../fakeEngine.js'
 import { temporaryData } from '../../temporaryData.js'

@@ -7,8 +7,8 @@ import type { Prediction, WebhookEvent } from '../../../src/contract/prediction.
 import { createGuardedClient } from '../../../src/net/guardedClient.js'
 import { createPrediction, log, start, succeed } from '../../../src/predictions/prediction.js'
 import { createWebhooks, retryDelayMs } from '../../../src/server/predictions/webhooks.js'
-import { openDatabase } from '../../../src/store/database.js'
-import { createDeliveryStore } from '../../../src/store/webhookDeliveries.js'
+import { openDatabase } from '../../../src/store/sqlite/database.js'
+import { createDeliveryStore } from '../../../src/store/sqlite/webhookDeliveries.js'
 
 const secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'
 

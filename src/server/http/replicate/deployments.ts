@@ -6,7 +6,7 @@ import {
   type Deployment,
   UpdateDeployment,
 } from '../../../contract/deployment.js'
-import type { StoredDeployment } from '../../../store/deployments.js'
+import type { StoredDeployment } from '../../../store/sqlite/deployments.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { account } from './account.js'
 import { owner, type ReplicateServices } from './context.js'

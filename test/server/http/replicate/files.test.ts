@@ -1,7 +1,7 @@
 import { createHmac } from 'node:crypto'
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
-import { createSecretStore } from '../../../../src/store/secrets.js'
+import { createSecretStore } from '../../../../src/store/sqlite/secrets.js'
 import { startServer, type TestServer } from '../../../conformance/server.js'
 
 const drawPng = async () =>

@@ -2,7 +2,8 @@
  * Predictions on disk. A row is small: values of an input that are long (data URIs) are whole in a
  * table of their own and cut short in the row.
  */
-import type { Prediction } from '../contract/prediction.js'
+import type { Prediction } from '../../contract/prediction.js'
+import { joinWish, splitWish, type Wish } from '../storedRequest.js'
 import type { Database } from './database.js'
 import { earlier, end, later, type Place, startOf } from './predictionCursor.js'
 import {
@@ -13,7 +14,6 @@ import {
   toWhole,
   type WholeRow,
 } from './predictionRows.js'
-import { joinWish, splitWish, type Wish } from './storedRequest.js'
 
 export type Admission = {
   /** Its input may be long. */

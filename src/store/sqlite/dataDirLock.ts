@@ -4,8 +4,8 @@
  */
 import { dirname } from 'node:path'
 import Sqlite from 'better-sqlite3'
-import { FluxdError } from '../errors.js'
-import { makeWritable } from './writableFolder.js'
+import { FluxdError } from '../../errors.js'
+import { makeWritable } from '../writableFolder.js'
 
 /** Takes the lock, and returns how to give it back. Throws when another process has it. */
 export function takeLock(path: string): () => void {

@@ -3,7 +3,7 @@
  * kept for a while after they have arrived or were given up. What is sent is the prediction as it
  * is then.
  */
-import type { WebhookEvent } from '../contract/prediction.js'
+import type { WebhookEvent } from '../../contract/prediction.js'
 import type { Database } from './database.js'
 
 export type Delivery = {

@@ -1,5 +1,5 @@
 /** A prediction as the columns of its row. Times are milliseconds, what ends in _json is JSON. */
-import type { Prediction } from '../contract/prediction.js'
+import type { Prediction } from '../../contract/prediction.js'
 
 export type Row = {
   readonly sequence: number

@@ -4,9 +4,9 @@
  */
 import { basename, dirname } from 'node:path'
 import Sqlite from 'better-sqlite3'
-import { FluxdError } from '../errors.js'
+import { FluxdError } from '../../errors.js'
+import { makeWritable } from '../writableFolder.js'
 import { migrate } from './migrations.js'
-import { makeWritable } from './writableFolder.js'
 
 export type Database = {
   /** For the repositories of this folder. */
