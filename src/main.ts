@@ -16,7 +16,7 @@ import { serve } from './cli/serve.js'
 import { readConfig } from './config/config.js'
 import { FluxdError } from './errors.js'
 import { noiseSources, precisions, variants } from './plan/plan.js'
-import { scopes } from './store/sqlite/apiKeys.js'
+import { scopes } from './store/apiKeyStore.js'
 
 const config = () => readConfig(undefined, existsSync)
 

@@ -2,8 +2,10 @@
 import sharp from 'sharp'
 import { measureImage } from '../src/engine/images/decode.js'
 import { mimeTypes } from '../src/engine/images/encode.js'
+import type { GenerateRequest } from '../src/engine/protocol.js'
 import { FluxdError } from '../src/errors.js'
 import { type GenerationPlan, stepsToRun, type WeightsPlan } from '../src/plan/plan.js'
+import { finishPlan, planWeights } from '../src/plan/planGeneration.js'
 import type { Engine, EngineStatus, GenerateOptions } from '../src/worker/engine/client.js'
 
 export type FakeEngineOptions = {
@@ -24,29 +26,39 @@ export type FakeEngineOptions = {
 export type FakeEngine = Engine & {
   /** What was asked for, in order. */
   readonly plans: readonly GenerationPlan[]
-  readonly prepared: readonly WeightsPlan[]
+  readonly requests: readonly GenerateRequest[]
+  readonly prefetched: readonly WeightsPlan[]
   readonly canceledSeeds: readonly number[]
   readonly stops: () => number
 }
 
 export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
   const plans: GenerationPlan[] = []
-  const prepared: WeightsPlan[] = []
+  const requests: GenerateRequest[] = []
+  const prefetched: WeightsPlan[] = []
   const canceledSeeds: number[] = []
   let stops = 0
 
-  async function generate(plan: GenerationPlan, { signal, onEvent, onTurn }: GenerateOptions = {}) {
-    await passGate(options.ready, plan, signal)
-    await onTurn?.()
-    plans.push(plan)
+  async function generate(
+    request: GenerateRequest,
+    { signal, onEvent, onStart }: GenerateOptions = {},
+  ) {
+    const { draft, image: bytes, mask, loras } = request
+    await passGate(options.ready, draft.seed, signal)
+    await onStart?.()
+    requests.push(request)
     const id = 'fake'
-    onEvent?.({ kind: 'adapted', id, seconds: 0.25, notes: [] })
+    const start = bytes && { bytes, size: await measureImage(bytes) }
+    const plan = finishPlan(draft, { image: start, mask, loras })
+    plans.push(plan)
+    onEvent?.({ kind: 'planned', id, size: plan.size, imageSize: start?.size })
+    onEvent?.({ kind: 'lorasReady', id, seconds: 0.25, notes: [] })
     const images = await Promise.all(drawPictures(plan))
     for (let image = 0; image < plan.count; image++) {
       const steps = stepsToRun(plan)
       for (let step = 1; step <= steps; step++) {
         onEvent?.({ kind: 'progress', id, image, step, steps })
-        await passGate(options.gate, plan, signal)
+        await passGate(options.gate, plan.seed, signal)
         const failure = options.failure ?? options.failures?.[plans.length - 1]
         if (failure) throw failure
       }
@@ -70,7 +82,7 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
 
   async function passGate(
     gate: Promise<void> | undefined,
-    plan: GenerationPlan,
+    seed: number,
     signal: AbortSignal | undefined,
   ) {
     const passed = new AbortController()
@@ -81,13 +93,14 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
     await Promise.race([gate, aborted])
     passed.abort()
     if (!signal?.aborted) return
-    canceledSeeds.push(plan.seed)
+    canceledSeeds.push(seed)
     throw new FluxdError('canceled', 'The prediction was canceled')
   }
 
   return {
     plans,
-    prepared,
+    requests,
+    prefetched,
     canceledSeeds,
     stops: () => stops,
     status: () => options.status ?? 'ready',
@@ -96,10 +109,9 @@ export function createFakeEngine(options: FakeEngineOptions = {}): FakeEngine {
       await options.loading
       if (options.loadFailure) throw options.loadFailure
     },
-    measure: measureImage,
     generate,
-    expectRoom: () => {},
-    prepare: (next) => void prepared.push(next),
+    assertFits: () => {},
+    prefetch: (draft, loras) => void prefetched.push(planWeights(draft, loras)),
     release: async () => {},
     stop: async () => void stops++,
   }

@@ -1,4 +1,5 @@
 /** What is measured: pictures of a variant at a precision and a size. */
+import type { GenerateRequest } from '../engine/protocol.js'
 import type { GenerationPlan, PixelSize, Precision, Variant } from '../plan/plan.js'
 
 export type BenchCase = {
@@ -46,4 +47,12 @@ export const planOf = (
   output: { format: 'webp', quality: 80 },
   checkSafety: false,
   notes: [],
+})
+
+/** What an engine is asked for to run a plan that is decided already. */
+export const requestOf = ({ start, loras, ...plan }: GenerationPlan): GenerateRequest => ({
+  draft: { ...plan, kind: 'valid', start: start.kind, loraMultiplier: 1 },
+  image: start.kind === 'noise' ? undefined : start.image.bytes,
+  mask: start.kind === 'inpaint' ? start.mask : undefined,
+  loras,
 })

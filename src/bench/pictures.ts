@@ -3,6 +3,7 @@
 import type { GenerationTimings } from '../engine/protocol.js'
 import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
 import type { Engine } from '../worker/engine/client.js'
+import { requestOf } from './cases.js'
 import { medianOf, round, type Spread, spreadOf } from './statistics.js'
 
 /** Seconds but for the share; stages are medians. */
@@ -15,7 +16,7 @@ export type PictureSeconds = {
 }
 
 export type Measuring = {
-  readonly engine: Pick<Engine, 'generate' | 'prepare'>
+  readonly engine: Pick<Engine, 'generate' | 'prefetch'>
   readonly signal?: AbortSignal | undefined
 }
 
@@ -27,10 +28,10 @@ export async function measurePictures(
 ): Promise<PictureSeconds> {
   const options = { ...(signal && { signal }) }
   const warmUp = planOf(0)
-  await engine.generate({ ...warmUp, steps: warmUp.firstStep + 1 }, options)
+  await engine.generate(requestOf({ ...warmUp, steps: warmUp.firstStep + 1 }), options)
   const timings: GenerationTimings[] = []
   for (let i = 1; i <= repeats; i++)
-    timings.push((await engine.generate(planOf(i), options)).timings)
+    timings.push((await engine.generate(requestOf(planOf(i)), options)).timings)
   return summarise(timings, stepsToRun(warmUp))
 }
 

@@ -2,6 +2,7 @@
 
 import type { GenerationPlan } from '../plan/plan.js'
 import type { Engine } from '../worker/engine/client.js'
+import { requestOf } from './cases.js'
 import { cachedShare, dropFromCache } from './pageCache.js'
 import { round } from './statistics.js'
 
@@ -45,7 +46,7 @@ export async function measureStart(
     const process = lap()
     await engine.load(plan.variant)
     const load = lap()
-    await engine.generate(plan, { ...(signal && { signal }) })
+    await engine.generate(requestOf(plan), { ...(signal && { signal }) })
     return { cached, process, load, firstPicture: lap() }
   } finally {
     await engine.stop()

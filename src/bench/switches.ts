@@ -1,8 +1,9 @@
 /** Seconds from one set of LoRAs to another, and from one variant to another. */
 import { copyFileSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import type { GenerationPlan, LoraFile, Variant } from '../plan/plan.js'
+import { requestOf } from './cases.js'
 import { cachedShare, dropFromCache } from './pageCache.js'
 import { type Measuring, rounded } from './pictures.js'
 import { type Spread, spreadOf } from './statistics.js'
@@ -46,8 +47,10 @@ export async function measureLoraSwitches(
     return target
   }
   const options = { ...(signal && { signal }) }
+  const oneStep = { ...plan, steps: plan.firstStep + 1 }
+  const at = (path: string, scale = 1): LoraFile => ({ name: basename(path), path, scale })
   const switchTo = async (...loras: LoraFile[]) =>
-    (await engine.generate({ ...plan, steps: plan.firstStep + 1, loras }, options)).timings.lora
+    (await engine.generate(requestOf({ ...oneStep, loras }), options)).timings.lora
   const seconds: Seconds<'cold' | 'warm' | 'prepared' | 'scaleOnly' | 'none'> = {
     ...{ cold: [], warm: [], prepared: [], scaleOnly: [], none: [] },
   }
@@ -58,15 +61,15 @@ export async function measureLoraSwitches(
     for (let i = 0; i < rounds; i++) {
       await dropFromCache([cold])
       cached.push(await cachedShare([cold]))
-      seconds.cold.push(await switchTo({ path: cold, scale: 1 }))
-      seconds.warm.push(await switchTo({ path: warm, scale: 1 }))
-      seconds.scaleOnly.push(await switchTo({ path: warm, scale: 0.5 }))
+      seconds.cold.push(await switchTo(at(cold)))
+      seconds.warm.push(await switchTo(at(warm)))
+      seconds.scaleOnly.push(await switchTo(at(warm, 0.5)))
       seconds.none.push(await switchTo())
-      await switchTo({ path: before, scale: 1 })
-      engine.prepare({ ...plan, loras: [{ path: next, scale: 1 }] })
-      // Whoever comes next waits until it has been prepared: not the one that is measured.
-      await switchTo({ path: before, scale: 1 })
-      seconds.prepared.push(await switchTo({ path: next, scale: 1 }))
+      await switchTo(at(before))
+      engine.prefetch(requestOf(plan).draft, [at(next)])
+      // The one that comes next waits for the prefetch: it is not the one that is measured.
+      await switchTo(at(before))
+      seconds.prepared.push(await switchTo(at(next)))
     }
   } finally {
     rmSync(folder, { recursive: true })
@@ -90,7 +93,9 @@ export async function measureVariantSwitches(
 ): Promise<VariantSwitch[]> {
   const wait = async (plan: GenerationPlan) => {
     const startedAt = performance.now()
-    await engine.generate({ ...plan, steps: plan.firstStep + 1 }, { ...(signal && { signal }) })
+    await engine.generate(requestOf({ ...plan, steps: plan.firstStep + 1 }), {
+      ...(signal && { signal }),
+    })
     return (performance.now() - startedAt) / 1000
   }
   const seconds = plans.map((): Seconds<'after' | 'again'> => ({ after: [], again: [] }))

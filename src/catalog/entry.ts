@@ -7,7 +7,7 @@ import { z } from 'zod'
 import { FluxInput, publishedInput } from '../contract/input.js'
 import { FluxdError, firstFault, invalidConfig, invalidInput } from '../errors.js'
 import { variants } from '../plan/plan.js'
-import { checkWish } from '../plan/planGeneration.js'
+import { draftPlan } from '../plan/planGeneration.js'
 
 /** Owners and names: safe in paths and URLs, and the same on a disk that does not tell cases apart. */
 const slug = /^[a-z0-9][a-z0-9._-]{0,63}$/
@@ -88,12 +88,9 @@ export function checkEntry(fields: unknown): CatalogEntry {
 
 /** A prompt alone must do: `custom` without a size, for one, would fail every request. */
 function checkDefaults(defaults: InputDefaults): void {
-  try {
-    checkWish(FluxInput.parse({ ...defaults, prompt: '' }))
-  } catch (error) {
-    if (error instanceof FluxdError) throw invalidInput(`defaults: ${error.message}`)
-    throw error
-  }
+  const settings = { noise: 'torch-cuda', goFastLoraMultiplier: 1, safetyChecker: false } as const
+  const draft = draftPlan(FluxInput.parse({ ...defaults, prompt: '' }), [], settings)
+  if (draft.kind === 'invalid') throw invalidInput(`defaults: ${draft.error.message}`)
 }
 
 /** The model's name by the place of its file. Throws `config_invalid` where that is none. */

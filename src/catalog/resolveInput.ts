@@ -1,38 +1,59 @@
-/** What a model makes of what was sent to it: its defaults below, its LoRAs as the main ones. */
+/**
+ * What a model makes of the input that was sent to it: its defaults below the input, its LoRAs as the
+ * main ones.
+ */
+import { basename } from 'node:path'
 import { FluxInput } from '../contract/input.js'
 import { inputJsonSchema } from '../contract/jsonSchema.js'
+import { withoutSecrets } from '../contract/redaction.js'
+import type { LoraRef } from '../plan/loraRef.js'
 import type { Catalog } from './catalog.js'
 import { isVersionOf, type Model, type ModelLora } from './model.js'
 
-export type AppliedModel = {
-  readonly wish: FluxInput
-  /** Merged in this order. Scales are the model's times the wish's; what go_fast does is to come. */
-  readonly loras: { readonly main: readonly ModelLora[]; readonly extra: readonly ModelLora[] }
+export type ResolvedInput = {
+  readonly input: FluxInput
+  /** Merged in this order. */
+  readonly loras: readonly LoraRef[]
 }
 
 /** How sibling models of the fine-tunes call the same fields (replicate-contract §0.3). */
 const aliases = { lora_weights: 'replicate_weights', guidance: 'guidance_scale' } as const
 
 /**
- * The wish that `sent` means for `model`, and the LoRAs to make it with. A `replicate_weights` that was
- * sent takes the place of the model's LoRAs; references that name a model of the catalog mean its
- * LoRAs, with their scales. Throws a ZodError with the issues of `FluxInput`.
+ * The input that `sent` means for `model`, and its LoRAs. A `replicate_weights` that was sent takes the
+ * place of the model's LoRAs; references that name a model of the catalog mean its LoRAs, with their
+ * scales. Throws a ZodError with the issues of `FluxInput`.
  */
-export function applyModel(
+export function resolveInput(
   model: Model,
   sent: Readonly<Record<string, unknown>>,
   catalog: Pick<Catalog, 'find'>,
-): AppliedModel {
-  const wish = FluxInput.parse(
+): ResolvedInput {
+  const input = FluxInput.parse(
     { ...model.defaults, model: model.base, ...withoutAliases(sent) },
     { reportInput: true },
   )
-  const main = wish.replicate_weights ? lookUp(wish.replicate_weights, catalog) : model.loras
-  const extra = wish.extra_lora ? lookUp(wish.extra_lora, catalog) : []
+  const main = input.replicate_weights ? lookUp(input.replicate_weights, catalog) : model.loras
+  const extra = input.extra_lora ? lookUp(input.extra_lora, catalog) : []
   return {
-    wish,
-    loras: { main: scaled(main, wish.lora_scale), extra: scaled(extra, wish.extra_lora_scale) },
+    input,
+    loras: [
+      ...main.map((lora) => resolveLora(lora, 'main', input.lora_scale)),
+      ...extra.map((lora) => resolveLora(lora, 'extra', input.extra_lora_scale)),
+    ],
   }
+}
+
+const resolveLora = (lora: ModelLora, role: LoraRef['role'], scale: number): LoraRef => ({
+  ...lora,
+  role,
+  name: nameOf(lora),
+  scale: lora.scale * scale,
+})
+
+function nameOf({ path, source }: ModelLora): string {
+  if (path !== undefined) return basename(path)
+  return source.startsWith('data:') ? 'the data URI' : String(withoutSecrets({ source })['source'])
 }
 
 /** The published Input schema with the model's own defaults. */
@@ -62,6 +83,3 @@ function lookUp(reference: string, catalog: Pick<Catalog, 'find'>): readonly Mod
   const isMeant = model && model.loras.length > 0 && isVersionOf(model, version ?? model.version)
   return isMeant ? model.loras : [{ source: reference, scale: 1 }]
 }
-
-const scaled = (loras: readonly ModelLora[], factor: number): readonly ModelLora[] =>
-  loras.map((lora) => ({ ...lora, scale: lora.scale * factor }))

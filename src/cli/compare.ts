@@ -1,12 +1,9 @@
 /** `fluxd compare`: what fp8 costs in quality, as the likeness of its pictures to those of bf16. */
-
 import type { LoraFile, Precision } from '../plan/plan.js'
-import { checkWish } from '../plan/planGeneration.js'
-import { drawSeed } from '../plan/seed.js'
+import { resolveSeed } from '../plan/seed.js'
 import type { Engine } from '../worker/engine/client.js'
-import { decide } from '../worker/inputImages.js'
 import { readLoraFlag, readWish } from './inputFlags.js'
-import { type RunContext, type RunFlags, readSettings, startEngineFor } from './run.js'
+import { expectValid, type RunContext, type RunFlags, readSettings, startEngineFor } from './run.js'
 import { comparePictures, type Similarity } from './similarity.js'
 
 /** A custom size would run in bf16, and there is no file to write. */
@@ -24,8 +21,8 @@ export async function compare(
   context: RunContext,
 ): Promise<void> {
   // Quality is compared, so the pictures must not lose any in their files.
-  const own = { seed: String(drawSeed()), ...flags, output: 'compared.png' }
-  for (const prompt of prompts) checkWish(readWish(prompt, own))
+  const own = { seed: String(resolveSeed({})), ...flags, output: 'compared.png' }
+  for (const prompt of prompts) expectValid(readWish(prompt, own), readSettings(own, context))
   const loras = (flags.lora ?? []).map(readLoraFlag)
   const engine = await startEngineFor(readWish('', own).model, flags.checkpoint, context)
   try {
@@ -57,10 +54,9 @@ async function comparePrompt(
   const settings = { ...readSettings(flags, context), goFastLoraMultiplier: 1 }
   const draw = async (precision: Precision) => {
     const own = readWish(prompt, { ...flags, goFast: precision === 'fp8' })
-    const wish = { ...own, disable_safety_checker: true }
-    const plan = await decide(wish, {}, settings, engine, { more: loras })
-    const { images } = await engine.generate(plan, { signal: context.signal })
-    return { seed: plan.seed, images }
+    const draft = expectValid({ ...own, disable_safety_checker: true }, settings)
+    const { images } = await engine.generate({ draft, loras }, { signal: context.signal })
+    return { seed: draft.seed, images }
   }
   const [bf16, fp8] = [await draw('bf16'), await draw('fp8')]
   return Promise.all(

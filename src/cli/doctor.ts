@@ -34,6 +34,8 @@ export type Target = {
   readonly device: Device
   readonly backend: BackendKind
   readonly memoryBytes: number | undefined
+  /** The GPUs of this machine, by CUDA's index. */
+  readonly gpus: readonly number[]
 }
 
 /**
@@ -42,7 +44,7 @@ export type Target = {
  */
 export async function chooseTarget(config: Config, places?: MachinePlaces): Promise<Target> {
   if (config.device === 'cpu' && config.backend !== 'native')
-    return { device: 'cpu', backend: 'ort', memoryBytes: config.memoryBytes }
+    return { device: 'cpu', backend: 'ort', memoryBytes: config.memoryBytes, gpus: [] }
   const { findings, ...target } = await examine(config, places)
   const missing = findings.find(isMissingAddon)
   if (missing)
@@ -97,5 +99,6 @@ export async function examine(
   return {
     ...{ device, backend: chooseBackend(config.backend, device, machine), findings },
     memoryBytes: config.memoryBytes ?? (device === 'cuda' ? freeMemory(machine) : undefined),
+    gpus: device === 'cuda' ? machine.gpus.map((_, index) => index) : [],
   }
 }

@@ -1,5 +1,5 @@
 /** The command line of `fluxd run` as the `FluxInput` that an HTTP body would be. */
-import { extname, resolve } from 'node:path'
+import { basename, extname, resolve } from 'node:path'
 import { FluxInput } from '../contract/input.js'
 import { describeIssue } from '../contract/validation.js'
 import { invalidInput } from '../errors.js'
@@ -112,5 +112,5 @@ export function readLoraFlag(flag: string): LoraFile {
   const parsed = FluxInput.shape.lora_scale.safeParse(Number(scale))
   if (!parsed.success)
     throw invalidInput(`Expected the scale of --lora to be -1 to 3 but received ${scale}`)
-  return { path: resolve(file), scale: parsed.data }
+  return { name: basename(file), path: resolve(file), scale: parsed.data }
 }

@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
 import { createKeys } from '../server/auth/apiKeys.js'
-import { createKeyStore, type Scope, scopes } from '../store/sqlite/apiKeys.js'
-import { openDatabase } from '../store/sqlite/database.js'
+import { type Scope, scopes } from '../store/apiKeyStore.js'
+import { openSqliteStore } from '../store/sqlite/open.js'
 
 export type NewKeyFlags = {
   readonly scope: readonly string[]
@@ -16,20 +16,26 @@ export type NewKeyFlags = {
 type Place = { readonly config: Pick<Config, 'dataDir'>; readonly stdout: NodeJS.WritableStream }
 
 /** Makes a key and prints it, once. Throws what is wrong with the flags. */
-export function addKey(name: string, flags: NewKeyFlags, { config, stdout }: Place): void {
+export async function addKey(
+  name: string,
+  flags: NewKeyFlags,
+  { config, stdout }: Place,
+): Promise<void> {
   const key = {
     name,
     scopes: flags.scope.map(readScope),
     priority: readInteger('--priority', flags.priority, -100, 100),
     ratePerMinute: readInteger('--rate', flags.rate, 0, 1_000_000),
   }
-  withKeys(config, (keys) => stdout.write(`${keys.issue(key)}\n`))
+  await withKeys(config, async (keys) => {
+    stdout.write(`${await keys.issue(key)}\n`)
+  })
 }
 
 /** Prints a line for each key; what is stored of a key cannot be turned back into it. */
-export function listKeys({ config, stdout }: Place): void {
-  withKeys(config, (keys) => {
-    const all = keys.list()
+export async function listKeys({ config, stdout }: Place): Promise<void> {
+  await withKeys(config, async (keys) => {
+    const all = await keys.list()
     if (all.length === 0) stdout.write(noKeys)
     for (const { id, name, scopes, priority, ratePerMinute, createdAt } of all)
       stdout.write(
@@ -40,22 +46,22 @@ export function listKeys({ config, stdout }: Place): void {
 }
 
 /** Ends a key; a running server refuses it from its next request on. */
-export function removeKey(name: string, { config, stdout }: Place): void {
-  withKeys(config, (keys) => keys.revoke(name))
+export async function removeKey(name: string, { config, stdout }: Place): Promise<void> {
+  await withKeys(config, (keys) => keys.revoke(name))
   stdout.write(`removed ${name}\n`)
 }
 
 const noKeys = 'There are no keys yet; `fluxd keys add NAME` makes one\n'
 
-function withKeys(
+async function withKeys(
   { dataDir }: Pick<Config, 'dataDir'>,
-  work: (keys: ReturnType<typeof createKeys>) => void,
-) {
-  const database = openDatabase(join(dataDir, 'fluxd.sqlite'))
+  work: (keys: ReturnType<typeof createKeys>) => Promise<void>,
+): Promise<void> {
+  const store = openSqliteStore(join(dataDir, 'fluxd.sqlite'))
   try {
-    work(createKeys(createKeyStore(database), undefined))
+    await work(createKeys(store.apiKeys, undefined))
   } finally {
-    database.close()
+    store.close()
   }
 }
 

@@ -4,14 +4,15 @@ import { dirname, join, resolve } from 'node:path'
 import { pino } from 'pino'
 import type { Config } from '../config/config.js'
 import type { FluxInput } from '../contract/input.js'
-import type { GenerationEvent } from '../engine/protocol.js'
+import type { GenerateRequest, GenerationEvent } from '../engine/protocol.js'
 import { invalidInput } from '../errors.js'
 import { createMediaClient } from '../net/fetchMedia.js'
-import { type GenerationPlan, type NoiseSource, stepsToRun, type Variant } from '../plan/plan.js'
-import { checkWish } from '../plan/planGeneration.js'
-import { type Engine, startEngine } from '../worker/engine/client.js'
-import { decide, fetchInputs, type InputFiles, type PlanSettings } from '../worker/inputImages.js'
-import { createSafetyNarrator } from '../worker/safetyLines.js'
+import { type NoiseSource, type PixelSize, stepsToRun, type Variant } from '../plan/plan.js'
+import { draftPlan, type PlanSettings, type ValidDraft } from '../plan/planGeneration.js'
+import { resolveSeed } from '../plan/seed.js'
+import { fetchImages, type InputImages } from '../worker/assets.js'
+import { type Engine, type GenerationResult, startEngine } from '../worker/engine/client.js'
+import { createSafetyLines } from '../worker/logLines.js'
 import { chooseTarget } from './doctor.js'
 import { withFileUris } from './fileInputs.js'
 import { listPaths, readLoraFlag, readWish, type WishFlags } from './inputFlags.js'
@@ -34,24 +35,22 @@ export type RunContext = {
 
 /** Plans, generates and writes; throws one sentence about what is wrong, before any work if it can. */
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
-  const wish = readWish(prompt, await withFileUris(flags))
-  checkWish(wish)
+  const input = readWish(prompt, await withFileUris(flags))
+  const draft = expectValid(input, readSettings(flags, context))
   const loras = (flags.lora ?? []).map(readLoraFlag)
-  const paths = listPaths(flags.output, wish.num_outputs)
+  const paths = listPaths(flags.output, draft.count)
   await expectFolder(dirname(resolve(flags.output)))
-  const files = await fetchFiles(wish, context.signal)
+  const images = await fetchInputs(input, context.signal)
 
-  const engine = await startEngineFor(wish.model, flags.checkpoint, context)
+  const engine = await startEngineFor(draft.variant, flags.checkpoint, context)
   try {
-    const plan = await decide(wish, files, readSettings(flags, context), engine, { more: loras })
-    for (const note of plan.notes) context.stderr.write(`${note}\n`)
-    const { images, timings } = await generateWithProgress(engine, plan, context)
-    await Promise.all(images.map(({ bytes, index }) => writeFile(paths[index]!, bytes)))
-    const written = images.map(({ index }) => paths[index]!)
-    const { width, height } = plan.size
-    context.stdout.write(
-      `${written.join(', ')}: ${width}×${height}, seed ${plan.seed}, ${timings.total.toFixed(1)} s\n`,
-    )
+    for (const note of draft.notes) context.stderr.write(`${note}\n`)
+    const request = { draft, loras, ...images }
+    const { size, images: made, timings } = await generateWithProgress(engine, request, context)
+    await Promise.all(made.map(({ bytes, index }) => writeFile(paths[index]!, bytes)))
+    const written = made.map(({ index }) => paths[index]!).join(', ')
+    const described = `${size.width}×${size.height}, seed ${draft.seed}`
+    context.stdout.write(`${written}: ${described}, ${timings.total.toFixed(1)} s\n`)
   } finally {
     await engine.stop()
   }
@@ -64,11 +63,18 @@ export const readSettings = (flags: RunFlags, { config }: RunContext): PlanSetti
   safetyChecker: config.safetyModel !== undefined,
 })
 
-/** Whoever runs the command may reach every server that their machine reaches. */
-async function fetchFiles(wish: FluxInput, signal: AbortSignal): Promise<InputFiles> {
+/** The draft of `input`, its seed resolved; throws what makes it invalid. */
+export function expectValid(input: FluxInput, settings: PlanSettings): ValidDraft {
+  const draft = draftPlan({ ...input, seed: resolveSeed(input) }, [], settings)
+  if (draft.kind === 'invalid') throw draft.error
+  return draft
+}
+
+/** The command reaches every server that its user's machine reaches. */
+async function fetchInputs(input: FluxInput, signal: AbortSignal): Promise<InputImages> {
   const media = createMediaClient({ allowAddress: () => true })
   try {
-    return await fetchInputs(wish, media, signal)
+    return await fetchImages(input, media, signal)
   } finally {
     await media.close()
   }
@@ -94,18 +100,26 @@ export async function startEngineFor(
   return start(own, logger)
 }
 
-async function generateWithProgress(engine: Engine, plan: GenerationPlan, context: RunContext) {
-  const progress = showProgress(stepsToRun(plan) * plan.count, context.stderr)
-  const describeSafety = createSafetyNarrator(plan)
+async function generateWithProgress(
+  engine: Engine,
+  request: GenerateRequest,
+  context: RunContext,
+): Promise<GenerationResult & { readonly size: PixelSize }> {
+  const { draft } = request
+  const progress = showProgress(stepsToRun(draft) * draft.count, context.stderr)
+  const describeSafety = createSafetyLines(draft)
   const lines: string[] = []
+  let size = draft.size
   const onEvent = (event: GenerationEvent) => {
     if (event.kind === 'progress') progress.update(event.image * event.steps + event.step)
-    if (event.kind === 'adapted') lines.push(...event.notes)
+    if (event.kind === 'planned') size = event.size
+    if (event.kind === 'lorasReady') lines.push(...event.notes)
     const line = describeSafety(event)
     if (line !== undefined) lines.push(line)
   }
   try {
-    return await engine.generate(plan, { signal: context.signal, onEvent })
+    const result = await engine.generate(request, { signal: context.signal, onEvent })
+    return { ...result, size }
   } finally {
     progress.stop()
     for (const line of lines) context.stderr.write(`${line}\n`)

@@ -1,14 +1,20 @@
 /** `fluxd serve`: the HTTP server and its engine, until a signal ends both. */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { pino } from 'pino'
+import { type Logger, pino } from 'pino'
+import { readBuild } from '../build.js'
 import type { Config } from '../config/config.js'
+import { engineEnvironment } from '../config/engineEnvironment.js'
 import { invalidConfig } from '../errors.js'
+import { withOwnFiles } from '../files/localFiles.js'
+import type { WorkerPort } from '../predictions/workerPort.js'
 import { buildApp } from '../server/app.js'
 import { chooseHost } from '../server/auth/listenHost.js'
 import { openServices, type Services } from '../server/context.js'
-import { type Engine, startEngine } from '../worker/engine/client.js'
-import { chooseTarget, watchMachine } from './doctor.js'
+import { createMetrics } from '../telemetry/metrics.js'
+import { startEngine } from '../worker/engine/client.js'
+import { startWorker, type WorkerEngine } from '../worker/worker.js'
+import { chooseTarget, type Target, watchMachine } from './doctor.js'
 
 const noKeys =
   'no API key is configured, so only this machine is let in; make one with `fluxd keys add NAME`'
@@ -23,21 +29,40 @@ export async function serve(config: Config): Promise<void> {
   logger.info(target, 'device')
   const services = await openServices(config)
   expectModel(services, config.cog.model)
-  const { checkpoints, cudaGraphs, threads, vae, safetyModel: safety } = config
-  const scratch = emptyScratch(config)
-  const own = { checkpoints, ...target, vae, cudaGraphs, threads, scratch, safety }
-  const engine = startEngine(own, logger)
+  const metrics = createMetrics(readBuild())
+  const engines = startEngines(config, target, logger)
+  const worker = startWorker({
+    engines,
+    store: services.store,
+    loras: services.library,
+    media: withOwnFiles(services.media, services.files),
+    files: services.files,
+    settings: {
+      noise: config.noise,
+      goFastLoraMultiplier: config.goFastLoraMultiplier,
+      safetyChecker: config.safetyModel !== undefined,
+    },
+    metrics,
+    patienceMs: 1000 * config.loraPatienceSeconds,
+    onFault: (error, prediction) => logger.error({ err: error, prediction }, 'worker fault'),
+  })
   const machine = watchMachine(target.device, config)
   const end = once(async () => {
-    logger.info('the server ends')
+    logger.info('shutting down')
     machine.stop()
-    await close(app, engine, services)
+    await close(app, engines, worker, services)
   })
-  const host = chooseHost(config.host, services.keys.areConfigured())
+  const host = chooseHost(config.host, await services.keys.areConfigured())
   if (host !== config.host) logger.warn({ wanted: config.host, host }, noKeys)
-  const { listProblems } = machine
-  const settings = { ...config, host }
-  const app = buildApp({ config: settings, engine, services, logger, shutdown: end, listProblems })
+  const app = buildApp({
+    config: { ...config, host },
+    worker,
+    metrics,
+    services,
+    logger,
+    shutdown: end,
+    listProblems: machine.listProblems,
+  })
   try {
     const address = await app.listen({ host, port: config.port })
     process.stdout.write(announce(address, config))
@@ -46,6 +71,35 @@ export async function serve(config: Config): Promise<void> {
     throw explainListening(error, host, config.port)
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
+}
+
+/** One engine for each GPU that is to be used, or as many as asked for where there is none. */
+function startEngines(config: Config, target: Target, logger: Logger): WorkerEngine[] {
+  const { checkpoints, cudaGraphs, threads, vae, safetyModel: safety } = config
+  const scratch = emptyScratch(config)
+  return listExecutors(config, target).map((gpu, index) => ({
+    gpu,
+    engine: startEngine(
+      {
+        ...target,
+        checkpoints,
+        vae,
+        cudaGraphs,
+        threads,
+        scratch: join(scratch, String(index)),
+        safety,
+      },
+      logger.child({ executor: index }),
+      engineEnvironment(gpu),
+    ),
+  }))
+}
+
+/** The GPU of each executor; a machine without one has as many executors as are asked for. */
+function listExecutors({ gpus, executors }: Config, target: Target): (number | undefined)[] {
+  if (gpus === 'none') return []
+  if (target.device === 'cpu') return Array.from({ length: executors ?? 1 }, () => undefined)
+  return gpus === 'all' ? [...target.gpus] : [...gpus]
 }
 
 /** What an engine that was killed left behind is large; nobody else uses this folder. */
@@ -76,13 +130,18 @@ function explainListening(error: unknown, host: string, port: number): unknown {
   return error
 }
 
-/** Lets the running prediction end; those that wait stay on disk for the next start. */
-async function close(app: App, engine: Engine, services: Services): Promise<void> {
-  // Not for an engine that loads or never became ready.
-  if (engine.status() === 'busy') await app.predictions.drain()
-  // Before the engine, so that its end is not taken for a failure, and not awaited, as it waits for it.
-  void app.predictions.stop()
-  await Promise.all([app.close(), engine.stop()])
+/** Lets running predictions end; those that wait stay on disk for the next start. */
+async function close(
+  app: App,
+  engines: readonly WorkerEngine[],
+  worker: WorkerPort,
+  services: Services,
+): Promise<void> {
+  // Not for engines that load or never became ready.
+  if (worker.executors().some(({ engine }) => engine === 'busy')) await app.predictions.drain()
+  // Before the engines, so that their end is not taken for a failure; not awaited: it waits for them.
+  const stopping = app.predictions.stop()
+  await Promise.all([app.close(), ...engines.map(({ engine }) => engine.stop()), stopping])
   await services.close()
 }
 

@@ -40,6 +40,12 @@ export type Config = {
     readonly minFreeBytes: number
     readonly builtin: string | undefined
   }
+  /** Which GPUs this process computes on, by CUDA's index. */
+  readonly gpus: 'all' | 'none' | readonly number[]
+  /** How many engines there are where there is no GPU. */
+  readonly executors: number | undefined
+  /** Seconds for which the head of the queue may be overtaken for LoRAs that are in place. */
+  readonly loraPatienceSeconds: number
   /** How many predictions may wait. */
   readonly maxQueue: number
   /** Seconds that the data of a finished prediction is kept; 0 for ever. */
@@ -142,6 +148,9 @@ export function readConfig(
       minFreeBytes: read('FLUXD_LORA_MIN_FREE_BYTES'),
       builtin: isEmbedded ? join(packageRoot, 'models/tiny/loras') : undefined,
     }),
+    gpus: read('FLUXD_GPUS') as Config['gpus'],
+    executors: read('FLUXD_EXECUTORS'),
+    loraPatienceSeconds: read('FLUXD_LORA_PATIENCE'),
     maxQueue: read('FLUXD_MAX_QUEUE'),
     retentionSeconds: read('FLUXD_RETENTION'),
     filesBytes: read('FLUXD_FILES_BYTES'),

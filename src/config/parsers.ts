@@ -64,6 +64,23 @@ export const optionalBytes = z
   .transform((text) => (text === '' ? undefined : bytes.parse(text)))
   .meta({ expects: 'a size such as 512MiB or 20GiB' })
 
+/** As `integer`; an empty text is undefined. */
+export const optionalInteger = (minimum: number, maximum: number) =>
+  z
+    .string()
+    .refine((text) => text === '' || integer(minimum, maximum).safeParse(text).success)
+    .transform((text) => (text === '' ? undefined : Number(text)))
+    .meta({ expects: `an integer from ${minimum} to ${maximum}` })
+
+/** Which GPUs: all, none, or their indices. */
+export const gpuChoice = z
+  .string()
+  .refine((text) => /^(all|none|\d{1,2}(,\d{1,2})*)$/.test(text))
+  .transform((text) =>
+    text === 'all' || text === 'none' ? text : [...new Set(text.split(',').map(Number))],
+  )
+  .meta({ expects: 'all, none, or numbers of GPUs such as 0,1' })
+
 const list = z.string().transform((text) =>
   text
     .split(',')

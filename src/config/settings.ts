@@ -5,9 +5,11 @@ import {
   bytes,
   choice,
   decimal,
+  gpuChoice,
   hostList,
   integer,
   optionalBytes,
+  optionalInteger,
   optionalUrl,
   originList,
   secret,
@@ -99,6 +101,23 @@ export const settings = {
     schema: bytes,
     fallback: '10GiB',
     meaning: 'What fetched LoRAs leave free on the disk',
+  },
+  FLUXD_GPUS: {
+    schema: gpuChoice,
+    fallback: 'all',
+    meaning:
+      'Which GPUs this process computes on, an engine each: `all`, their numbers such as `0,1`, or `none`',
+  },
+  FLUXD_EXECUTORS: {
+    schema: optionalInteger(1, 64),
+    fallback: '',
+    meaning: 'How many engines a machine without a GPU has; 1 by default',
+  },
+  FLUXD_LORA_PATIENCE: {
+    schema: integer(0, 3600),
+    fallback: '10',
+    meaning:
+      'Seconds for which the first of the queue may be overtaken by predictions whose LoRAs are in place; 0 never',
   },
   FLUXD_MAX_QUEUE: {
     schema: integer(1, 100_000),

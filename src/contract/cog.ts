@@ -23,7 +23,7 @@ const httpUrl = z
  * `context` (for the predictor) changes nothing here. A missing body or input is an empty one, and null
  * is absent, so both fail on the prompt alone.
  */
-export const PredictionRequest = z
+export const CogPredictionRequest = z
   .preprocess(
     withEmptyInput,
     z.object({
@@ -39,7 +39,7 @@ export const PredictionRequest = z
     }),
   )
   .meta({ title: 'PredictionRequest' })
-export type PredictionRequest = z.output<typeof PredictionRequest>
+export type CogPredictionRequest = z.output<typeof CogPredictionRequest>
 
 export const PredictionResponse = z
   .object({

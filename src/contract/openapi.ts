@@ -3,7 +3,7 @@
  * operation ids, and each enum field a component of its own (replicate-contract §0.2, §2.1).
  */
 import { z } from 'zod'
-import { PredictionRequest, PredictionResponse } from './cog.js'
+import { CogPredictionRequest, PredictionResponse } from './cog.js'
 import { HealthCheck } from './health.js'
 import { FluxInput, Output } from './input.js'
 import { dialect, inputJsonSchema, type JsonObject, plain } from './jsonSchema.js'
@@ -82,7 +82,7 @@ function wireSchemas(): JsonObject {
   const names = z.registry<{ id: string }>()
   names.add(FluxInput, { id: 'Input' })
   names.add(Output, { id: 'Output' })
-  names.add(PredictionRequest, { id: 'PredictionRequest' })
+  names.add(CogPredictionRequest, { id: 'PredictionRequest' })
   names.add(PredictionResponse, { id: 'PredictionResponse' })
   names.add(PredictionStatus, { id: 'Status' })
   names.add(HealthCheck, { id: 'HealthCheck' })

@@ -89,6 +89,8 @@ export type Prediction = {
   readonly webhook?: Webhook | undefined
   /** Input, output and logs are gone because their time was over. */
   readonly dataRemoved: boolean
+  /** The trace that its request belongs to (W3C). */
+  readonly traceparent?: string | undefined
   /** Unguessable; names the stream of events. */
   readonly streamToken: string
 }

@@ -1,10 +1,10 @@
 /**
- * What the API process and an engine process say to each other. Everything is plain data that
- * survives structured clone; image bytes travel as Uint8Array.
+ * The messages between a worker and an engine process. Everything is plain data that survives
+ * structured clone; image bytes travel as Uint8Array.
  */
 import type { ErrorRecord } from '../errors.js'
-import type { GenerationPlan, PixelSize, Variant, WeightsPlan } from '../plan/plan.js'
-import type { DrawSizes } from './models/memoryEstimate.js'
+import type { LoraFile, PixelSize, Precision, Variant, WeightsPlan } from '../plan/plan.js'
+import type { ValidDraft } from '../plan/planGeneration.js'
 import type { StageSeconds } from './pipeline/generate.js'
 import type { BackendKind, Device } from './runtime/backends/open.js'
 
@@ -30,17 +30,40 @@ export type EngineConfig = {
   readonly safety?: string | undefined
 }
 
+/** A draft, and what its references turned out to be: the engine reads the image's header. */
+export type GenerateRequest = {
+  readonly draft: ValidDraft
+  readonly image?: Uint8Array | undefined
+  readonly mask?: Uint8Array | undefined
+  readonly loras: readonly LoraFile[]
+}
+
+/** An image as a file. */
+export type EncodedImage = { readonly bytes: Uint8Array; readonly mimeType: string }
+
+/** What predictions of a variant take of the device's memory, in bytes. */
+export type MemoryEstimate = {
+  readonly capacity: number
+  /** What has to be loaded, by precision. */
+  readonly weights: Readonly<Record<Precision, readonly MemoryPart[]>>
+  /** The safety checker, where one is installed. */
+  readonly checker: MemoryPart | undefined
+  /** Of a run: whatever its size, and for each pixel. */
+  readonly baseBytes: number
+  readonly bytesPerPixel: number
+}
+
+export type MemoryPart = { readonly name: string; readonly bytes: number }
+
 export type EngineCommand =
   | { readonly kind: 'load'; readonly variant: Variant }
-  | { readonly kind: 'measure'; readonly image: Uint8Array }
-  | {
+  | (GenerateRequest & {
       readonly kind: 'generate'
       readonly id: string
-      readonly plan: GenerationPlan
       readonly wantsPreviews: boolean
-    }
-  /** What comes next; heard while something runs, and never answered. */
-  | (WeightsPlan & { readonly kind: 'prepare' })
+    })
+  /** What comes next; taken while something runs, and never answered. */
+  | (WeightsPlan & { readonly kind: 'prefetch' })
   /** Previews of what runs are wanted from now on, or are not. */
   | { readonly kind: 'preview'; readonly id: string; readonly isWanted: boolean }
   | { readonly kind: 'cancel'; readonly id: string }
@@ -51,12 +74,19 @@ export type EngineCommand =
 export type GenerationTimings = StageSeconds & { readonly load: number }
 
 export type GenerationEvent =
+  /** Its size in pixels, and that of the image that it starts from. */
+  | {
+      readonly kind: 'planned'
+      readonly id: string
+      readonly size: PixelSize
+      readonly imageSize?: PixelSize | undefined
+    }
   /**
    * The plan's LoRAs, if it has any, are in place; switching to them took `seconds`. `notes` are
    * sentences about what of them is not merged.
    */
   | {
-      readonly kind: 'adapted'
+      readonly kind: 'lorasReady'
       readonly id: string
       readonly seconds: number
       readonly notes: readonly string[]
@@ -76,7 +106,7 @@ export type GenerationEvent =
       readonly bytes: Uint8Array
       readonly mimeType: string
     }
-  /** What picture `image` will be like, as a small file. */
+  /** What image `image` will be like, as a small file. */
   | {
       readonly kind: 'preview'
       readonly id: string
@@ -86,9 +116,9 @@ export type GenerationEvent =
       readonly bytes: Uint8Array
       readonly mimeType: string
     }
-  /** Picture `image` was judged unsafe: no `image` event follows. */
+  /** Image `image` was judged unsafe: no `image` event follows. */
   | { readonly kind: 'flagged'; readonly id: string; readonly image: number }
-  /** The safety checker broke down over a picture, which is flagged next. */
+  /** The safety checker broke down over an image, which is flagged next. */
   | { readonly kind: 'safetyError'; readonly id: string; readonly reason: string }
   | { readonly kind: 'done'; readonly id: string; readonly timings: GenerationTimings }
   | { readonly kind: 'failed'; readonly id: string; readonly error: ErrorRecord }
@@ -96,14 +126,16 @@ export type GenerationEvent =
 export type EngineEvent =
   | { readonly kind: 'ready' }
   /** For the log; belongs to no command. */
-  | { readonly kind: 'notice'; readonly message: string }
+  | { readonly kind: 'warning'; readonly message: string }
   | { readonly kind: 'loaded'; readonly variant: Variant }
-  /** What predictions of a variant take, known once it has been opened. */
-  | { readonly kind: 'sizes'; readonly variant: Variant; readonly sizes: DrawSizes }
+  /** Known once the variant has been opened. */
+  | {
+      readonly kind: 'memoryEstimate'
+      readonly variant: Variant
+      readonly estimate: MemoryEstimate
+    }
   | { readonly kind: 'released'; readonly variant: Variant }
   | { readonly kind: 'loadFailed'; readonly variant: Variant; readonly error: ErrorRecord }
   /** The process ends next; `reason` completes the sentence "the engine process …". */
-  | { readonly kind: 'lost'; readonly reason: string }
-  | { readonly kind: 'measured'; readonly size: PixelSize }
-  | { readonly kind: 'measureFailed'; readonly error: ErrorRecord }
+  | { readonly kind: 'deviceLost'; readonly reason: string }
   | GenerationEvent

@@ -6,16 +6,23 @@
 import { totalmem } from 'node:os'
 import { FluxdError, toErrorRecord } from '../errors.js'
 import type { Precision, Variant, WeightsPlan } from '../plan/plan.js'
+import { finishPlan } from '../plan/planGeneration.js'
 import { measureImage } from './images/decode.js'
 import { createRoom, type Part } from './models/memory.js'
 import { createBudget, type Resident } from './models/memoryBudget.js'
-import type { DrawSizes } from './models/memoryEstimate.js'
+import { linearDrawBytes } from './models/memoryEstimate.js'
 import { loadModels, type Models } from './models/models.js'
 import { openSafetyChecker, type SafetyChecker } from './models/safetyChecker.js'
 import type { Decoding } from './models/vaeDecoder.js'
 import { generate, type PreviewHooks } from './pipeline/generate.js'
 import type { SafetyGate } from './pipeline/safetyGate.js'
-import type { EngineCommand, EngineConfig, EngineEvent } from './protocol.js'
+import type {
+  EngineCommand,
+  EngineConfig,
+  EngineEvent,
+  MemoryEstimate,
+  MemoryPart,
+} from './protocol.js'
 import type { Backend } from './runtime/backends/backend.js'
 import { openBackend } from './runtime/backends/open.js'
 
@@ -43,7 +50,7 @@ const send = (event: EngineEvent) => void process.send?.(event, () => {})
 
 const decoding: Decoding = {
   dtype: config.vae === 'float16' ? 'F16' : 'F32',
-  onOverflow: () => send({ kind: 'notice', message: overflow }),
+  onOverflow: () => send({ kind: 'warning', message: overflow }),
 }
 
 const overflow =
@@ -60,21 +67,22 @@ async function ensureLoaded(variant: Variant): Promise<Models> {
   const settings = { threads, scratch, backend: ensureBackend(), room, decoding }
   const models = await loadModels(variant, checkpoints[variant], settings)
   loaded.set(variant, models)
-  send({ kind: 'sizes', variant, sizes: sizesOf(models) })
+  send({ kind: 'memoryEstimate', variant, estimate: estimateMemory(models) })
   return models
 }
 
-function sizesOf({ transformers, decoder, shapes }: Models): DrawSizes {
-  const parts = (precision: Precision) => [transformers[precision], decoder].map(toResident)
+function estimateMemory({ transformers, decoder, shapes }: Models): MemoryEstimate {
+  const parts = (precision: Precision) => [transformers[precision], decoder].map(toPart)
   const safety = ensureChecker()
   return {
-    ...{ capacity, shapes },
-    parts: { bf16: parts('bf16'), fp8: parts('fp8') },
-    checker: safety && toResident(safety),
+    ...linearDrawBytes(shapes),
+    capacity,
+    weights: { bf16: parts('bf16'), fp8: parts('fp8') },
+    checker: safety && toPart(safety),
   }
 }
 
-const toResident = ({ name, bytes }: Resident): Resident => ({ name, bytes })
+const toPart = ({ name, bytes }: Resident): MemoryPart => ({ name, bytes })
 
 function ensureChecker(): Part<SafetyChecker> | undefined {
   if (config.safety === undefined) return undefined
@@ -83,8 +91,8 @@ function ensureChecker(): Part<SafetyChecker> | undefined {
 }
 
 /** The gate of a plan that wants one; what is wrong with the checker is no concern of the others. */
-function openGate({ id, plan }: GenerateCommand): SafetyGate | undefined {
-  const present = plan.checkSafety ? ensureChecker() : undefined
+function openGate({ id, draft }: GenerateCommand): SafetyGate | undefined {
+  const present = draft.checkSafety ? ensureChecker() : undefined
   return (
     present && {
       checker: present,
@@ -113,24 +121,25 @@ async function release(variant: Variant) {
   send({ kind: 'released', variant })
 }
 
-async function measure(image: Uint8Array) {
-  try {
-    send({ kind: 'measured', size: await measureImage(image) })
-  } catch (error) {
-    send({ kind: 'measureFailed', error: toErrorRecord(error) })
-  }
+/** Bytes that users sent are parsed in this process only. */
+async function planOf({ id, draft, image: bytes, mask, loras }: GenerateCommand) {
+  const image = bytes && { bytes, size: await measureImage(bytes) }
+  const plan = finishPlan(draft, { image, mask, loras })
+  send({ kind: 'planned', id, size: plan.size, imageSize: image?.size })
+  return plan
 }
 
 async function runGeneration(command: GenerateCommand, own: Running) {
-  const { id, plan } = command
+  const { id, draft } = command
   const startedAt = performance.now()
   try {
-    const models = await ensureLoaded(plan.variant)
+    const plan = await planOf(command)
+    const models = await ensureLoaded(draft.variant)
     const safety = openGate(command)
     const loadSeconds = (performance.now() - startedAt) / 1000
     const timings = await generate(plan, models, {
       signal: own.controller.signal,
-      onAdapted: (seconds, notes) => send({ kind: 'adapted', id, seconds, notes }),
+      onLorasReady: (seconds, notes) => send({ kind: 'lorasReady', id, seconds, notes }),
       onProgress: (progress) => send({ kind: 'progress', id, ...progress }),
       onImage: (index, image) => send({ kind: 'image', id, index, ...image }),
       previews: openPreviews(id, own),
@@ -159,15 +168,15 @@ function openPreviews(id: string, own: Running): PreviewHooks {
   }
 }
 
-/** Out of turn: nobody waits for it. A variant that is not loaded has nothing to prepare. */
-function prepare({ variant, precision, loras }: WeightsPlan) {
+/** Out of turn. A variant that is not loaded has nothing to prefetch. */
+function prefetch({ variant, precision, loras }: WeightsPlan) {
   void loaded.get(variant)?.adapters.prepare(precision, loras)
 }
 
 /** A process that has lost its GPU gets it back by being another: the parent starts one. */
 async function endIfLost(error: unknown) {
   if (!(error instanceof FluxdError) || error.code !== 'engine_died') return
-  const event: EngineEvent = { kind: 'lost', reason: `has lost the GPU (${error.message})` }
+  const event: EngineEvent = { kind: 'deviceLost', reason: `has lost the GPU (${error.message})` }
   await new Promise<void>((told) => process.send?.(event, () => told()) ?? told())
   process.exit(1)
 }
@@ -191,8 +200,6 @@ process.on('message', (command: EngineCommand) => {
   switch (command.kind) {
     case 'load':
       return enqueue(() => load(command.variant))
-    case 'measure':
-      return enqueue(() => measure(command.image))
     case 'generate':
       return enqueueGeneration(command)
     case 'release':
@@ -201,8 +208,8 @@ process.on('message', (command: EngineCommand) => {
       return underWay.get(command.id)?.controller.abort()
     case 'preview':
       return want(command)
-    case 'prepare':
-      return prepare(command)
+    case 'prefetch':
+      return prefetch(command)
     case 'shutdown':
       return process.exit(0)
     default:

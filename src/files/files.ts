@@ -10,14 +10,8 @@ import { mkdir, open, readdir, readFile, rm, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { FluxdError } from '../errors.js'
+import type { FileKind, FilePage, FileStore, ListedFile, StoredFile } from '../store/fileStore.js'
 import { randomId } from '../store/randomId.js'
-import type {
-  FileKind,
-  FilePage,
-  FileStore,
-  ListedFile,
-  StoredFile,
-} from '../store/sqlite/files.js'
 
 export type NewFile = {
   readonly kind: FileKind
@@ -33,19 +27,19 @@ export type Files = {
   /** Resolves when its bytes are on disk. Throws `storage_full`; what `bytes` throws is passed on. */
   readonly add: (file: NewFile) => Promise<StoredFile>
   /** Undefined for one that has expired. */
-  readonly find: (id: string) => StoredFile | undefined
-  readonly list: (kind: FileKind, page: FilePage) => ListedFile[]
+  readonly find: (id: string) => Promise<StoredFile | undefined>
+  readonly list: (kind: FileKind, page: FilePage) => Promise<ListedFile[]>
   /** All bytes of a file; throws `not_found`. */
   readonly read: (id: string) => Promise<Uint8Array>
   /** Its bytes, for a reply; throws `not_found`. */
-  readonly stream: (id: string) => Readable
+  readonly stream: (id: string) => Promise<Readable>
   /** True when it was there. */
   readonly remove: (id: string) => Promise<boolean>
   /** What it was made from and what it came to. */
   readonly removeOfPrediction: (predictionId: string) => Promise<void>
   readonly removeOutputs: (predictionId: string) => Promise<void>
   /** Throws `storage_full` unless `bytes` more fit into the quota and onto the disk. */
-  readonly expectRoom: (bytes: number) => Promise<void>
+  readonly assertDiskSpace: (bytes: number) => Promise<void>
   /** Removes what has expired. */
   readonly removeExpired: () => Promise<void>
   /** Removes what an interrupted server left: files without a row or prediction, and half-written ones. */
@@ -67,9 +61,10 @@ const minFreeBytes = 64 * 1024 * 1024
 const freeBytesAgeMs = 1000
 const chunkBytes = 1024 * 1024
 
-export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: FilesOptions): Files {
+export async function createFiles(options: FilesOptions): Promise<Files> {
+  const { folder, store, quota, uploadTtlMs = dayMs } = options
   const pathOf = (id: string) => join(folder, id.slice(0, 2), id)
-  let total = store.totalSize()
+  let total = await store.totalSize()
   let free = { measuredAtMs: -Infinity, bytes: Promise.resolve(0) }
 
   async function add({ bytes, ...file }: NewFile): Promise<StoredFile> {
@@ -95,7 +90,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
         createdAt,
         expiresAt: file.kind === 'upload' ? new Date(createdAt.getTime() + uploadTtlMs) : undefined,
       }
-      store.insert(stored)
+      await store.insert(stored)
       return stored
     } catch (error) {
       total -= size
@@ -104,20 +99,20 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
     }
   }
 
-  function find(id: string): StoredFile | undefined {
-    const file = store.find(id)
+  async function find(id: string): Promise<StoredFile | undefined> {
+    const file = await store.find(id)
     return file?.expiresAt && file.expiresAt.getTime() <= Date.now() ? undefined : file
   }
 
-  function expect(id: string): StoredFile {
-    const file = find(id)
+  async function expect(id: string): Promise<StoredFile> {
+    const file = await find(id)
     if (!file) throw notFound()
     return file
   }
 
   async function remove(id: string): Promise<boolean> {
-    const file = store.find(id)
-    if (!file || !store.remove(id)) return false
+    const file = await store.find(id)
+    if (!file || !(await store.remove(id))) return false
     total -= file.size
     await rm(pathOf(id), { force: true })
     return true
@@ -127,7 +122,7 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
     for (const { id } of files) await remove(id)
   }
 
-  async function expectRoom(bytes: number): Promise<void> {
+  async function assertDiskSpace(bytes: number): Promise<void> {
     if (total + bytes > quota) throw quotaReached(quota)
     // One measurement for all who ask meanwhile: they go on in the order in which they came.
     if (performance.now() - free.measuredAtMs > freeBytesAgeMs)
@@ -140,23 +135,26 @@ export function createFiles({ folder, store, quota, uploadTtlMs = dayMs }: Files
     find,
     list: (kind, page) => store.list(kind, page),
     read: async (id) => {
-      expect(id)
+      await expect(id)
       return readFile(pathOf(id))
     },
-    stream: (id) => {
-      expect(id)
+    stream: async (id) => {
+      await expect(id)
       return createReadStream(pathOf(id))
     },
     remove,
-    removeOfPrediction: (predictionId) => removeAll(store.listOfPrediction(predictionId)),
-    removeOutputs: (predictionId) =>
-      removeAll(store.listOfPrediction(predictionId).filter(({ kind }) => kind === 'output')),
-    expectRoom,
-    removeExpired: () => removeAll(store.listExpired(new Date(), 1000)),
+    removeOfPrediction: async (predictionId) =>
+      removeAll(await store.listOfPrediction(predictionId)),
+    async removeOutputs(predictionId) {
+      const files = await store.listOfPrediction(predictionId)
+      await removeAll(files.filter(({ kind }) => kind === 'output'))
+    },
+    assertDiskSpace,
+    removeExpired: async () => removeAll(await store.listExpired(new Date(), 1000)),
     async removeStrays() {
-      await removeAll(store.listAbandoned())
+      await removeAll(await store.listAbandoned())
       for (const { name, parentPath } of await listFiles(folder))
-        if (!store.find(name)) await rm(join(parentPath, name), { force: true })
+        if (!(await store.find(name))) await rm(join(parentPath, name), { force: true })
     },
   }
 }

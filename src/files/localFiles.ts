@@ -5,8 +5,15 @@
  */
 import { FluxdError, invalidInput } from '../errors.js'
 import type { MediaClient } from '../net/fetchMedia.js'
-import { inputFileId } from '../server/predictions/offloadedInputs.js'
 import type { Files } from './files.js'
+
+/** Names a file that came inside an input: a scheme that no client may send. */
+const inputScheme = 'fluxd-input:'
+
+export const inputFileUri = (fileId: string) => `${inputScheme}${fileId}`
+
+const inputFileId = (uri: string) =>
+  uri.startsWith(inputScheme) ? uri.slice(inputScheme.length) : undefined
 
 const ownPath = /\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
 
@@ -20,7 +27,7 @@ export const withOwnFiles = (
     if (inputId !== undefined) return files.read(inputId)
     const id = ownFileId(uri)
     if (id === undefined) return media.fetch(uri, signal)
-    if (files.find(id)) return files.read(id)
+    if (await files.find(id)) return files.read(id)
     // It may be another server's.
     return media.fetch(uri, signal).catch((error: unknown) => {
       throw explainAbsence(id, error)

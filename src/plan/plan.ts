@@ -1,7 +1,4 @@
-/**
- * The decision between a wish (`FluxInput`) and the work (tensors): plain data in which nothing is
- * left open. It crosses the process border to the engine.
- */
+/** The decision between an input and its tensors: plain data in which nothing is left open. */
 export const variants = ['dev', 'schnell'] as const
 export type Variant = (typeof variants)[number]
 
@@ -25,11 +22,15 @@ export type Start =
 
 export type OutputFormat = 'webp' | 'jpg' | 'png'
 
-/** A LoRA file on this machine; `digest` tells its content, where somebody has worked it out. */
-export type LoraSource = { readonly path: string; readonly digest?: string }
-
-/** The same, and how strongly it is applied. */
-export type LoraFile = LoraSource & { readonly scale: number }
+/** A LoRA file on this machine, and how strongly it is applied. */
+export type LoraFile = {
+  /** What errors call it: clients are not told where files lie. */
+  readonly name: string
+  readonly path: string
+  /** SHA-256 of its content, where it is known. */
+  readonly digest?: string
+  readonly scale: number
+}
 
 export type GenerationPlan = {
   readonly variant: Variant
@@ -51,7 +52,7 @@ export type GenerationPlan = {
   readonly output: { readonly format: OutputFormat; readonly quality: number }
   /** Whether a picture is checked before it is handed over. */
   readonly checkSafety: boolean
-  /** What was decided against the letter of the wish; goes into the prediction's log. */
+  /** What was decided against the letter of the input; lines of the prediction's log. */
   readonly notes: readonly string[]
 }
 

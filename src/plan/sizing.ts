@@ -1,5 +1,5 @@
 /**
- * Sizes of pictures in pixels: eleven named shapes at about one megapixel, each halved for "0.25",
+ * Sizes of images in pixels: eleven named shapes at about one megapixel, each halved for "0.25",
  * and `custom`; with an image, the image's own size. All are multiples of 16, the side of a token.
  * Source: cog-flux predict.py, ASPECT_RATIOS and make_multiple_of_16; diffusers_predictor.py.
  */
@@ -23,7 +23,7 @@ const sizes: Readonly<Record<Exclude<AspectRatio, 'custom'>, PixelSize>> = {
 
 const maxImageSide = 1440
 
-export type SizeWish = {
+export type SizeInput = {
   readonly aspect_ratio: AspectRatio
   readonly megapixels: Megapixels
   readonly width?: number | undefined
@@ -31,24 +31,24 @@ export type SizeWish = {
 }
 
 /**
- * The size of the picture. `width` and `height` count for `custom` only, where `megapixels` does
+ * The size of the image. `width` and `height` count for `custom` only, where `megapixels` does
  * not; they are rounded up, as the reference does, though their description says "nearest".
  * Throws when `custom` lacks one of them.
  */
-export function chooseSize(wish: SizeWish): PixelSize {
-  if (wish.aspect_ratio === 'custom') return customSize(wish)
-  const { width, height } = sizes[wish.aspect_ratio]
-  return wish.megapixels === '1' ? { width, height } : { width: width / 2, height: height / 2 }
+export function chooseSize(input: SizeInput): PixelSize {
+  if (input.aspect_ratio === 'custom') return customSize(input)
+  const { width, height } = sizes[input.aspect_ratio]
+  return input.megapixels === '1' ? { width, height } : { width: width / 2, height: height / 2 }
 }
 
-function customSize({ width, height }: SizeWish): PixelSize {
+function customSize({ width, height }: SizeInput): PixelSize {
   if (width === undefined || height === undefined)
     throw invalidInput("width and height must be defined if aspect ratio is 'custom'")
   return { width: roundUpTo16(width), height: roundUpTo16(height) }
 }
 
 /**
- * The size of a picture made from an image: the image's, scaled down to sides of at most 1440 and
+ * The size of an image made from an image: the image's, scaled down to sides of at most 1440 and
  * then rounded up, so that it is stretched by up to 15 pixels. Small images are not enlarged.
  */
 export function fitImage({ width, height }: PixelSize): PixelSize {

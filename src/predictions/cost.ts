@@ -1,39 +1,41 @@
-/** How much there is to do, in units whose seconds can be measured: see pace.ts. */
-import type { FluxInput } from '../contract/input.js'
+/** How much there is to do, in units whose seconds can be measured: see throughput.ts. */
 import { type GenerationPlan, type Precision, stepsToRun, type Variant } from '../plan/plan.js'
-import { planGeneration } from '../plan/planGeneration.js'
+import type { PlanDraft } from '../plan/planGeneration.js'
 
 /** What takes the same time for the same amount. */
-export type WorkKind = `${Variant} ${Precision}`
+export type CostKind = `${Variant} ${Precision}`
 
 export type Amount = {
-  /** Over all pictures. */
+  /** Over all images. */
   readonly tokens: number
   /** Steps times tokens. */
   readonly stepTokens: number
 }
 
-export type Work = Amount & { readonly kind: WorkKind }
+export type Cost = Amount & { readonly kind: CostKind }
 
 /** Works added up, each kind for itself. */
-export type Load = { readonly [Kind in WorkKind]?: Amount }
+export type CostTotals = { readonly [Kind in CostKind]?: Amount }
 
-export const noLoad: Load = {}
+export const noCost: CostTotals = {}
 
-export const addWork = (load: Load, { kind, tokens, stepTokens }: Work): Load => ({
+export const addCost = (load: CostTotals, { kind, tokens, stepTokens }: Cost): CostTotals => ({
   ...load,
   [kind]: addAmounts(load[kind], { tokens, stepTokens }),
 })
 
-export const addLoads = (a: Load, b: Load): Load =>
-  listAmounts(b).reduce((sum, [kind, amount]) => addWork(sum, { kind, ...amount }), a)
+export const addTotals = (a: CostTotals, b: CostTotals): CostTotals =>
+  listAmounts(b).reduce((sum, [kind, amount]) => addCost(sum, { kind, ...amount }), a)
 
-export const listAmounts = (load: Load) => Object.entries(load) as [WorkKind, Amount][]
+export const listAmounts = (load: CostTotals) => Object.entries(load) as [CostKind, Amount][]
 
 const addAmounts = (a: Amount | undefined, b: Amount): Amount =>
   a ? { tokens: a.tokens + b.tokens, stepTokens: a.stepTokens + b.stepTokens } : b
 
-export function workOf(plan: GenerationPlan): Work {
+/** What a plan costs; of a draft, as far as it is known before its image is. */
+export function costOf(
+  plan: Pick<GenerationPlan, 'variant' | 'precision' | 'size' | 'count' | 'steps' | 'firstStep'>,
+): Cost {
   const tokens = ((plan.size.width * plan.size.height) / 256) * plan.count
   return {
     kind: `${plan.variant} ${plan.precision}`,
@@ -42,19 +44,6 @@ export function workOf(plan: GenerationPlan): Work {
   }
 }
 
-/** The plan of a wish as far as it is known before its image is; undefined where there is none. */
-export function foreseePlan(input: FluxInput, safetyChecker: boolean): GenerationPlan | undefined {
-  const withoutFiles = { ...input, image: undefined, mask: undefined }
-  const circumstances = { drawnSeed: 0, noise: 'torch-cuda', goFastLoraMultiplier: 1 } as const
-  try {
-    return planGeneration(withoutFiles, { ...circumstances, safetyChecker })
-  } catch {
-    return undefined
-  }
-}
-
-/** The work of a wish as far as it is known: none where it will fail. */
-export function foreseeWork(input: FluxInput): Work {
-  const plan = foreseePlan(input, false)
-  return plan ? workOf(plan) : { kind: `${input.model} bf16`, tokens: 0, stepTokens: 0 }
-}
+/** Nothing for what will fail. */
+export const draftCost = (draft: PlanDraft, variant: Variant): Cost =>
+  draft.kind === 'valid' ? costOf(draft) : { kind: `${variant} bf16`, tokens: 0, stepTokens: 0 }

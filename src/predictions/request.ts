@@ -1,9 +1,9 @@
-/** What a surface asks for when it has a prediction made. */
+/** What a surface asks for when it has a prediction made: validated, with its seed and its LoRAs. */
 import type { FluxInput } from '../contract/input.js'
 import type { Prediction } from '../contract/prediction.js'
-import type { Wish } from '../store/storedRequest.js'
+import type { LoraRef } from '../plan/loraRef.js'
 
-export type NewPrediction = {
+export type PredictionRequest = {
   /** Chosen by a Cog client; drawn where it is absent. */
   readonly id?: string | undefined
   readonly surface: Prediction['surface']
@@ -11,12 +11,12 @@ export type NewPrediction = {
   readonly version: string
   readonly deployment?: string | undefined
   readonly keyId?: string | undefined
-  /** The input to echo: as it was sent, without secrets. */
-  readonly sent: Readonly<Record<string, unknown>>
-  /** What is to be made, as `applyModel` of the catalog tells it. */
-  readonly wish: FluxInput
-  /** Default: none. */
-  readonly loras?: Wish['loras'] | undefined
+  /** Validated; its seed is drawn. */
+  readonly input: FluxInput
+  /** The input as it was sent, without secrets: what clients read back. */
+  readonly inputEcho: Readonly<Record<string, unknown>>
+  /** Merged in this order. */
+  readonly loras: readonly LoraRef[]
   readonly deadline?: Date | undefined
   readonly webhook?: Prediction['webhook']
   readonly sentCreatedAt?: string | undefined
@@ -29,3 +29,6 @@ export type NewPrediction = {
   /** Throws `busy` instead of waiting. */
   readonly unlessBusy?: boolean | undefined
 }
+
+/** What of a request the work needs. */
+export type RequestedWork = Pick<PredictionRequest, 'input' | 'loras'>

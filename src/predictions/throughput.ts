@@ -3,15 +3,15 @@
  * for one step of one token and, apart from it, of what a token of a picture takes besides its
  * steps. A prediction of few steps is mostly the latter, which more steps do not multiply.
  */
-import { type Amount, type Load, listAmounts, type Work, type WorkKind } from './cost.js'
+import { type Amount, type Cost, type CostKind, type CostTotals, listAmounts } from './cost.js'
 
 /** Seconds of a run: in its steps, and in everything around them. */
 export type Spent = { readonly steps: number; readonly rest: number }
 
-export type Pace = {
-  readonly record: (work: Work, spent: Spent) => void
+export type Throughput = {
+  readonly record: (work: Cost, spent: Spent) => void
   /** Seconds; undefined until work of each of its kinds has been recorded. */
-  readonly estimate: (load: Load) => number | undefined
+  readonly estimate: (load: CostTotals) => number | undefined
 }
 
 /** Seconds for one unit of each. */
@@ -20,8 +20,8 @@ type Rates = { readonly perStepToken: number; readonly perToken: number }
 /** How much the newest measurement counts. */
 const weight = 0.3
 
-export function createPace(): Pace {
-  const means = new Map<WorkKind, Rates>()
+export function createThroughput(): Throughput {
+  const means = new Map<CostKind, Rates>()
 
   return {
     record({ kind, tokens, stepTokens }, { steps, rest }) {

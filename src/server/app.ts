@@ -3,10 +3,8 @@ import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } 
 import { type Logger, pino } from 'pino'
 import { readBuild } from '../build.js'
 import type { Config } from '../config/config.js'
-import { createDeploymentStore } from '../store/sqlite/deployments.js'
-import { createRunCounts } from '../store/sqlite/runCounts.js'
-import { createSecretStore, toWebhookKey } from '../store/sqlite/secrets.js'
-import type { Engine } from '../worker/engine/client.js'
+import type { WorkerPort } from '../predictions/workerPort.js'
+import type { Metrics } from '../telemetry/metrics.js'
 import { isLoopback } from './auth/listenHost.js'
 import type { Services } from './context.js'
 import { logReplies } from './http/accessLog.js'
@@ -36,8 +34,9 @@ export type AppSettings = PartSettings & Pick<Config, 'host' | 'outputMode' | 'c
 export type AppOptions = {
   /** `host` is where the server will listen. */
   readonly config: AppSettings
-  /** Stays the caller's, as do the services: closing the app does not stop it. */
-  readonly engine: Engine
+  /** Its engines stay the caller's, as do the services: closing the app does not stop them. */
+  readonly worker: WorkerPort
+  readonly metrics: Metrics
   readonly services: Services
   readonly logger?: Logger
   /** Ends the server: what `POST /shutdown` asks for. */
@@ -80,7 +79,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.register(async (routes) => {
     await addHeaders(routes, config.corsOrigins)
     // Who came from elsewhere needs a key, even when the last one has been removed.
-    const isOpen = () => isLoopback(config.host) && !services.keys.areConfigured()
+    const isOpen = async () => isLoopback(config.host) && !(await services.keys.areConfigured())
     guardRoutes(routes, services.keys, isOpen)
     await limitRates(routes)
     rereadCatalog(routes, services.catalog)
@@ -91,8 +90,15 @@ export function buildApp(options: AppOptions): FastifyInstance {
 }
 
 function addRoutes(app: FastifyInstance, parts: Parts, options: AppOptions): void {
-  const { config, engine, services, shutdown = () => {}, listProblems = () => [] } = options
-  const { predictions, outputs, reporting, setup } = parts
+  const {
+    config,
+    worker,
+    metrics,
+    services,
+    shutdown = () => {},
+    listProblems = () => [],
+  } = options
+  const { predictions, outputs, setup } = parts
   acceptForms(app)
   cogRoutes(app, {
     predictions,
@@ -104,25 +110,24 @@ function addRoutes(app: FastifyInstance, parts: Parts, options: AppOptions): voi
     isSettingUp: () => setup().status === 'starting',
     shutdown,
   })
-  healthRoutes(app, engine, setup)
-  probeRoutes(app, { engine, setup, predictions, listProblems })
-  metricsRoutes(app, reporting.metrics)
+  healthRoutes(app, worker, setup)
+  probeRoutes(app, { worker, setup, predictions, listProblems })
+  metricsRoutes(app, metrics)
   outputRoutes(app, services.files)
   addReplicate(app, parts, options)
 }
 
 function addReplicate(app: FastifyInstance, parts: Parts, { config, services }: AppOptions): void {
-  const secrets = createSecretStore(services.database)
   replicateRoutes(app, {
     predictions: parts.predictions,
-    webhooks: parts.reporting.webhooks,
+    webhooks: parts.observers.webhooks,
     catalog: services.catalog,
     files: services.files,
-    deployments: createDeploymentStore(services.database),
-    runs: createRunCounts(services.database),
+    deployments: services.store.deployments,
+    runs: services.store.runs,
     publicUrl: createPublicUrl(config.publicUrl),
     outputMode: config.outputMode,
-    webhookKey: toWebhookKey(secrets.read('webhooks')),
-    downloadSecret: secrets.read('downloads'),
+    webhookKey: services.webhookKey,
+    downloadSecret: services.downloadSecret,
   })
 }

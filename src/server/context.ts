@@ -1,4 +1,4 @@
-/** What a server keeps and uses besides its engine: the store, files, models and LoRAs. */
+/** What a server keeps and uses besides its worker: the store, files, models and LoRAs. */
 import { join } from 'node:path'
 import { type Catalog, openCatalog } from '../catalog/catalog.js'
 import type { Config } from '../config/config.js'
@@ -8,23 +8,27 @@ import { createLibrary, type Library } from '../loras/loraCache.js'
 import { createMediaClient, type MediaClient } from '../net/fetchMedia.js'
 import { createGuardedClient, type GuardedClient } from '../net/guardedClient.js'
 import { allowHosts } from '../net/publicAddress.js'
-import { createKeyStore } from '../store/sqlite/apiKeys.js'
-import { type Database, openDatabase } from '../store/sqlite/database.js'
+import { toWebhookKey } from '../store/secretStore.js'
 import { takeLock } from '../store/sqlite/dataDirLock.js'
-import { createFileStore } from '../store/sqlite/files.js'
+import { openSqliteStore } from '../store/sqlite/open.js'
+import type { Store } from '../store/store.js'
 import { createKeys, type Keys } from './auth/apiKeys.js'
 
 export type Services = {
-  readonly database: Database
+  readonly store: Store
   readonly files: Files
   readonly catalog: Catalog
-  /** Who may use this server. */
+  /** The API keys that are let in. */
   readonly keys: Keys
   readonly library: Library
   /** Fetches what inputs name. */
   readonly media: MediaClient
   /** For URLs that clients name: webhooks and uploads. */
   readonly client: GuardedClient
+  /** `whsec_…`, with which webhooks are signed. */
+  readonly webhookKey: string
+  /** Signs the URLs under which uploads can be downloaded. */
+  readonly downloadSecret: Uint8Array
   readonly close: () => Promise<void>
 }
 
@@ -45,7 +49,7 @@ export async function openServices(config: ServiceSettings): Promise<Services> {
   const unlock = takeLock(join(config.dataDir, 'fluxd.lock'))
   try {
     const catalog = await openCatalog({ folders: config.catalog, checkpoints: config.checkpoints })
-    const services = createServices(config, catalog)
+    const services = await createServices(config, catalog)
     await services.files.removeStrays()
     const close = async () => {
       await services.close()
@@ -58,22 +62,31 @@ export async function openServices(config: ServiceSettings): Promise<Services> {
   }
 }
 
-/** The services themselves, for whoever knows that nobody else uses `config.dataDir`. */
-export function createServices(config: ServiceSettings, catalog: Catalog): Services {
+/** The services without the lock of the data folder, for callers that have it or share no folder. */
+export async function createServices(config: ServiceSettings, catalog: Catalog): Promise<Services> {
   const allowAddress = allowHosts(config.allowedHosts)
-  const database = openDatabase(join(config.dataDir, 'fluxd.sqlite'))
-  const files = createFiles({
+  const store = openSqliteStore(join(config.dataDir, 'fluxd.sqlite'))
+  const files = await createFiles({
     folder: join(config.dataDir, 'files'),
-    store: createFileStore(database),
+    store: store.files,
     quota: config.filesBytes,
   })
-  const keys = createKeys(createKeyStore(database), config.apiKey?.reveal())
   const library = createLibrary(config, { builtin: findBuiltinIn(config.loras.builtin) })
   const media = createMediaClient({ allowAddress })
   const client = createGuardedClient({ allowAddress })
-  const close = async () => {
-    await Promise.all([library.close(), media.close(), client.close()])
-    database.close()
+  return {
+    store,
+    files,
+    catalog,
+    keys: createKeys(store.apiKeys, config.apiKey?.reveal()),
+    library,
+    media,
+    client,
+    webhookKey: toWebhookKey(await store.secrets.read('webhooks')),
+    downloadSecret: await store.secrets.read('downloads'),
+    async close() {
+      await Promise.all([library.close(), media.close(), client.close()])
+      store.close()
+    },
   }
-  return { database, files, catalog, keys, library, media, client, close }
 }

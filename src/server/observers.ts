@@ -1,77 +1,62 @@
-/** What is told of predictions to others than their clients: webhooks, metrics, traces and the log. */
-import { randomUUID } from 'node:crypto'
+/** What is sent of predictions to others than their clients: webhooks, metrics, traces and the log. */
 import type { Logger } from 'pino'
-import { readBuild } from '../build.js'
 import type { Config } from '../config/config.js'
 import { toPredictionResponse } from '../contract/cog.js'
 import type { Prediction } from '../contract/prediction.js'
-import { createSecretStore, toWebhookKey } from '../store/sqlite/secrets.js'
-import { createDeliveryStore } from '../store/sqlite/webhookDeliveries.js'
-import { observeEngine, observeLibrary } from '../telemetry/instrument.js'
-import { createMetrics, type Metrics } from '../telemetry/metrics.js'
-import { createReport, type Report } from '../telemetry/predictionTelemetry.js'
+import type { EventHook } from '../predictions/feed.js'
+import type { Attempt, Delivery } from '../store/deliveryStore.js'
+import type { Metrics } from '../telemetry/metrics.js'
+import { createReport } from '../telemetry/predictionTelemetry.js'
 import { createTracing } from '../telemetry/tracing.js'
-import type { Engine } from '../worker/engine/client.js'
 import type { Services } from './context.js'
 import type { CogOutputs } from './http/cog/outputs.js'
 import { encodeWhole } from './http/inputEcho.js'
 import { withUrls } from './http/replicate/present.js'
-import type { Predictions } from './predictions/service.js'
 import { createWebhooks, type Webhooks } from './predictions/webhooks.js'
 
-export type ReportingOptions = {
+export type ObserverOptions = {
   readonly config: Pick<Config, 'otlpUrl' | 'webhookToken'>
   readonly services: Services
-  readonly logger: Pick<Logger, 'child'>
+  readonly logger: Pick<Logger, 'child' | 'warn' | 'error'>
+  readonly metrics: Metrics
   readonly outputs: CogOutputs
+  readonly version: string
   readonly find: (predictionId: string) => Promise<Prediction | undefined>
   /** Where the receiver of a prediction's webhooks reaches this server, known once it listens. */
   readonly serverUrl: (prediction: Prediction) => string
 }
 
-export type Reporting = {
+export type Observers = {
   readonly webhooks: Webhooks
-  readonly metrics: Metrics
-  readonly rememberTrace: Report['rememberTrace']
-  /** Told in the transaction of the state that it reports. */
-  readonly onEvent: Report['onEvent']
-  readonly observeEngine: (engine: Engine) => Engine
-  readonly observeLibrary: (library: Services['library']) => Services['library']
-  readonly watch: (predictions: Predictions) => void
+  readonly onEvent: EventHook
   readonly stop: () => Promise<void>
 }
 
-export function createReporting(options: ReportingOptions): Reporting {
-  const { config, services, logger } = options
-  const build = readBuild()
-  const metrics = createMetrics(build)
-  const tracing = config.otlpUrl ? createTracing(config.otlpUrl, build.version) : undefined
+export function createObservers(options: ObserverOptions): Observers {
+  const { config, services, logger, metrics, version } = options
+  const tracing = config.otlpUrl ? createTracing(config.otlpUrl, version) : undefined
   const report = createReport({ logger, metrics, tracing })
   const webhooks = createWebhooks({
     client: services.client,
-    deliveries: createDeliveryStore(services.database),
+    deliveries: services.store.deliveries,
     find: options.find,
     describe: (prediction) => describe(prediction, options),
-    secret: toWebhookKey(createSecretStore(services.database).read('webhooks')),
+    secret: services.webhookKey,
     token: config.webhookToken?.reveal(),
-    onAttempt: (_delivery, { kind }) => metrics.webhookAttempted(kind),
-    drawId: () => `msg_${randomUUID()}`,
+    onAttempt(delivery, attempt) {
+      metrics.webhookAttempted(attempt.kind)
+      logAttempt(logger, delivery, attempt)
+    },
+    onMissed: (prediction, error) =>
+      logger.warn({ prediction, err: error }, 'webhook not delivered; it is not sent again'),
+    onFault: (error) => logger.error({ err: error }, 'webhook delivery failed'),
   })
   return {
     webhooks,
-    metrics,
-    rememberTrace: report.rememberTrace,
     onEvent(prediction, event) {
       webhooks.onEvent(prediction, event)
       report.onEvent(prediction, event)
     },
-    observeEngine: (engine) => observeEngine(engine, metrics),
-    observeLibrary: (library) => observeLibrary(library, metrics),
-    watch: (predictions) =>
-      metrics.watch({
-        running: () => (predictions.runningId() === undefined ? 0 : 1),
-        waiting: () => predictions.waitingCount(),
-      }),
     async stop() {
       await webhooks.stop()
       await tracing?.stop()
@@ -79,11 +64,20 @@ export function createReporting(options: ReportingOptions): Reporting {
   }
 }
 
+function logAttempt(
+  logger: ObserverOptions['logger'],
+  { id, predictionId }: Delivery,
+  attempt: Attempt,
+): void {
+  if (attempt.kind !== 'given up') return
+  logger.warn({ prediction: predictionId, webhookId: id, error: attempt.error }, 'webhook given up')
+}
+
 /** A receiver gets the body that the prediction's own surface answers with. */
 async function describe(
   prediction: Prediction,
-  { services, outputs, serverUrl }: ReportingOptions,
-) {
+  { services, outputs, serverUrl }: ObserverOptions,
+): Promise<string> {
   const body =
     prediction.surface === 'replicate'
       ? withUrls(prediction, serverUrl(prediction))

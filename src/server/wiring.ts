@@ -1,15 +1,16 @@
-/** What the app's surfaces stand on: its predictions, and what is told of them. */
+/** What the app's surfaces stand on: its predictions, their observers, and the default model. */
 import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
+import { readBuild } from '../build.js'
 import type { Config } from '../config/config.js'
-import { withOwnFiles } from '../files/localFiles.js'
 import { createGuardedClient } from '../net/guardedClient.js'
-import type { Engine } from '../worker/engine/client.js'
+import type { WorkerPort } from '../predictions/workerPort.js'
+import type { Metrics } from '../telemetry/metrics.js'
 import type { Services } from './context.js'
 import { type CogOutputs, createCogOutputs } from './http/cog/outputs.js'
 import { touchReadyFile } from './http/probes.js'
-import { createReporting, type Reporting } from './observers.js'
+import { createObservers, type Observers } from './observers.js'
 import { startRetention } from './predictions/retention.js'
 import { createPredictions, type Predictions } from './predictions/service.js'
 import { noSafetyChecker, type Setup, startSetup } from './predictions/warmup.js'
@@ -31,81 +32,86 @@ export type PartSettings = Pick<
 
 export type PartOptions = {
   readonly config: PartSettings
-  readonly engine: Engine
+  readonly worker: WorkerPort
   readonly services: Services
+  readonly metrics: Metrics
 }
 
 export type Parts = {
   readonly predictions: Predictions
   readonly outputs: CogOutputs
-  readonly reporting: Reporting
+  readonly observers: Observers
   readonly setup: () => Setup
 }
 
-/**
- * Starts them; they end with `app`. The default model begins to load, and what an earlier server left
- * unfinished begins to run.
- */
+/** Starts them; they end with `app`. The default model begins to load. */
 export function startParts(app: FastifyInstance, options: PartOptions): Parts {
-  const { config, engine, services } = options
+  const { config, worker, services, metrics } = options
   const safetyChecker = config.safetyModel !== undefined
   const outputs = openCogOutputs(app, options)
-  const reporting = createReporting({
+  const observers = createObservers({
     config,
     services,
     logger: app.log as Logger,
+    metrics,
     outputs,
+    version: readBuild().version,
     find: (id) => predictions.get(id),
     serverUrl: ({ webhook }) => config.publicUrl ?? webhook?.serverUrl ?? listeningUrl(app),
   })
-  const predictions = startPredictions(app, options, reporting)
-  reporting.watch(predictions)
-  const setup = startSetup(engine, {
+  const predictions = startPredictions(app, options, observers)
+  metrics.watch(predictions.counts, worker.executors)
+  const setup = startSetup(worker, {
     safetyChecker,
-    onReady: () => tellKubernetes(app, config.readyFile),
-    onFailure: (error) => app.log.error({ err: error }, 'setup failed'),
+    onReady: () => announceReady(app, config.readyFile),
+    onFailure: (error) => app.log.error({ err: error }, 'loading the default model failed'),
   })
   if (!safetyChecker) app.log.warn(noSafetyChecker)
-  return { predictions, outputs, reporting, setup }
+  return { predictions, outputs, observers, setup }
 }
 
-function tellKubernetes(app: FastifyInstance, file: string | undefined): void {
+/** Kubernetes looks for this file in a Cog container. */
+function announceReady(app: FastifyInstance, file: string | undefined): void {
   if (file === undefined) return
   touchReadyFile(file).catch((error: unknown) =>
-    app.log.warn({ err: error }, 'nobody is told that this server is ready'),
+    app.log.warn({ err: error, file }, 'could not write the readiness file'),
   )
 }
 
 function startPredictions(
   app: FastifyInstance,
-  { config, engine, services }: PartOptions,
-  reporting: Reporting,
+  { config, worker, services }: PartOptions,
+  observers: Observers,
 ): Predictions {
-  const { database, files } = services
-  const onFault = (error: unknown) => app.log.error({ err: error }, 'prediction failed')
+  const { store, files } = services
+  const stopObserving = worker.feed.observe(observers.onEvent)
   const predictions = createPredictions({
-    ...{ database, files, maxQueue: config.maxQueue, onFault, onEvent: reporting.onEvent },
-    engine: reporting.observeEngine(engine),
-    library: reporting.observeLibrary(services.library),
-    media: withOwnFiles(services.media, files),
-    settings: { ...config, safetyChecker: config.safetyModel !== undefined },
+    store,
+    worker,
+    files,
+    settings: {
+      noise: config.noise,
+      goFastLoraMultiplier: config.goFastLoraMultiplier,
+      safetyChecker: config.safetyModel !== undefined,
+    },
+    maxQueue: config.maxQueue,
     drainMs: 1000 * config.drainSeconds,
+    onEvent: observers.onEvent,
+    onFault: (error) => app.log.error({ err: error }, 'canceling overdue predictions failed'),
   })
-  const retentionMs = 1000 * config.retentionSeconds
-  const stopRetention = startRetention({ database, files, retentionMs, onFault })
+  const stopRetention = startRetention({
+    store: store.predictions,
+    files,
+    retentionMs: 1000 * config.retentionSeconds,
+    onFault: (error) => app.log.error({ err: error }, 'the retention sweep failed'),
+  })
   app.addHook('preClose', async () => {
     stopRetention()
     await predictions.stop()
-    await reporting.stop()
+    stopObserving()
+    await observers.stop()
   })
-  return {
-    ...predictions,
-    async create(request) {
-      const prediction = await predictions.create(request)
-      if (request.traceparent) reporting.rememberTrace(prediction.id, request.traceparent)
-      return prediction
-    },
-  }
+  return predictions
 }
 
 function openCogOutputs(app: FastifyInstance, { config, services }: PartOptions) {

@@ -25,16 +25,14 @@ export type GenerationEnd = {
   readonly stageSeconds: Readonly<Record<string, number>>
 }
 
-/** What is asked for at each scrape. */
-export type Levels = {
-  readonly running: () => number
-  readonly waiting: () => number
-}
+type Counts = { readonly waiting: number; readonly running: number }
+type Executor = { readonly engine: string }
 
 export type Metrics = {
   readonly contentType: string
   readonly read: () => Promise<string>
-  readonly watch: (levels: Levels) => void
+  /** What is asked for at each scrape. */
+  readonly watch: (counts: () => Promise<Counts>, executors: () => readonly Executor[]) => void
   readonly predictionEnded: (end: PredictionEnd) => void
   readonly generationEnded: (end: GenerationEnd) => void
   readonly loraAcquired: (source: 'disk' | 'network', seconds: number) => void
@@ -61,13 +59,13 @@ export function createMetrics(build: { readonly version: string; readonly ort: s
     labelNames: readonly L[] = [],
     buckets = secondsBuckets,
   ) => new Histogram({ name: `fluxd_${name}`, help, labelNames, buckets, registers })
-  const gauge = (name: string, help: string, level: () => number) =>
+  const gauge = (name: string, help: string, level: () => Promise<number>) =>
     new Gauge({
       name: `fluxd_${name}`,
       help,
       registers,
-      collect() {
-        this.set(level())
+      async collect() {
+        this.set(await level())
       },
     })
 
@@ -95,9 +93,27 @@ export function createMetrics(build: { readonly version: string; readonly ort: s
   return {
     contentType: registry.contentType,
     read: () => registry.metrics(),
-    watch({ running, waiting }) {
-      gauge('num_requests_running', 'Predictions that are being made', running)
-      gauge('num_requests_waiting', 'Predictions that wait for their turn', waiting)
+    watch(counts, executors) {
+      gauge(
+        'num_requests_running',
+        'Predictions that are being made',
+        async () => (await counts()).running,
+      )
+      gauge(
+        'num_requests_waiting',
+        'Predictions that wait for their turn',
+        async () => (await counts()).waiting,
+      )
+      new Gauge({
+        name: 'fluxd_executors',
+        help: 'Executors, by the state of their engine',
+        labelNames: ['state'],
+        registers,
+        collect() {
+          this.reset()
+          for (const { engine } of executors()) this.inc({ state: engine })
+        },
+      })
     },
     predictionEnded(end) {
       requests.inc({ model: end.model, outcome: end.outcome })

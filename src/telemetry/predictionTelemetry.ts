@@ -1,4 +1,4 @@
-/** Everybody who is told of predictions, apart from their clients: the log, metrics and traces. */
+/** The log, metrics and traces of predictions. */
 import type { Logger } from 'pino'
 import type { Prediction, WebhookEvent } from '../contract/prediction.js'
 import type { Metrics } from './metrics.js'
@@ -6,8 +6,6 @@ import type { Tracing } from './tracing.js'
 
 export type Report = {
   readonly onEvent: (prediction: Prediction, event: WebhookEvent) => void
-  /** The trace that the request which made a prediction belongs to. */
-  readonly rememberTrace: (predictionId: string, traceparent: string) => void
 }
 
 export type ReportOptions = {
@@ -16,25 +14,13 @@ export type ReportOptions = {
   readonly tracing?: Tracing | undefined
 }
 
-// Predictions that wait; a trace that is forgotten is only not continued.
-const rememberedTraces = 10_000
-
 export function createReport({ logger, metrics, tracing }: ReportOptions): Report {
-  const traces = new Map<string, string>()
-
-  function rememberTrace(predictionId: string, traceparent: string): void {
-    if (!tracing) return
-    traces.set(predictionId, traceparent)
-    const [oldest] = traces.keys()
-    if (traces.size > rememberedTraces && oldest !== undefined) traces.delete(oldest)
-  }
-
   function onEvent(prediction: Prediction, event: WebhookEvent): void {
     if (event === 'start') logStart(prediction)
     if (event === 'completed') end(prediction)
   }
 
-  /** What a user wrote is nothing for the log of a server, unless it is looked into closely. */
+  /** A prompt is in the log at debug level only. */
   function logStart({ id, model, input, metrics: { queueTime } }: Prediction): void {
     const log = logger.child({ prediction: id })
     log.info({ model, queueSeconds: queueTime }, 'prediction started')
@@ -49,12 +35,14 @@ export function createReport({ logger, metrics, tracing }: ReportOptions): Repor
       .info({ model, status, predictTime, totalTime, loraSwitchMs, error }, 'prediction ended')
     if (status === 'succeeded' || status === 'failed' || status === 'canceled')
       metrics.predictionEnded({
-        ...{ model, keyId, outcome: status, images: prediction.output?.length ?? 0 },
         ...measured,
+        model,
+        keyId,
+        outcome: status,
+        images: prediction.output?.length ?? 0,
       })
-    tracing?.predictionEnded(prediction, traces.get(id))
-    traces.delete(id)
+    tracing?.predictionEnded(prediction, prediction.traceparent)
   }
 
-  return { onEvent, rememberTrace }
+  return { onEvent }
 }

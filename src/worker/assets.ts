@@ -1,19 +1,16 @@
 /**
- * What a prediction needs before the engine's turn: its LoRA files on this disk and its pictures in
- * memory. It is done while another prediction runs.
+ * What a prediction needs before an engine can run it: its LoRA files on this disk and its images in
+ * memory. They are fetched while another prediction runs.
  */
-import { basename } from 'node:path'
-import { withoutSecrets } from '../contract/redaction.js'
-import { invalidInput } from '../errors.js'
+import { type FluxInput, fileFields } from '../contract/input.js'
+import { FluxdError, invalidInput } from '../errors.js'
 import type { MediaClient } from '../net/fetchMedia.js'
-import type { LoraFiles } from '../plan/loras.js'
+import type { LoraRef } from '../plan/loraRef.js'
 import type { LoraFile } from '../plan/plan.js'
-import { checkWish } from '../plan/planGeneration.js'
-import type { LoraReference, Wish } from '../store/storedRequest.js'
-import { fetchInputs, type InputFiles } from './inputImages.js'
+import type { RequestedWork } from '../predictions/request.js'
 
-/** LoRA references become files; see library/. */
-export type LoraLibrary = {
+/** LoRA references become files; see loras/. */
+export type LoraSource = {
   readonly acquire: (
     reference: string,
     options: { readonly signal: AbortSignal; readonly writeLine: (line: string) => void },
@@ -28,83 +25,99 @@ export type AcquiredLora = {
   readonly digest: string
   /** It may be evicted from now on. */
   readonly release: () => void
+  /** Where it came from and how long that took; absent for a file of this machine. */
+  readonly source?: 'disk' | 'network'
+  readonly seconds?: number
 }
 
-export type Preparation = {
-  readonly input: Wish['input']
-  readonly files: InputFiles
-  readonly loras: LoraFiles
-  /** What messages call the LoRA at a path: clients are not told where files lie. */
-  readonly loraNames: ReadonlyMap<string, string>
-  /** When the LoRAs were there, and when work on them began (`performance.now()`). */
+export type InputImages = {
+  readonly image?: Uint8Array | undefined
+  readonly mask?: Uint8Array | undefined
+}
+
+export type Assets = InputImages & {
+  readonly loras: readonly LoraFile[]
+  /** When work on the LoRAs began, and when they were there (`performance.now()`). */
   readonly lorasBeganAtMs: number
   readonly lorasReadyAtMs: number
   /** Gives the LoRA files back. */
   readonly release: () => void
 }
 
-export type PreparationContext = {
-  readonly library: LoraLibrary
+export type AssetSources = {
+  readonly loras: LoraSource
   readonly media: Pick<MediaClient, 'fetch'>
+  readonly onLora?: (source: 'disk' | 'network', seconds: number) => void
+}
+
+type AssetContext = {
   readonly signal: AbortSignal
   readonly writeLine: (line: string) => void
 }
 
 /** Fetches everything; throws the sentence that becomes the prediction's error, or `canceled`. */
-export async function prepare(wish: Wish, context: PreparationContext): Promise<Preparation> {
+export async function fetchAssets(
+  { input, loras }: RequestedWork,
+  sources: AssetSources,
+  context: AssetContext,
+): Promise<Assets> {
   const acquired: AcquiredLora[] = []
-  const loraNames = new Map<string, string>()
   const release = () => {
     for (const lora of acquired.splice(0)) lora.release()
   }
-  const locate = async (reference: LoraReference): Promise<LoraFile> => {
-    const { path, source, scale, sha256 } = reference
-    const lora = await (path === undefined
-      ? context.library.acquire(source, context)
-      : context.library.open(path))
-    acquired.push(lora)
-    const name = path === undefined ? showReference(reference) : basename(path)
-    expectDigest(name, sha256, lora)
-    loraNames.set(lora.path, name)
-    return { path: lora.path, digest: lora.digest, scale }
-  }
   try {
-    checkWish(wish.input)
     const lorasBeganAtMs = performance.now()
-    const main = await inTurn(wish.loras.main, locate)
-    const extra = await inTurn(wish.loras.extra, locate)
+    const files: LoraFile[] = []
+    // One after the other, as in the reference: the log tells them apart.
+    for (const ref of loras) files.push(await fetchLora(ref, acquired, sources, context))
     const lorasReadyAtMs = performance.now()
-    const files = await fetchInputs(wish.input, context.media, context.signal)
-    const loras = nameLoras(wish, main, extra)
-    const times = { lorasBeganAtMs, lorasReadyAtMs }
-    return { input: wish.input, files, loras, loraNames, ...times, release }
+    const images = await fetchImages(input, sources.media, context.signal)
+    return { ...images, loras: files, lorasBeganAtMs, lorasReadyAtMs, release }
   } catch (error) {
     release()
     throw error
   }
 }
 
-/** A single LoRA at the wish's own scale is the contract's main or extra one; the rest just follows. */
-function nameLoras({ input }: Wish, main: LoraFile[], extra: LoraFile[]): LoraFiles {
-  const isMain = main.length === 1 && main[0]!.scale === input.lora_scale
-  const isExtra = extra.length === 1 && extra[0]!.scale === input.extra_lora_scale
-  if ((main.length > 0 && !isMain) || (extra.length > 0 && !isExtra))
-    return { more: [...main, ...extra] }
-  return { main: main[0], extra: extra[0] }
+async function fetchLora(
+  { name, source, path, sha256, scale }: LoraRef,
+  acquired: AcquiredLora[],
+  { loras, onLora }: AssetSources,
+  context: AssetContext,
+): Promise<LoraFile> {
+  const lora = await (path === undefined ? loras.acquire(source, context) : loras.open(path))
+  acquired.push(lora)
+  if (lora.source !== undefined) onLora?.(lora.source, lora.seconds ?? 0)
+  // A version stands for the LoRAs that it was made of.
+  if (sha256 !== undefined && sha256 !== lora.digest)
+    throw invalidInput(`Expected ${name} to have the SHA-256 ${sha256} but received ${lora.digest}`)
+  return { name, path: lora.path, digest: lora.digest, scale }
 }
 
-const showReference = ({ source }: LoraReference) =>
-  source.startsWith('data:') ? 'the data URI' : String(withoutSecrets({ source })['source'])
-
-/** The main LoRAs are fetched before the extra ones, as in the reference: the log tells them apart. */
-async function inTurn<A, B>(items: readonly A[], work: (item: A) => Promise<B>): Promise<B[]> {
-  const results: B[] = []
-  for (const item of items) results.push(await work(item))
-  return results
+/** Image and mask; a mask without an image is left alone. Throws with the field's name. */
+export async function fetchImages(
+  input: FluxInput,
+  media: Pick<MediaClient, 'fetch'>,
+  signal: AbortSignal,
+): Promise<InputImages> {
+  if (input.image === undefined) return {}
+  const [image, mask] = await Promise.all(
+    fileFields.map((field) => fetchField(field, input[field], media, signal)),
+  )
+  return { image, mask }
 }
 
-/** A version stands for the LoRAs that it was made of. */
-function expectDigest(name: string, sha256: string | undefined, { digest }: AcquiredLora): void {
-  if (sha256 !== undefined && sha256 !== digest)
-    throw invalidInput(`Expected ${name} to have the SHA-256 ${sha256} but received ${digest}`)
+async function fetchField(
+  field: string,
+  uri: string | undefined,
+  media: Pick<MediaClient, 'fetch'>,
+  signal: AbortSignal,
+): Promise<Uint8Array | undefined> {
+  if (uri === undefined) return undefined
+  try {
+    return await media.fetch(uri, signal)
+  } catch (error) {
+    if (!(error instanceof FluxdError) || error.code !== 'invalid_input') throw error
+    throw new FluxdError(error.code, `${field}: ${error.message}`, { cause: error })
+  }
 }

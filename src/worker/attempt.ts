@@ -1,122 +1,147 @@
-/** One run of a prepared prediction on the engine: pictures become files as they arrive. */
-import { setTimeout as delay } from 'node:timers/promises'
+/** One run of a prediction on an engine: its images become files as they arrive. */
 import type { OutputFile } from '../contract/prediction.js'
 import type { GenerationEvent } from '../engine/protocol.js'
 import { FluxdError } from '../errors.js'
 import type { Files } from '../files/files.js'
-import type { GenerationPlan } from '../plan/plan.js'
-import { type Work, workOf } from '../predictions/cost.js'
+import { stepsToRun } from '../plan/plan.js'
+import type { ValidDraft } from '../plan/planGeneration.js'
+import { type Cost, costOf } from '../predictions/cost.js'
 import type { Spent } from '../predictions/throughput.js'
-import type { Preparation } from './assets.js'
-import type { Engine } from './engine/client.js'
-import { decide, type PlanSettings } from './inputImages.js'
-import { createNarrator } from './logLines.js'
-import type { Previews } from './previews.js'
+import type { Metrics } from '../telemetry/metrics.js'
+import { retryWhileDiskFull } from './diskFull.js'
+import type { Engine, GenerationResult } from './engine/client.js'
+import type { ReadyPrediction } from './held.js'
+import { createLogLines } from './logLines.js'
 
-export type RunContext = {
-  readonly engine: Pick<Engine, 'generate' | 'measure' | 'prepare'>
-  readonly files: Pick<Files, 'add'>
-  readonly settings: PlanSettings
-}
-
-export type RunHooks = {
-  readonly predictionId: string
-  readonly signal: AbortSignal
-  /** The engine takes it up. */
-  readonly begin: () => Promise<void>
-  /** Its LoRAs are in place. */
-  readonly onAdapted: () => void
-  readonly writeLine: (line: string) => void
-  readonly addOutput: (file: OutputFile) => void
-  readonly previews: Pick<Previews, 'show' | 'wish'>
+export type AttemptContext = {
+  readonly engine: Pick<Engine, 'generate'>
+  readonly files: Pick<Files, 'add' | 'removeOutputs'>
+  readonly metrics: Pick<Metrics, 'generationEnded' | 'imageFlagged' | 'engineRestarted'>
+  /** The engine takes it up; its log begins with `logs`. */
+  readonly begin: (logs: string) => Promise<void>
+  readonly onLorasReady: () => void
 }
 
 /** What the run took, without loading weights; `loraSeconds` for switching to its LoRAs. */
-export type RunReport = {
-  readonly work: Work
+export type AttemptReport = {
+  readonly cost: Cost
   readonly spent: Spent
   readonly loraSeconds: number
 }
 
 type ImageEvent = Extract<GenerationEvent, { kind: 'image' }>
 
-/** Resolves when all files are on disk; throws what the engine throws. */
-export async function runOnce(
-  preparation: Preparation,
-  { engine, files, settings }: RunContext,
-  { predictionId, signal, begin, onAdapted, writeLine, addOutput, previews }: RunHooks,
-): Promise<RunReport> {
-  const { input, loras } = preparation
-  const plan = await decide(input, preparation.files, settings, engine, loras)
-  const onTurn = async () => {
-    await begin()
-    for (const note of plan.notes) writeLine(note)
-  }
-  const withNames = nameLoras(preparation.loraNames)
-  const narrate = createNarrator(plan, withNames)
-  const writing: Promise<void>[] = []
-  const save = async (event: ImageEvent) => {
-    const file = { kind: 'output', predictionId, ...describeFile(event, plan) } as const
-    const { id, size } = await untilThereIsRoom(() => files.add(file), signal)
-    if (signal.aborted) return
-    addOutput({ index: event.index, name: file.name, mimeType: event.mimeType, size, fileId: id })
-  }
-  const onEvent = (event: GenerationEvent) => {
-    for (const line of narrate(event)) writeLine(line)
-    if (event.kind === 'adapted') onAdapted()
-    if (event.kind === 'preview') previews.show(predictionId, event)
-    if (event.kind !== 'image') return
-    const saving = save(event)
-    // Awaited with the others; a failure until then must not count as unhandled.
-    saving.catch(() => {})
-    writing.push(saving)
-  }
+/** An engine that dies under a prediction gets a second chance, with the same seed and a new log. */
+export async function runWithRetry(
+  held: ReadyPrediction,
+  context: AttemptContext,
+): Promise<AttemptReport> {
+  const { logs } = held.feed.prediction()
   try {
-    const { timings } = await engine.generate(plan, {
-      signal,
-      onEvent,
-      onTurn,
-      previews: previews.wish(predictionId),
-    })
-    await Promise.all(writing)
-    const { total, lora, denoise: steps } = timings
-    return { work: workOf(plan), spent: { steps, rest: total - lora - steps }, loraSeconds: lora }
+    return await runAttempt(held, logs, context)
   } catch (error) {
-    throw withoutPaths(error, withNames)
-  } finally {
-    await Promise.allSettled(writing)
-  }
-}
-
-/** The engine knows LoRAs by their paths; a client knows them by what it sent. */
-const nameLoras = (names: Preparation['loraNames']) => (text: string) =>
-  [...names].reduce((named, [path, name]) => named.replaceAll(path, name), text)
-
-function withoutPaths(error: unknown, withNames: (text: string) => string): unknown {
-  if (!(error instanceof FluxdError) || error.code !== 'lora_invalid') return error
-  return new FluxdError(error.code, withNames(error.message), { cause: error })
-}
-
-const describeFile = ({ index, bytes, mimeType }: ImageEvent, { output }: GenerationPlan) => ({
-  name: `out-${index}.${output.format}`,
-  contentType: mimeType,
-  bytes,
-})
-
-const roomPollMs = 1000
-
-/** A full disk loses nothing that was promised: `write` is tried again until it works. */
-export async function untilThereIsRoom<T>(
-  write: () => T | Promise<T>,
-  signal: AbortSignal,
-): Promise<T> {
-  for (;;) {
+    if (!isEngineCrash(error)) throw error
+    context.metrics.engineRestarted()
     try {
-      return await write()
-    } catch (error) {
-      if (!(error instanceof FluxdError) || error.code !== 'storage_full') throw error
-      if (signal.aborted) throw error
-      await delay(roomPollMs, undefined, { signal }).catch(() => {})
+      return await runAttempt(held, `${logs}${error.message}; this is the second run\n`, context)
+    } catch (again) {
+      if (!isEngineCrash(again)) throw again
+      context.metrics.engineRestarted()
+      throw new FluxdError(again.code, `Twice: ${again.message}`, { cause: again })
     }
   }
 }
+
+/** Resolves when all files are on disk; throws what the engine throws. */
+async function runAttempt(
+  { draft, state: { assets }, feed, abort: { signal }, id }: ReadyPrediction,
+  logs: string,
+  { engine, files, metrics, begin, onLorasReady }: AttemptContext,
+): Promise<AttemptReport> {
+  if (draft.kind === 'invalid') throw draft.error
+  await files.removeOutputs(id)
+  const logLines = createLogLines(draft, assets.loras.length)
+  const saver = createImageSaver(id, draft, files, signal, feed.addOutput)
+  let size = draft.size
+  const onEvent = (event: GenerationEvent) => {
+    for (const line of logLines(event)) feed.writeLine(line)
+    if (event.kind === 'planned') size = event.size
+    if (event.kind === 'lorasReady') onLorasReady()
+    if (event.kind === 'preview') feed.showPreview(event)
+    if (event.kind === 'flagged') metrics.imageFlagged()
+    if (event.kind === 'image') saver.save(event)
+  }
+  const onStart = async () => {
+    await begin(logs)
+    for (const note of draft.notes) feed.writeLine(note)
+  }
+  try {
+    const { timings } = await engine.generate(
+      { draft, image: assets.image, mask: assets.mask, loras: assets.loras },
+      { signal, onEvent, onStart, previews: feed.previews },
+    )
+    await saver.done()
+    report(metrics, draft, timings)
+    const { total, lora, denoise: steps } = timings
+    const cost = costOf({ ...draft, size })
+    return { cost, spent: { steps, rest: total - lora - steps }, loraSeconds: lora }
+  } finally {
+    await saver.idle()
+  }
+}
+
+/** Writes images to files as they come. */
+function createImageSaver(
+  predictionId: string,
+  { output }: ValidDraft,
+  files: AttemptContext['files'],
+  signal: AbortSignal,
+  addOutput: (file: OutputFile) => void,
+) {
+  const writing: Promise<void>[] = []
+
+  async function write({ index, bytes, mimeType }: ImageEvent): Promise<void> {
+    const name = `out-${index}.${output.format}`
+    const file = { kind: 'output', predictionId, name, contentType: mimeType, bytes } as const
+    const { id: fileId, size } = await retryWhileDiskFull(() => files.add(file), signal)
+    if (!signal.aborted) addOutput({ index, name, mimeType, size, fileId })
+  }
+
+  return {
+    save(event: ImageEvent): void {
+      const saving = write(event)
+      // `done` throws it; until then a failure must not count as unhandled.
+      saving.catch(() => {})
+      writing.push(saving)
+    },
+    /** Throws what a file could not be written for. */
+    async done(): Promise<void> {
+      await Promise.all(writing)
+    },
+    async idle(): Promise<void> {
+      await Promise.allSettled(writing)
+    },
+  }
+}
+
+function report(
+  metrics: AttemptContext['metrics'],
+  draft: ValidDraft,
+  timings: GenerationResult['timings'],
+): void {
+  const { ort: _ort, total: _total, ...stageSeconds } = timings
+  metrics.generationEnded({
+    variant: draft.variant,
+    precision: draft.precision,
+    mode: draft.start,
+    steps: stepsToRun(draft) * draft.count,
+    stageSeconds,
+  })
+}
+
+const isEngineCrash = (error: unknown): error is FluxdError =>
+  error instanceof FluxdError && error.code === 'engine_died'
+
+/** No engine will run anything any more. */
+export const isEngineStopped = (error: unknown): error is FluxdError =>
+  error instanceof FluxdError && error.code === 'not_ready'

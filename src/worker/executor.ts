@@ -1,209 +1,284 @@
-/** Lets predictions run one at a time in the order of the queue. */
-import type { Prediction } from '../contract/prediction.js'
-import { FluxdError, toErrorRecord } from '../errors.js'
+/**
+ * One engine's loop: claim, fetch what the prediction needs, run it, settle it. While one runs, the
+ * executor holds the next one and fetches for it. One that takes long to fetch is not waited for.
+ */
 import type { Files } from '../files/files.js'
-import { planWeights } from '../plan/planGeneration.js'
-import type { FairQueue } from '../predictions/fairQueue.js'
-import { cancel, fail, measure, start, succeed } from '../predictions/prediction.js'
-import type { Pace } from '../predictions/throughput.js'
-import type { PredictionStore } from '../store/sqlite/predictions.js'
-import type { Live, LivePredictions } from './activePredictions.js'
-import type { Preparation } from './assets.js'
-import { type RunContext, type RunReport, runOnce, untilThereIsRoom } from './attempt.js'
-import { createUpcoming, type UpcomingOptions } from './prefetch.js'
-import type { Previews } from './previews.js'
+import type { PlanSettings } from '../plan/planGeneration.js'
+import type { LocalFeed } from '../predictions/feed.js'
+import { measure, succeed } from '../predictions/prediction.js'
+import type { Throughput } from '../predictions/throughput.js'
+import type { ExecutorStatus } from '../predictions/workerPort.js'
+import type { PredictionStore } from '../store/predictionStore.js'
+import type { Metrics } from '../telemetry/metrics.js'
+import type { AssetSources } from './assets.js'
+import { type AttemptReport, isEngineStopped, runWithRetry } from './attempt.js'
+import type { Engine } from './engine/client.js'
+import {
+  fetchFor,
+  firstReady,
+  type HeldPrediction,
+  hold,
+  type ReadyPrediction,
+  releaseAssets,
+} from './held.js'
+import { createSettlement } from './settlement.js'
 
-export type SchedulerOptions = {
-  readonly queue: FairQueue
-  readonly live: LivePredictions
+export type ExecutorOptions = {
+  readonly name: string
+  readonly gpu?: number | undefined
+  readonly engine: Engine
   readonly store: PredictionStore
-  readonly pace: Pace
-  readonly library: UpcomingOptions['library']
-  readonly media: UpcomingOptions['media']
+  readonly feed: LocalFeed
+  readonly sources: AssetSources
   readonly files: Pick<Files, 'add' | 'removeOutputs'>
-  readonly run: Omit<RunContext, 'files'>
-  readonly previews: Pick<Previews, 'show' | 'wish'>
-  /** Told of failures that are not the user's. */
-  readonly onFault: (error: unknown) => void
+  readonly settings: PlanSettings
+  readonly throughput: Throughput
+  readonly metrics: Metrics
+  /** For how long the head of the queue may be overtaken for LoRAs that are in place. */
+  readonly patienceMs: number
+  /** Takes what another executor holds ahead while it runs something else. */
+  readonly takeFromBusy: () => HeldPrediction | undefined
+  /** Receives failures that are not the user's; `predictionId` where it is about one. */
+  readonly onFault: (error: unknown, predictionId?: string) => void
 }
 
-export type Scheduler = {
-  /** Somebody new waits. */
+export type Executor = {
+  readonly status: () => ExecutorStatus
+  /** Something may have changed about what is next. */
   readonly wake: () => void
-  /** Which one runs. */
-  readonly running: () => string | undefined
-  /** For how long it has; 0 when none runs. */
-  readonly runningSeconds: () => number
-  /** Begins nothing more. */
-  readonly close: () => void
-  /** Resolves when nothing runs. */
-  readonly idle: () => Promise<void>
+  /** A prediction is over; what is done for it ends. */
+  readonly ended: (id: string) => void
+  /** Hands over one that is held ahead while another one runs. */
+  readonly yieldAhead: () => HeldPrediction | undefined
+  /** Claims nothing more, and gives back what is held ahead; resolves when nothing runs. */
+  readonly drain: () => Promise<void>
+  /** As `drain`, and interrupts what runs: it waits again. */
+  readonly stop: () => Promise<void>
 }
 
-type Running = {
-  readonly id: string
-  readonly sinceMs: number
-  /** Its LoRAs are in place: the engine has time for those of the next one. */
-  isAdapted?: boolean
-  /** Whom the engine knows to come next. */
-  next?: string
-}
+// How long an executor waits for what a prediction needs before it claims another one.
+const slowAfterMs = 100
+// Each may hold an image of 100 MiB in memory.
+const maxAhead = 8
 
-export function createScheduler(options: SchedulerOptions): Scheduler {
-  const { queue, live, pace, files } = options
-  const upcoming = createUpcoming({
-    ...options,
-    onChange: wake,
-    onFailure: endWith,
-  })
+export function createExecutor(options: ExecutorOptions): Executor {
+  const { name, engine, store, onFault } = options
+  const settlement = createSettlement(options)
+  /** In the order of their claims; the one that runs is not among them. */
+  const ahead = new Map<string, HeldPrediction>()
   let running: Running | undefined
   let run: Promise<void> = Promise.resolve()
+  let claiming: Promise<void> | undefined
+  let isWoken = false
   let isClosed = false
+  let isStopping = false
   let idleSinceMs = performance.now()
+  let lastSet: string | undefined
 
   function wake(): void {
     if (isClosed) return
-    upcoming.prepare()
-    if (running) announceNext(running)
-    else runFirstReady()
+    settleFailures()
+    startNext()
+    prefetchNext()
+    isWoken = true
+    claiming ??= claimAll()
+      .catch((error: unknown) => onFault(error))
+      .finally(() => {
+        claiming = undefined
+      })
   }
 
-  /** An engine that was started anew for a second run has forgotten whom it knew. */
-  function giveTimeToNext(): void {
-    if (running) running = { id: running.id, sinceMs: running.sinceMs, isAdapted: true }
-    wake()
+  async function claimAll(): Promise<void> {
+    while (isWoken && !isClosed) {
+      isWoken = false
+      while (!isClosed && ahead.size < maxAhead && (await claimOne())) startNext()
+    }
   }
 
-  /** Whoever is ready first comes next, unless somebody overtakes it; then the engine hears of that one. */
-  function announceNext(present: Running): void {
-    if (!present.isAdapted) return
-    const [id, preparation] = upcoming.first() ?? []
-    if (id === undefined || preparation === undefined || id === present.next) return
-    present.next = id
-    const { input, loras } = preparation
-    const { engine, settings } = options.run
-    engine.prepare(planWeights(input, { ...settings, loras }))
+  /** Claims one where none is held, or one that is more urgent; whether it did. */
+  async function claimOne(): Promise<boolean> {
+    const waiting = [...ahead.values()].filter((held) => !isSlow(held))
+    const claimed = await store.claim({
+      executor: name,
+      resident: nextResident(),
+      patienceMs: options.patienceMs,
+      above: waiting.length === 0 ? undefined : Math.max(...waiting.map((one) => one.priority)),
+    })
+    if (claimed) {
+      const held = hold(claimed, options.settings, options.feed)
+      fetchFor(held, options.sources)
+      await keep(held)
+    } else if (!running && ahead.size === 0) return takeOver()
+    return claimed !== undefined
   }
 
-  function runFirstReady(): void {
-    const [id, preparation] = upcoming.first() ?? []
-    const prediction = id === undefined ? undefined : live.find(id)
-    if (id !== undefined && preparation && prediction) begin(id, prediction, preparation)
+  /** The LoRA set that will be in place when what is held has run. */
+  const nextResident = () => [...ahead.values()].at(-1)?.loraSet ?? running?.held.loraSet ?? lastSet
+
+  /** An idle executor runs what a busy one only holds. */
+  async function takeOver(): Promise<boolean> {
+    const held = options.takeFromBusy()
+    if (!held) return false
+    const claim = await store.takeOver(held.claim, name)
+    if (claim) {
+      held.claim = claim
+      await keep(held)
+    } else drop(held)
+    return claim !== undefined
   }
 
-  function begin(id: string, prediction: Live, preparation: Preparation): void {
-    queue.take(id)
-    upcoming.take(id)
-    running = { id, sinceMs: performance.now() }
-    run = work(id, prediction, preparation)
-      .catch(options.onFault)
+  async function keep(held: HeldPrediction): Promise<void> {
+    if (isClosed) return settlement.release(held)
+    ahead.set(held.id, held)
+    const timer = setTimeout(() => {
+      if (held.state.kind === 'fetching') held.state = { kind: 'fetching', isSlow: true }
+      wake()
+    }, slowAfterMs)
+    held.fetched.finally(() => {
+      clearTimeout(timer)
+      wake()
+    })
+    // What is there at once is ready for the caller.
+    if (held.work.loras.length === 0 && held.work.input.image === undefined) await held.fetched
+  }
+
+  function settleFailures(): void {
+    for (const held of [...ahead.values()]) {
+      if (held.state.kind !== 'failed') continue
+      ahead.delete(held.id)
+      settlement
+        .settleFailed(held, held.state.error)
+        .catch((error: unknown) => onFault(error, held.id))
+    }
+  }
+
+  function startNext(): void {
+    if (running || isClosed) return
+    const held = firstReady(ahead.values())
+    if (!held) return
+    ahead.delete(held.id)
+    running = { held, lorasAreReady: false, prefetched: undefined }
+    run = execute(held)
+      .catch((error: unknown) => onFault(error, held.id))
       .finally(() => {
         running = undefined
+        lastSet = held.loraSet
         idleSinceMs = performance.now()
-        preparation.release()
+        releaseAssets(held)
         wake()
       })
+  }
+
+  /** Once the running one's LoRAs are in place, the engine has time for those of the next one. */
+  function prefetchNext(): void {
+    const next = firstReady(ahead.values())
+    if (!running?.lorasAreReady || !next || next.id === running.prefetched) return
+    if (next.draft.kind === 'invalid') return
+    running.prefetched = next.id
+    engine.prefetch(next.draft, next.state.assets.loras)
+  }
+
+  async function execute(held: ReadyPrediction): Promise<void> {
+    const stopCheckpoints = settlement.checkpoint(held)
+    try {
+      const report = await runWithRetry(held, {
+        ...options,
+        begin: (logs) => settlement.begin(held, logs),
+        onLorasReady,
+      })
+      options.throughput.record(report.cost, report.spent)
+      const loraSwitchMs = Math.round(switchMs(held, report))
+      await settlement.settle(held, (state) => succeed(measure(state, { loraSwitchMs })))
+    } catch (error) {
+      if (isStopping) return await settlement.release(held)
+      if (isEngineStopped(error)) return await giveUp(held, error)
+      await settlement.settleFailed(held, error)
+    } finally {
+      stopCheckpoints()
+    }
+  }
+
+  /** An engine that was started anew for a second run does not know what was prefetched. */
+  function onLorasReady(): void {
+    if (running) running = { held: running.held, lorasAreReady: true, prefetched: undefined }
     wake()
   }
 
-  async function work(id: string, prediction: Live, preparation: Preparation): Promise<void> {
-    const loraWaitMs = waitForLoras(preparation)
-    try {
-      const report = await runTwiceAtMost(id, prediction, preparation)
-      pace.record(report.work, report.spent)
-      const hasLoras = Object.values(preparation.loras).some((lora) => lora !== undefined)
-      const loraSwitchMs = hasLoras ? loraWaitMs + 1000 * report.loraSeconds : 0
-      await end(id, prediction, (state) =>
-        succeed(measure(state, { loraSwitchMs: Math.round(loraSwitchMs) })),
-      )
-    } catch (error) {
-      if (isStopped(error)) return leave(error)
-      await endWith(id, prediction, error)
-      await files.removeOutputs(id)
-    }
+  /** How long the engine stood still for LoRAs, and how long it took to switch to them. */
+  function switchMs(
+    { state: { assets } }: ReadyPrediction,
+    { loraSeconds }: AttemptReport,
+  ): number {
+    if (assets.loras.length === 0) return 0
+    const stoodStillMs = assets.lorasReadyAtMs - Math.max(assets.lorasBeganAtMs, idleSinceMs)
+    return Math.max(0, stoodStillMs) + 1000 * loraSeconds
   }
 
-  /** Without an engine nothing ends any more, and nothing is lost: the next server goes on. */
-  function leave(error: FluxdError): void {
+  /** Without an engine nothing ends any more, and nothing is lost: it waits for another executor. */
+  async function giveUp(held: HeldPrediction, error: unknown): Promise<void> {
     isClosed = true
-    options.onFault(error)
+    onFault(error, held.id)
+    await settlement.release(held)
+    await releaseAhead()
   }
 
-  /** How long the engine stood still for the LoRAs of this one. */
-  const waitForLoras = ({ lorasBeganAtMs, lorasReadyAtMs }: Preparation) =>
-    Math.max(0, lorasReadyAtMs - Math.max(lorasBeganAtMs, idleSinceMs))
-
-  /** An engine that dies under a prediction gets a second chance, with the same seed and a new log. */
-  async function runTwiceAtMost(
-    id: string,
-    prediction: Live,
-    preparation: Preparation,
-  ): Promise<RunReport> {
-    const { logs } = prediction.prediction()
-    try {
-      return await runAfresh(id, prediction, preparation, logs)
-    } catch (error) {
-      if (!isDeath(error)) throw error
-      const lines = `${logs}${error.message}; this is the second run\n`
-      try {
-        return await runAfresh(id, prediction, preparation, lines)
-      } catch (again) {
-        throw isDeath(again) ? new FluxdError(again.code, `Twice: ${again.message}`) : again
-      }
-    }
+  /** The last one first, so that the first one stands before the others again. */
+  async function releaseAhead(): Promise<void> {
+    const held = [...ahead.values()].reverse()
+    ahead.clear()
+    for (const one of held) await settlement.release(one)
   }
 
-  async function runAfresh(id: string, prediction: Live, preparation: Preparation, logs: string) {
-    await files.removeOutputs(id)
-    const begin = () => live.advance(id, (state) => start(state, logs))
-    return runOnce(
-      preparation,
-      { ...options.run, files },
-      {
-        predictionId: id,
-        signal: prediction.signal,
-        begin: () => untilThereIsRoom(begin, prediction.signal),
-        onAdapted: giveTimeToNext,
-        writeLine: (line) => live.writeLine(id, line),
-        addOutput: (file) => live.addOutput(id, file),
-        previews: options.previews,
-      },
-    )
+  function drop(held: HeldPrediction): void {
+    ahead.delete(held.id)
+    held.abort.abort()
+    releaseAssets(held)
+    held.feed.close()
   }
 
-  /** Unless somebody else has ended it: a cancel, or the end of the server, after which it runs again. */
-  async function end(id: string, { signal }: Live, change: (state: Prediction) => Prediction) {
-    if (signal.aborted) return
-    await untilThereIsRoom(() => live.advance(id, change), signal).catch(options.onFault)
-  }
-
-  /** What fails before the engine takes it has begun too: who is told of starts is told of this one. */
-  async function endWith(id: string, prediction: Live, error: unknown) {
-    if (prediction.prediction().status === 'starting')
-      await end(id, prediction, (state) => start(state, state.logs))
-    await end(id, prediction, (state) => settle(state, error))
-  }
-
-  function settle(state: Prediction, error: unknown): Prediction {
-    const { code, message } = toErrorRecord(error)
-    if (code === 'canceled') return cancel(state)
-    if (!(error instanceof FluxdError) || error.status >= 500) options.onFault(error)
-    return fail(state, message)
+  async function drain(): Promise<void> {
+    isClosed = true
+    await claiming
+    await releaseAhead()
+    await run
   }
 
   return {
+    status: () => ({
+      name,
+      gpu: options.gpu,
+      engine: engine.status(),
+      pid: engine.pid(),
+      running: running?.held.id,
+      ahead: [...ahead.keys()],
+    }),
     wake,
-    running: () => running?.id,
-    runningSeconds: () => (running ? (performance.now() - running.sinceMs) / 1000 : 0),
-    close() {
-      isClosed = true
+    ended(id) {
+      const held = ahead.get(id)
+      if (held) drop(held)
+      if (running?.held.id === id) running.held.abort.abort()
+      wake()
     },
-    idle: () => run,
+    yieldAhead() {
+      const [held] = running ? ahead.values() : []
+      if (held) ahead.delete(held.id)
+      return held
+    },
+    drain,
+    async stop() {
+      isStopping = true
+      running?.held.abort.abort()
+      await drain()
+    },
   }
 }
 
-const isStopped = (error: unknown): error is FluxdError =>
-  error instanceof FluxdError && error.code === 'not_ready'
+type Running = {
+  readonly held: ReadyPrediction
+  /** The engine has time for the LoRAs of the next one. */
+  readonly lorasAreReady: boolean
+  /** What the engine was told to prefetch. */
+  prefetched: string | undefined
+}
 
-const isDeath = (error: unknown): error is FluxdError =>
-  error instanceof FluxdError && error.code === 'engine_died'
+const isSlow = ({ state }: HeldPrediction) => state.kind === 'fetching' && state.isSlow

@@ -1,12 +1,12 @@
 /** A store as it is after many predictions, each of 28 steps with one picture. */
 import { join } from 'node:path'
 import { FluxInput } from '../../src/contract/input.js'
-import { createPrediction, log, start, succeed } from '../../src/predictions/prediction.js'
+import type { Prediction } from '../../src/contract/prediction.js'
+import { createPrediction, start, succeed } from '../../src/predictions/prediction.js'
 import { randomId } from '../../src/store/randomId.js'
-import { openDatabase } from '../../src/store/sqlite/database.js'
-import { createFileStore } from '../../src/store/sqlite/files.js'
-import { createPredictionStore } from '../../src/store/sqlite/predictions.js'
-import { progressLine } from '../../src/worker/progressBar.js'
+import { openSqliteStore } from '../../src/store/sqlite/open.js'
+import type { Store } from '../../src/store/store.js'
+import { progressLine } from '../../src/worker/logLines.js'
 
 export const wish = {
   prompt: 'a red circle on a blue background, in the manner of a woodcut, with a thin white frame',
@@ -19,35 +19,56 @@ const perTransaction = 1000
 /** From one prediction to the next. */
 export const msPerPrediction = 1000
 
-/** Writes `count` finished predictions, one every `msPerPrediction` until now; returns their ids. No pictures are there. */
-export function fillStore(folder: string, count: number): string[] {
-  const database = openDatabase(join(folder, 'fluxd.sqlite'))
-  const [predictions, files] = [createPredictionStore(database), createFileStore(database)]
-  const ids: string[] = []
-  const logs = Array.from({ length: steps + 1 }, (_, step) => progressLine(step, steps, step / 20))
+/**
+ * Writes `count` finished predictions, one every `msPerPrediction` until now; returns their ids. Their
+ * images are not there.
+ */
+export async function fillStore(folder: string, count: number): Promise<string[]> {
+  const store = openSqliteStore(join(folder, 'fluxd.sqlite'))
   const firstMs = Date.now() - count * msPerPrediction
+  const ids: string[] = []
+  while (ids.length < count) {
+    const batch = Array.from({ length: Math.min(perTransaction, count - ids.length) }, (_, i) =>
+      describe(new Date(firstMs + (ids.length + i) * msPerPrediction)),
+    )
+    await admitAll(store, batch)
+    await settleAll(store, batch.length)
+    ids.push(...batch.map(({ id }) => id))
+  }
+  store.close()
+  return ids
+}
 
-  function add(): void {
-    const createdAt = new Date(firstMs + ids.length * msPerPrediction)
-    const id = randomId()
-    const origin = {
-      id,
-      surface: 'replicate',
-      model: 'fluxd/flux',
-      version: '0'.repeat(64),
-    } as const
-    const prediction = createPrediction({
-      ...origin,
-      input: wish,
-      createdAt,
-      streamToken: randomId(),
-    })
-    const loras = { main: [], extra: [] }
-    predictions.insert({
-      prediction,
-      wish: { input: FluxInput.parse({ ...wish, seed: ids.length }), loras },
-      priority: 0,
-    })
+const describe = (createdAt: Date): Prediction =>
+  createPrediction({
+    id: randomId(),
+    surface: 'replicate',
+    model: 'fluxd/flux',
+    version: '0'.repeat(64),
+    input: wish,
+    createdAt,
+    streamToken: randomId(),
+  })
+
+const admitAll = (store: Store, batch: readonly Prediction[]) =>
+  Promise.all(
+    batch.map((prediction) =>
+      store.predictions.admit({
+        prediction,
+        work: { input: FluxInput.parse({ ...wish, seed: 1 }), loras: [] },
+        priority: 0,
+        cost: { kind: 'dev bf16', tokens: 4096, stepTokens: steps * 4096 },
+        loraSet: '',
+        maxWaiting: perTransaction,
+      }),
+    ),
+  )
+
+async function settleAll(store: Store, count: number): Promise<void> {
+  const settling: Promise<unknown>[] = []
+  for (let n = 0; n < count; n++) {
+    const held = (await store.predictions.claim({ executor: 'filler', patienceMs: 0 }))!
+    const { id, createdAt } = held.prediction
     const file = {
       id: randomId(),
       kind: 'output',
@@ -60,18 +81,13 @@ export function fillStore(folder: string, count: number): string[] {
       predictionId: id,
       createdAt,
     } as const
-    files.insert(file)
     const { name, contentType: mimeType, size } = file
     const output = [{ index: 0, name, mimeType, size, fileId: file.id }]
-    const run = start(log(prediction, logs.join('\n')), logs.join('\n'), createdAt)
-    predictions.save(succeed({ ...run, output }, createdAt))
-    ids.push(id)
+    const run = start(held.prediction, logs.join('\n'), createdAt)
+    settling.push(store.files.insert(file))
+    settling.push(store.predictions.settle(held.claim, succeed({ ...run, output }, createdAt)))
   }
-
-  while (ids.length < count)
-    database.commit(() => {
-      for (let i = 0; i < perTransaction && ids.length < count; i++) add()
-    })
-  database.close()
-  return ids
+  await Promise.all(settling)
 }
+
+const logs = Array.from({ length: steps + 1 }, (_, step) => progressLine(step, steps, step / 20))

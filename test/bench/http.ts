@@ -30,8 +30,6 @@ const comparedAt = 10_000
 const production: Omit<ServerSettings, 'folder'> = {
   engine: 'instant',
   logLevel: 'info',
-  synchronous: 'FULL',
-  groupCommit: true,
 }
 
 /** One scenario on a server and a store of its own. */
@@ -134,9 +132,9 @@ function measureCore() {
 
 type Store = { readonly folder: string; readonly ids: readonly string[] }
 
-function makeStore(count: number): Store {
+async function makeStore(count: number): Promise<Store> {
   const folder = mkdtempSync(join(tmpdir(), 'fluxd-bench-http-'))
-  return { folder, ids: fillStore(folder, count) }
+  return { folder, ids: await fillStore(folder, count) }
 }
 
 type Result = Awaited<ReturnType<typeof measure>>
@@ -170,7 +168,7 @@ const { values: flags } = parseArgs({
 const results: Result[] = []
 const syncMs = [measureSync()]
 for (const count of flags.stores.split(',').map(Number)) {
-  const store = makeStore(count)
+  const store = await makeStore(count)
   try {
     const wanted = [...scenarios, ...(count === comparedAt ? variants : [])].filter(
       ({ name, needsStore }) => name.includes(flags.only) && (!needsStore || count > 0),

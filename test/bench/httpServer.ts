@@ -8,17 +8,13 @@ import { pino } from 'pino'
 import { readConfig } from '../../src/config/config.js'
 import { buildApp } from '../../src/server/app.js'
 import { openServices } from '../../src/server/context.js'
-import type { Database } from '../../src/store/sqlite/database.js'
+import { startTestWorker } from '../testWorker.js'
 import { createInstantEngine, type EngineKind } from './instantEngine.js'
 
 export type ServerSettings = {
   readonly folder: string
   readonly engine: EngineKind
   readonly logLevel: 'info' | 'silent'
-  /** Of SQLite; a server has FULL. */
-  readonly synchronous: 'FULL' | 'NORMAL'
-  /** Whether admissions of one turn of the event loop share a transaction, as a server's do. */
-  readonly groupCommit: boolean
 }
 
 export type Listening = { readonly origin: string; readonly key: string }
@@ -39,17 +35,19 @@ const config = readConfig({
   FLUXD_FILES_BYTES: '1TiB',
 })
 const services = await openServices(config)
-services.database.sqlite.pragma(`synchronous = ${settings.synchronous}`)
+const engine = createInstantEngine(settings.engine)
+const { worker, metrics } = startTestWorker([engine], services, config)
 const app = buildApp({
   config,
-  engine: createInstantEngine(settings.engine),
-  services: { ...services, database: withCommits(services.database) },
+  worker,
+  metrics,
+  services,
   // As in production, where a line is written and not read.
   logger: pino({ level: settings.logLevel }, pino.destination('/dev/null')),
 })
 await app.listen({ port: 0, host: '127.0.0.1' })
 // A limit that is never reached but is counted, as every user's is.
-const key = services.keys.issue({
+const key = await services.keys.issue({
   ...{ name: 'bench', scopes: ['predict'], priority: 0, ratePerMinute: 1_000_000_000 },
 })
 
@@ -85,9 +83,4 @@ function measure(): Measured {
     },
     rssMegabytes: process.memoryUsage.rss() / 2 ** 20,
   }
-}
-
-function withCommits(database: Database): Database {
-  if (settings.groupCommit) return database
-  return { ...database, commitSoon: async (write) => database.commit(write) }
 }

@@ -1,9 +1,9 @@
 /** Engines that take no time, so that what is measured is the server: one answers at once, one never. */
 import { randomBytes } from 'node:crypto'
 import { mimeTypes } from '../../src/engine/images/encode.js'
-import type { GenerationTimings } from '../../src/engine/protocol.js'
+import type { GenerateRequest, GenerationTimings } from '../../src/engine/protocol.js'
 import { FluxdError } from '../../src/errors.js'
-import { type GenerationPlan, stepsToRun } from '../../src/plan/plan.js'
+import { stepsToRun } from '../../src/plan/plan.js'
 import type { Engine, GenerateOptions } from '../../src/worker/engine/client.js'
 
 /** `instant` makes pictures in no time, `still` is at its first one for ever. */
@@ -22,14 +22,18 @@ const timings: GenerationTimings = {
 export function createInstantEngine(kind: EngineKind): Engine {
   const bytes = randomBytes(pictureBytes)
 
-  async function generate(plan: GenerationPlan, { signal, onEvent, onTurn }: GenerateOptions = {}) {
-    await onTurn?.()
+  async function generate(
+    { draft }: GenerateRequest,
+    { signal, onEvent, onStart }: GenerateOptions = {},
+  ) {
+    await onStart?.()
     if (kind === 'still') await untilAborted(signal)
     const id = 'instant'
-    const mimeType = mimeTypes[plan.output.format]
-    const images = Array.from({ length: plan.count }, (_, index) => ({ index, bytes, mimeType }))
-    onEvent?.({ kind: 'adapted', id, seconds: 0, notes: [] })
-    const steps = stepsToRun(plan)
+    const mimeType = mimeTypes[draft.output.format]
+    const images = Array.from({ length: draft.count }, (_, index) => ({ index, bytes, mimeType }))
+    onEvent?.({ kind: 'planned', id, size: draft.size })
+    onEvent?.({ kind: 'lorasReady', id, seconds: 0, notes: [] })
+    const steps = stepsToRun(draft)
     for (const image of images) {
       for (let step = 1; step <= steps; step++)
         onEvent?.({ kind: 'progress', id, image: image.index, step, steps })
@@ -43,10 +47,9 @@ export function createInstantEngine(kind: EngineKind): Engine {
     status: () => 'ready',
     pid: () => undefined,
     load: async () => {},
-    expectRoom: () => {},
-    measure: async () => ({ width: 1024, height: 1024 }),
+    assertFits: () => {},
     generate,
-    prepare: () => {},
+    prefetch: () => {},
     release: async () => {},
     stop: async () => {},
   }

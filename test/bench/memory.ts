@@ -4,9 +4,11 @@
  * sizes; each level of resident memory is compared with the one after the first 20. JSON on stdout;
  * fails when a level is more than 10 % higher.
  */
+
 import { readFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { pino } from 'pino'
+import { requestOf } from '../../src/bench/cases.js'
 import { readConfig } from '../../src/config/config.js'
 import type { GenerationPlan, LoraFile } from '../../src/plan/plan.js'
 import { type Engine, startEngine } from '../../src/worker/engine/client.js'
@@ -24,6 +26,7 @@ function residentMegabytes(pid: number): number {
 }
 
 const lora = (index: number, scale: number): LoraFile => ({
+  name: 'lora',
   path: styles[index % styles.length]!.path,
   scale,
 })
@@ -52,7 +55,7 @@ const painted = (i: number): GenerationPlan => ({
 async function measure(engine: Engine, planOf: (i: number) => GenerationPlan) {
   const levels: number[] = []
   for (let i = 0; i < rounds; i++) {
-    await engine.generate(planOf(i))
+    await engine.generate(requestOf(planOf(i)))
     levels.push(Math.round(residentMegabytes(engine.pid()!)))
   }
   // A level is that of the highest of five rounds: the engine collects garbage when it likes.

@@ -101,15 +101,8 @@ export const scenarios: readonly Scenario[] = [
   }),
 ]
 
-/** What durability and the log cost, at the same load. */
-export const variants: readonly Scenario[] = [
-  creating(16, ', no log', { logLevel: 'silent' }),
-  ...[1, 16, 64].flatMap((connections) => [
-    creating(connections, ', one by one', { groupCommit: false }),
-    creating(connections, ', NORMAL', { synchronous: 'NORMAL' }),
-    creating(connections, ', NORMAL one by one', { synchronous: 'NORMAL', groupCommit: false }),
-  ]),
-]
+/** What the log costs, at the same load. */
+export const variants: readonly Scenario[] = [creating(16, ', no log', { logLevel: 'silent' })]
 
 async function createLive(client: Client): Promise<string[]> {
   return Promise.all(Array.from({ length: liveCount }, () => client.create(wish)))

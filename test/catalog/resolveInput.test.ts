@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { z } from 'zod'
 import { openCatalog } from '../../src/catalog/catalog.js'
 import type { Model } from '../../src/catalog/model.js'
-import { applyModel, inputSchemaOf } from '../../src/catalog/resolveInput.js'
+import { inputSchemaOf, resolveInput } from '../../src/catalog/resolveInput.js'
 import { FluxInput } from '../../src/contract/input.js'
 import { inputJsonSchema } from '../../src/contract/jsonSchema.js'
 import { checkpoints, models } from './folders.js'
@@ -25,18 +25,18 @@ const model: Model = {
 }
 const prompt = 'a red circle'
 const apply = (sent: Record<string, unknown>, to = model) =>
-  applyModel(to, { prompt, ...sent }, catalog)
+  resolveInput(to, { prompt, ...sent }, catalog)
 
-describe('the wish', () => {
+describe('the input', () => {
   test('of the plain base is the published one', () => {
-    expect(apply({ seed: 7 }, flux).wish).toEqual(FluxInput.parse({ prompt, seed: 7 }))
+    expect(apply({ seed: 7 }, flux).input).toEqual(FluxInput.parse({ prompt, seed: 7 }))
   })
 
   test('has the model’s defaults where nothing was sent, its base for `model`', () => {
-    expect(apply({}).wish).toEqual(
+    expect(apply({}).input).toEqual(
       FluxInput.parse({ prompt, model: 'schnell', num_inference_steps: 4, guidance_scale: 2 }),
     )
-    expect(apply({ model: 'dev', guidance_scale: 3 }).wish).toMatchObject({
+    expect(apply({ model: 'dev', guidance_scale: 3 }).input).toMatchObject({
       model: 'dev',
       guidance_scale: 3,
       num_inference_steps: 4,
@@ -44,11 +44,11 @@ describe('the wish', () => {
   })
 
   test('takes the names that sibling models use, unless both were sent', () => {
-    expect(apply({ guidance: 1 }).wish.guidance_scale).toBe(1)
-    expect(apply({ guidance: 1, guidance_scale: 5 }).wish.guidance_scale).toBe(5)
-    const { wish } = apply({ lora_weights: 'x/y', lora_scale: 0.5 })
-    expect(wish.replicate_weights).toBe('x/y')
-    expect(apply({ lora_weights: 'x/y', replicate_weights: 'v/w' }).wish.replicate_weights).toBe(
+    expect(apply({ guidance: 1 }).input.guidance_scale).toBe(1)
+    expect(apply({ guidance: 1, guidance_scale: 5 }).input.guidance_scale).toBe(5)
+    const { input } = apply({ lora_weights: 'x/y', lora_scale: 0.5 })
+    expect(input.replicate_weights).toBe('x/y')
+    expect(apply({ lora_weights: 'x/y', replicate_weights: 'v/w' }).input.replicate_weights).toBe(
       'v/w',
     )
   })
@@ -71,43 +71,56 @@ describe('the wish', () => {
 })
 
 describe('the LoRAs', () => {
+  const own = [
+    { role: 'main', name: 'a.safetensors', ...model.loras[0] },
+    { role: 'main', name: 'huggingface.co/b/c', ...model.loras[1] },
+  ]
+
   test('are the model’s, with their scales times lora_scale', () => {
-    expect(apply({}).loras).toEqual({ main: model.loras, extra: [] })
-    expect(apply({ lora_scale: 2, go_fast: true }).loras.main.map(({ scale }) => scale)).toEqual([
-      1, -2,
-    ])
+    expect(apply({}).loras).toEqual(own)
+    expect(apply({ lora_scale: 2, go_fast: true }).loras.map(({ scale }) => scale)).toEqual([1, -2])
   })
 
   test('are replaced by replicate_weights; an empty one is none', () => {
-    const { main } = apply({ replicate_weights: 'x/y', lora_scale: 0.5 }).loras
-    expect(main).toEqual([{ source: 'x/y', scale: 0.5 }])
-    expect(apply({ replicate_weights: '' }).loras.main).toEqual(model.loras)
+    expect(apply({ replicate_weights: 'x/y', lora_scale: 0.5 }).loras).toEqual([
+      { role: 'main', name: 'x/y', source: 'x/y', scale: 0.5 },
+    ])
+    expect(apply({ replicate_weights: '' }).loras).toEqual(own)
   })
 
-  test('are followed by extra_lora', () => {
-    expect(apply({ extra_lora: 'x/y', extra_lora_scale: 0.3, lora_scale: 2 }).loras.extra).toEqual([
-      { source: 'x/y', scale: 0.3 },
-    ])
-    expect(apply({ extra_lora: '' }).loras.extra).toEqual([])
+  test('are followed by extra_lora, whose scale is its own', () => {
+    const { loras } = apply({ extra_lora: 'x/y', extra_lora_scale: 0.3, lora_scale: 2 })
+    expect(loras.slice(2)).toEqual([{ role: 'extra', name: 'x/y', source: 'x/y', scale: 0.3 }])
+    expect(apply({ extra_lora: '' }).loras).toHaveLength(2)
+  })
+
+  test('keep their role whatever scale the model of the catalog gives them', () => {
+    const scaled = { ...np, loras: [{ ...np.loras[0]!, scale: 0.9 }] }
+    const { loras } = resolveInput(
+      flux,
+      { prompt, extra_lora: 'bocaaa/np' },
+      { find: (_, name) => (name === 'np' ? scaled : undefined) },
+    )
+    expect(loras).toMatchObject([{ role: 'extra', scale: 0.9 }])
   })
 
   test.each(['bocaaa/np', `bocaaa/np/${np.version}`, `bocaaa/np:${np.version}`])(
     'named %s are those of the model served here',
     (reference) => {
-      const { loras } = apply({
-        replicate_weights: reference,
-        extra_lora: reference,
-        lora_scale: 2,
-      })
-      expect(loras).toEqual({ main: [{ ...np.loras[0], scale: 2 }], extra: np.loras })
+      const input = { replicate_weights: reference, extra_lora: reference, lora_scale: 2 }
+      expect(apply(input).loras).toMatchObject([
+        { ...np.loras[0], role: 'main', scale: 2 },
+        { ...np.loras[0], role: 'extra' },
+      ])
     },
   )
 
   test('named by a version of elsewhere are those of the model served here', () => {
     const { loras } = catalog.find('jose0012kjo', '2vinij2')!
-    expect(apply({ extra_lora: 'jose0012kjo/2vinij2/fab4f589' }).loras.extra).toEqual(loras)
+    const extraOf = (extra_lora: string) => apply({ extra_lora }).loras.slice(2)
+    expect(extraOf('jose0012kjo/2vinij2/fab4f589')).toMatchObject(loras)
     const unknown = 'jose0012kjo/2vinij2/fab4f58a'
-    expect(apply({ extra_lora: unknown }).loras.extra).toEqual([{ source: unknown, scale: 1 }])
+    expect(extraOf(unknown)).toMatchObject([{ source: unknown, scale: 1 }])
   })
 
   test.each([
@@ -117,8 +130,15 @@ describe('the LoRAs', () => {
     '/etc/passwd',
     '../../secret.safetensors',
   ])('named %s are left to be fetched, never a path', (reference) => {
-    const { main } = apply({ replicate_weights: reference }).loras
-    expect(main).toEqual([{ source: reference, scale: 1 }])
+    const { loras } = apply({ replicate_weights: reference })
+    expect(loras).toEqual([{ role: 'main', name: reference, source: reference, scale: 1 }])
+  })
+
+  test.each([
+    ['https://me:s3cret@a.example/x.safetensors?token=s3cret', /^(?!.*s3cret)https:.*a\.example/],
+    ['data:application/x-tar;base64,AAAA', /^the data URI$/],
+  ])('are called by a name without secrets: %s', (replicate_weights, name) => {
+    expect(apply({ replicate_weights }).loras[0]!.name).toMatch(name)
   })
 })
 

@@ -13,25 +13,25 @@ function prepare() {
 
 const flags = { scope: ['predict'], priority: '0', rate: '0' }
 
-test('fluxd keys adds a key, lists it without showing it, and ends it', () => {
+test('fluxd keys adds a key, lists it without showing it, and ends it', async () => {
   const { context, printed } = prepare()
-  addKey('me', flags, context)
+  await addKey('me', flags, context)
   const key = printed().trim()
-  listKeys(context)
+  await listKeys(context)
   const line = printed()
   expect(line).toMatch(/^me {2}[0-9a-f]{12} {2}predict {2}priority 0 {2}no limit {2}/)
   expect(line).not.toContain(key)
-  removeKey('me', context)
+  await removeKey('me', context)
   expect(printed()).toBe('removed me\n')
-  listKeys(context)
+  await listKeys(context)
   expect(printed()).toMatch(/^There are no keys yet; /)
-  expect(() => removeKey('me', context)).toThrow('There is no key named me')
+  await expect(removeKey('me', context)).rejects.toThrow('There is no key named me')
 })
 
 test.each([
   [{ ...flags, rate: '-1' }, 'Expected --rate to be an integer from 0 to 1000000 but received -1'],
   [{ ...flags, priority: '1e1' }, 'Expected --priority to be an integer from -100 to 100'],
   [{ ...flags, scope: ['all'] }, 'Expected --scope to be one of predict, '],
-])('fluxd keys add with %j is refused', (wrong, sentence) => {
-  expect(() => addKey('me', wrong, prepare().context)).toThrow(sentence)
+])('fluxd keys add with %j is refused', async (wrong, sentence) => {
+  await expect(addKey('me', wrong, prepare().context)).rejects.toThrow(sentence)
 })

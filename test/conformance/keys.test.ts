@@ -46,7 +46,7 @@ test('pictures, streams and signed downloads need no key', async () => {
 
 test('who may predict may not change models and deployments', async () => {
   const { url, services } = await startServer({ environment })
-  const key = services.keys.issue({
+  const key = await services.keys.issue({
     ...{ name: 'app', scopes: ['predict'], priority: 0, ratePerMinute: 0 },
   })
   const replicate = withKey(url, key)
@@ -59,7 +59,7 @@ test('who may predict may not change models and deployments', async () => {
 
 test('a key that asks too often is told when it may ask again', async () => {
   const { url, services, request } = await startServer({ environment })
-  const key = services.keys.issue({
+  const key = await services.keys.issue({
     ...{ name: 'app', scopes: ['predict'], priority: 0, ratePerMinute: 1 },
   })
   const replicate = withKey(url, key)

@@ -10,6 +10,7 @@ import { buildApp } from '../../src/server/app.js'
 import { openServices, type Services } from '../../src/server/context.js'
 import type { Engine } from '../../src/worker/engine/client.js'
 import { createFakeEngine, type FakeEngine } from '../fakeEngine.js'
+import { startTestWorker } from '../testWorker.js'
 
 export type TestServer<E extends Engine = FakeEngine> = {
   /** `http://127.0.0.1:<port>` */
@@ -47,7 +48,8 @@ export async function startServer<E extends Engine = FakeEngine>({
   const dataDir = await mkdtemp(join(tmpdir(), 'fluxd-conformance-'))
   const config = readConfig({ FLUXD_DATA_DIR: dataDir, FLUXD_NOISE: 'torch-cpu', ...environment })
   const services = await openServices(config)
-  const app = buildApp({ config, engine, services })
+  const { worker, metrics } = startTestWorker([engine], services, config)
+  const app = buildApp({ config, worker, metrics, services })
   await app.listen({ port: 0, host: '127.0.0.1' })
   let closing: Promise<void> | undefined
   const close = () => {

@@ -1,7 +1,9 @@
 /** An engine on the CUDA provider: it draws, and a GPU that fails ends the process at most. */
+
 import { rmSync, writeFileSync } from 'node:fs'
 import { pino } from 'pino'
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
+import { requestOf } from '../../src/bench/cases.js'
 import { type Engine, startEngine } from '../../src/worker/engine/client.js'
 import { fixturePath } from '../goldens.js'
 import { safetyFolder } from '../safetyModel.js'
@@ -21,7 +23,7 @@ describeOnStubs('an engine on a GPU', () => {
   afterAll(() => engine.stop())
 
   const draw = async () => {
-    const { images } = await engine.generate({ ...foxPlan, checkSafety: true })
+    const { images } = await engine.generate(requestOf({ ...foxPlan, checkSafety: true }))
     return images.length
   }
 

@@ -1,7 +1,9 @@
 /** What fails on the GPU reaches the caller in its own words, leaks nothing and breaks nothing else. */
+
 import { rmSync, writeFileSync } from 'node:fs'
 import { pino } from 'pino'
 import { afterEach, beforeAll, expect, test } from 'vitest'
+import { requestOf } from '../../src/bench/cases.js'
 import { loadModels } from '../../src/engine/models/models.js'
 import type { Backend } from '../../src/engine/runtime/backends/backend.js'
 import { openBackend } from '../../src/engine/runtime/backends/open.js'
@@ -64,7 +66,7 @@ describeNativeOnStubs('an engine', () => {
   const adapted = (scale: number): GenerationPlan => ({ ...foxPlan, loras: [{ ...lora, scale }] })
 
   const draw = async (engine: Engine, plan: GenerationPlan = foxPlan) =>
-    (await engine.generate(plan)).images.length
+    (await engine.generate(requestOf(plan))).images.length
 
   async function withEngine(work: (engine: Engine) => Promise<void>) {
     const config = { checkpoints, device: 'cuda', backend: 'native', threads: 1 } as const

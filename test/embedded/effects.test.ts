@@ -49,7 +49,7 @@ const average = (measure: (rgb: Uint8Array) => number, pictures: readonly Uint8A
 describe.each(styles)('$name', ({ path, trigger, sign, measure }) => {
   test('moves its measure one way at scale 1 and the other way at −1', async () => {
     const at = async (scale: number) =>
-      sign * average(measure, await drawAll(trigger, { loras: [{ path, scale }] }))
+      sign * average(measure, await drawAll(trigger, { loras: [{ name: 'lora', path, scale }] }))
     const none = await at(0)
     const plus = (await at(1)) - none
     const minus = (await at(-1)) - none
@@ -59,13 +59,13 @@ describe.each(styles)('$name', ({ path, trigger, sign, measure }) => {
   })
 
   test('changes no byte at scale 0', async () => {
-    expect(await draw({ loras: [{ path, scale: 0 }] })).toEqual(plain)
+    expect(await draw({ loras: [{ name: 'lora', path, scale: 0 }] })).toEqual(plain)
   })
 })
 
 test('two LoRAs add: each measure moves, whatever the other does', async () => {
   const both = [styleOf('fofr/shxdo'), styleOf('fofr/0_1-webp')]
-  const loras = both.map(({ path }) => ({ path, scale: 1 }))
+  const loras = both.map(({ path }) => ({ name: 'lora', path, scale: 1 }))
   const none = await drawAll('', {})
   const together = await drawAll('', { loras })
   for (const [i, { measure, sign }] of both.entries()) {
@@ -81,7 +81,7 @@ test('two LoRAs add: each measure moves, whatever the other does', async () => {
 test('a LoRA has its effect in fp8 too', async () => {
   const { path, trigger, measure } = styleOf('fofr/shxdo')
   const brightness = async (scale: number, precision: Precision) =>
-    average(measure, await drawAll(trigger, { loras: [{ path, scale }], precision }))
+    average(measure, await drawAll(trigger, { loras: [{ name: 'lora', path, scale }], precision }))
   const [none, fp8, bf16] = [
     await brightness(0, 'fp8'),
     await brightness(1, 'fp8'),

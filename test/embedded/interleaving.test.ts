@@ -9,8 +9,8 @@ import { styleOf } from './styles.js'
 const { checkpoints } = readConfig({})
 const load = (variant: Variant) => loadModels(variant, checkpoints[variant], { threads: 1 })
 
-const shadow = (scale: number) => ({ path: styleOf('fofr/shxdo').path, scale })
-const warm = (scale: number) => ({ path: styleOf('jose0012kjo').path, scale })
+const shadow = (scale: number) => ({ name: 'lora', path: styleOf('fofr/shxdo').path, scale })
+const warm = (scale: number) => ({ name: 'lora', path: styleOf('jose0012kjo').path, scale })
 const quick = { ...sketch, size: { width: 128, height: 128 }, steps: 2 }
 
 const plans: readonly GenerationPlan[] = [

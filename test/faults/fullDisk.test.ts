@@ -35,7 +35,10 @@ test('a disk that is full refuses what is new, and what was promised is made whe
   const folder = mountSmallDisk()
   if (folder === undefined) return context.skip('mounting a disk is not permitted here')
   const gate = createGate()
-  const { predictions, engine, files } = openPredictions({ folder, fake: { gate: gate.promise } })
+  const { predictions, engine, files } = await openPredictions({
+    folder,
+    fake: { gate: gate.promise },
+  })
   const promised = await Promise.all([1, 2, 3].map(() => predictions.create(request())))
   await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
   const filler = fill(folder)

@@ -106,7 +106,7 @@ const describeServer = async ({ app }: TestApp) => {
 }
 
 test('inputs of all kinds', { timeout: timeoutMs }, async () => {
-  const server = buildTestApp({}, undefined, environment)
+  const server = await buildTestApp({}, undefined, environment)
   const body = fc.record(
     {
       input: fc.oneof({ weight: 8, arbitrary: input }, { weight: 1, arbitrary: value }),
@@ -129,7 +129,7 @@ test('inputs of all kinds', { timeout: timeoutMs }, async () => {
 })
 
 test('bodies that need not be JSON', { timeout: timeoutMs }, async () => {
-  const server = buildTestApp({}, undefined, environment)
+  const server = await buildTestApp({}, undefined, environment)
   const contentType = fc.constantFrom(
     'application/json',
     'text/plain',
@@ -172,7 +172,7 @@ test('bodies that need not be JSON', { timeout: timeoutMs }, async () => {
 })
 
 test('paths and headers', { timeout: timeoutMs }, async () => {
-  const server = buildTestApp({}, undefined, environment)
+  const server = await buildTestApp({}, undefined, environment)
   const segment = fc.oneof(
     fc.constantFrom(
       'v1',

@@ -1,15 +1,28 @@
 import { describe, expect, test } from 'vitest'
 import { FluxInput } from '../../src/contract/input.js'
-import { type Circumstances, checkWish, planGeneration } from '../../src/plan/planGeneration.js'
+import {
+  draftPlan,
+  type FoundAssets,
+  finishPlan,
+  type PlanSettings,
+} from '../../src/plan/planGeneration.js'
 
-const plan = (fields: object, files: Partial<Circumstances> = {}) =>
-  planGeneration(FluxInput.parse({ prompt: 'a red circle', ...fields }), {
-    drawnSeed: 4711,
-    noise: 'torch-cpu',
-    goFastLoraMultiplier: 1.5,
-    safetyChecker: false,
-    ...files,
-  })
+const settings: PlanSettings = {
+  noise: 'torch-cpu',
+  goFastLoraMultiplier: 1.5,
+  safetyChecker: false,
+}
+
+function plan(
+  fields: object,
+  { safetyChecker, ...found }: Partial<FoundAssets & PlanSettings> = {},
+) {
+  const input = FluxInput.parse({ prompt: 'a red circle', seed: 4711, ...fields })
+  const own = { ...settings, ...(safetyChecker !== undefined && { safetyChecker }) }
+  const draft = draftPlan(input, [], own)
+  if (draft.kind === 'invalid') throw draft.error
+  return finishPlan(draft, { loras: [], ...found })
+}
 
 test('a prompt alone is one 1024×1024 webp from dev in 28 steps', () => {
   expect(plan({})).toEqual({
@@ -31,8 +44,8 @@ test('a prompt alone is one 1024×1024 webp from dev in 28 steps', () => {
   })
 })
 
-test('every wish of a text-to-picture prediction is in its plan', () => {
-  const wish = {
+test('every field of a text-to-image input is in its plan', () => {
+  const input = {
     aspect_ratio: '21:9',
     megapixels: '0.25',
     num_inference_steps: 7,
@@ -43,7 +56,7 @@ test('every wish of a text-to-picture prediction is in its plan', () => {
     output_quality: 0,
     disable_safety_checker: true,
   }
-  expect(plan(wish)).toMatchObject({
+  expect(plan(input)).toMatchObject({
     size: { width: 768, height: 320 },
     steps: 7,
     guidance: 2.5,
@@ -57,9 +70,9 @@ test('every wish of a text-to-picture prediction is in its plan', () => {
 
 test.each([
   ['installed', true, false, true, []],
-  ['installed and disabled by the wish', true, true, false, []],
+  ['installed and disabled by the input', true, true, false, []],
   ['missing', false, false, false, ['No safety checker is installed: the output is not checked']],
-  ['missing and disabled by the wish', false, true, false, []],
+  ['missing and disabled by the input', false, true, false, []],
 ])(
   'a safety checker that is %s',
   (_, safetyChecker, disable_safety_checker, checkSafety, notes) => {
@@ -69,17 +82,6 @@ test.each([
     })
   },
 )
-
-test.each([
-  [undefined, 4711],
-  [-1, 4711],
-  [-4711, 4711],
-  [0, 0],
-  [7, 7],
-  [Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER],
-])('seed %s becomes %i where 4711 was drawn', (seed, chosen) => {
-  expect(plan({ seed }).seed).toBe(chosen)
-})
 
 test('schnell runs the steps it is told, 28 by default, and has no guidance', () => {
   expect(plan({ model: 'schnell', guidance_scale: 9 })).toMatchObject({
@@ -160,8 +162,8 @@ describe('with an image', () => {
     [50, 0.92, 4],
     [1, 0.5, 0],
   ])('%i steps at strength %d begin at step %i', (steps, strength, first) => {
-    const wish = { image: uri, num_inference_steps: steps, prompt_strength: strength }
-    expect(plan(wish, { image }).firstStep).toBe(first)
+    const input = { image: uri, num_inference_steps: steps, prompt_strength: strength }
+    expect(plan(input, { image }).firstStep).toBe(first)
   })
 
   test('a strength of 0 leaves no step and fails as the reference does', () => {
@@ -169,8 +171,9 @@ describe('with an image', () => {
       'After adjusting the num_inference_steps by strength parameter: 0.0, the number of ' +
       'pipelinesteps is 0 which is < 1 and not appropriate for this pipeline.'
     expect(() => plan({ image: uri, prompt_strength: 0 }, { image })).toThrow(message)
-    const wish = FluxInput.parse({ prompt: '', image: uri, prompt_strength: 0 })
-    expect(() => checkWish(wish)).toThrow(message)
+    const input = FluxInput.parse({ prompt: '', image: uri, prompt_strength: 0 })
+    const draft = draftPlan(input, [], settings)
+    expect(draft).toMatchObject({ kind: 'invalid', error: { code: 'invalid_input', message } })
   })
 
   test('it keeps go_fast, but with a custom size', () => {

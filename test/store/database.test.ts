@@ -1,7 +1,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import Sqlite from 'better-sqlite3'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { openDatabase } from '../../src/store/sqlite/database.js'
 import { takeLock } from '../../src/store/sqlite/dataDirLock.js'
 import { temporaryData } from '../temporaryData.js'
@@ -67,62 +67,67 @@ const insert = (sqlite: Sqlite.Database, name: string) => () => {
 const names = (sqlite: Sqlite.Database) =>
   sqlite.prepare('SELECT name FROM secrets ORDER BY name').pluck().all()
 
-describe('commitLater', () => {
-  const [normal, full] = [1, 2]
-  const levelOf = (sqlite: Sqlite.Database) => sqlite.pragma('synchronous', { simple: true })
-
-  test('writes at once and without a sync; what follows is synced again', () => {
-    const { sqlite, commitLater } = openTemporary()
-    const level = commitLater(() => {
+describe('a later write', () => {
+  test('is made without a sync; what follows is synced again', async () => {
+    const { sqlite, writeLater } = openTemporary()
+    const [normal, full] = [1, 2]
+    const level = await writeLater(() => {
       insert(sqlite, 'a')()
-      return levelOf(sqlite)
+      return sqlite.pragma('synchronous', { simple: true })
     })
     expect(names(sqlite)).toEqual(['a'])
-    expect([level, levelOf(sqlite)]).toEqual([normal, full])
-    expect(() => commitLater(insert(sqlite, 'a'))).toThrow(/UNIQUE/)
-    expect(levelOf(sqlite)).toBe(full)
+    expect([level, sqlite.pragma('synchronous', { simple: true })]).toEqual([normal, full])
+    await expect(writeLater(insert(sqlite, 'a'))).rejects.toThrow(/UNIQUE/)
+    expect(sqlite.pragma('synchronous', { simple: true })).toBe(full)
   })
 
-  test('goes with the transaction that it is part of', () => {
-    const { sqlite, commit, commitLater } = openTemporary()
-    expect(() =>
-      commit(() => {
-        commitLater(insert(sqlite, 'a'))
-        expect(levelOf(sqlite)).toBe(full)
-        throw new Error('rolled back')
-      }),
-    ).toThrow('rolled back')
-    expect(names(sqlite)).toEqual([])
+  test('in one turn with a write is synced with it', async () => {
+    const { sqlite, write, writeLater } = openTemporary()
+    const later = writeLater(() => sqlite.pragma('synchronous', { simple: true }))
+    expect((await Promise.all([later, write(insert(sqlite, 'a'))]))[0]).toBe(2)
   })
 })
 
-describe('commitSoon', () => {
-  test('writes what comes in one turn with one sync, and answers everybody', async () => {
-    const { sqlite, commitSoon } = openTemporary()
-    let commits = 0
-    const all = ['a', 'b', 'c'].map((name) => commitSoon(insert(sqlite, name)))
+describe('a write', () => {
+  test('of one turn shares one sync with the others, and each is answered', async () => {
+    const { sqlite, write } = openTemporary()
+    const all = ['a', 'b', 'c'].map((name) => write(insert(sqlite, name)))
     // Nothing is on disk before it is acknowledged.
     expect(names(sqlite)).toEqual([])
-    for (const written of all) void written.then(() => commits++)
     expect(await Promise.all(all)).toEqual(['a', 'b', 'c'])
     expect(names(sqlite)).toEqual(['a', 'b', 'c'])
   })
 
-  test('lets one write fail without the others', async () => {
-    const { sqlite, commitSoon } = openTemporary()
+  test('fails without the others', async () => {
+    const { sqlite, write } = openTemporary()
     const results = await Promise.allSettled([
-      commitSoon(insert(sqlite, 'a')),
-      commitSoon(insert(sqlite, 'a')),
-      commitSoon(insert(sqlite, 'b')),
+      write(insert(sqlite, 'a')),
+      write(insert(sqlite, 'a')),
+      write(insert(sqlite, 'b')),
     ])
     expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled'])
     expect(names(sqlite)).toEqual(['a', 'b'])
   })
 
-  test('closing writes what was still to be written', async () => {
+  test('waits for a lock of another process without blocking the thread', async () => {
+    const { path, sqlite, write } = openTemporary()
+    const other = new Sqlite(path)
+    onTestFinished(() => void other.close())
+    other.exec('BEGIN IMMEDIATE')
+    const written = write(insert(sqlite, 'a'))
+    let turns = 0
+    const turn = setInterval(() => turns++, 1)
+    await vi.waitFor(() => expect(turns).toBeGreaterThan(50), 10_000)
+    clearInterval(turn)
+    expect(names(sqlite)).toEqual([])
+    other.exec('COMMIT')
+    expect(await written).toBe('a')
+  })
+
+  test('that is still to be made is made when the store closes', async () => {
     const path = join(temporaryData(), 'fluxd.sqlite')
-    const { sqlite, commitSoon, close } = openDatabase(path)
-    const written = commitSoon(insert(sqlite, 'a'))
+    const { sqlite, write, close } = openDatabase(path)
+    const written = write(insert(sqlite, 'a'))
     close()
     expect(await written).toBe('a')
     const again = openDatabase(path)
@@ -131,18 +136,21 @@ describe('commitSoon', () => {
   })
 })
 
-test('a full disk is a sentence, and what was there stays', () => {
-  const { sqlite, commit } = openTemporary()
+test('a full disk is a sentence, and what was there stays', async () => {
+  const { sqlite, write } = openTemporary()
   const pages = sqlite.pragma('page_count', { simple: true }) as number
   sqlite.pragma(`max_page_count = ${pages}`)
   const fill = () =>
-    commit(() =>
+    write(() =>
       sqlite.prepare('INSERT INTO secrets VALUES (?, ?)').run('big', Buffer.alloc(100_000)),
     )
-  expect(fill).toThrow(/Expected room for .*fluxd\.sqlite but the disk is full/)
-  expect(fill).toThrow(expect.objectContaining({ code: 'storage_full', status: 507 }))
+  await expect(fill()).rejects.toMatchObject({
+    code: 'storage_full',
+    status: 507,
+    message: expect.stringMatching(/^Expected room for .*fluxd\.sqlite but the disk is full/),
+  })
   sqlite.pragma('max_page_count = 1000000')
-  fill()
+  await fill()
   expect(sqlite.prepare('SELECT count(*) FROM secrets').pluck().get()).toBe(1)
 })
 

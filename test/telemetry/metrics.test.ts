@@ -6,7 +6,10 @@ const build = { version: '1.2.3', ort: '1.29.0' }
 test('counts what it is told, under the names that dashboards know', async () => {
   const metrics = createMetrics(build)
   let waiting = 3
-  metrics.watch({ running: () => 1, waiting: () => waiting })
+  metrics.watch(
+    async () => ({ running: 1, waiting }),
+    () => [{ engine: 'busy' }],
+  )
   metrics.predictionEnded({
     model: 'fofr/shxdo-v2',
     outcome: 'succeeded',

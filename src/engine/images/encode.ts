@@ -1,8 +1,7 @@
 /** Pictures as files: rgb bytes → webp, jpg or png. */
 import sharp from 'sharp'
 import type { GenerationPlan, OutputFormat, PixelSize } from '../../plan/plan.js'
-
-export type EncodedImage = { readonly bytes: Uint8Array; readonly mimeType: string }
+import type { EncodedImage } from '../protocol.js'
 
 export const mimeTypes: Readonly<Record<OutputFormat, string>> = {
   webp: 'image/webp',

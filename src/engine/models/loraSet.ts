@@ -4,7 +4,8 @@
  * the checkpoint stores, or, where fp8 quantises, by the network itself.
  */
 
-import type { LoraSource, Precision } from '../../plan/plan.js'
+import { FluxdError } from '../../errors.js'
+import type { LoraFile, Precision } from '../../plan/plan.js'
 import type { TensorSlice } from '../../safetensors/read.js'
 import { elementCount } from '../../safetensors/tensor.js'
 import type { Checkpoint, Component } from '../checkpoint/checkpoint.js'
@@ -67,12 +68,20 @@ export type MergeSettings = {
 export async function openLoraSet(
   { transformer, clip }: AdaptedParts,
   precision: Precision,
-  files: readonly LoraSource[],
+  files: readonly LoraFile[],
   settings: MergeSettings,
 ): Promise<LoraSet> {
   const { threads } = settings
   const model = { transformer: transformer.params, clip: clip.params }
-  const adapters = await Promise.all(files.map(({ path }) => openLora(path, model, threads)))
+  const adapters = await Promise.all(
+    files.map(async (file) => {
+      try {
+        return { ...(await openLora(file.path, model, threads)), source: file.name }
+      } catch (error) {
+        throw withName(error, file)
+      }
+    }),
+  )
   const rounding = roundingIn(precision)
   const open = ({ weights }: Component<FluxParams | ClipParams>) =>
     createMerger(weights.pristine, adapters, { rounding, threads })
@@ -102,6 +111,12 @@ export async function openLoraSet(
       await ofClip.release()
     },
   }
+}
+
+/** Clients are not told where files lie. */
+function withName(error: unknown, { name, path }: LoraFile): unknown {
+  if (!(error instanceof FluxdError)) return error
+  return new FluxdError(error.code, error.message.replaceAll(path, name), { cause: error })
 }
 
 const noteIgnored = ({ source, ignored }: LoraAdapter): string[] =>

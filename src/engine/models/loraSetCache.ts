@@ -4,7 +4,7 @@
  */
 import { statSync } from 'node:fs'
 import { FluxdError } from '../../errors.js'
-import type { LoraFile, LoraSource, Precision } from '../../plan/plan.js'
+import type { LoraFile, Precision } from '../../plan/plan.js'
 import type { LoraSet } from './loraSet.js'
 
 export type LoraSets = {
@@ -61,7 +61,7 @@ const keyOf = (precision: Precision, files: readonly LoraFile[]) =>
   [precision, ...files.map(identity)].join('\n')
 
 /** Tells files apart without reading them: a file that changed is another file. */
-export function identity({ path, digest }: LoraSource): string {
+export function identity({ path, digest }: Pick<LoraFile, 'path' | 'digest'>): string {
   if (digest !== undefined) return digest
   const stats = statSync(path, { throwIfNoEntry: false })
   if (!stats)

@@ -1,10 +1,9 @@
 /** What runs take of a device's memory beside the weights, estimated from the networks' shapes. */
-
-import type { GenerationPlan, PixelSize, Precision } from '../../plan/plan.js'
+import type { PixelSize } from '../../plan/plan.js'
 import type { AutoencoderParams, FluxParams } from '../flux/params.js'
 import { hiddenSize, mlpHidden } from '../flux/params.js'
 import { tokenGrid } from '../pipeline/latents.js'
-import { createBudget, type Resident } from './memoryBudget.js'
+import type { MemoryEstimate } from '../protocol.js'
 
 /** The networks that draw. */
 export type Shapes = {
@@ -13,22 +12,14 @@ export type Shapes = {
   readonly textTokens: number
 }
 
-/** What drawing needs and what there is, as plain data. */
-export type DrawSizes = {
-  readonly capacity: number
-  readonly shapes: Shapes
-  readonly parts: Readonly<Record<Precision, readonly Resident[]>>
-  /** Where one is installed. */
-  readonly checker: Resident | undefined
-}
-
-/** Throws `not_supported`, with the numbers, where not even an empty device has room for the plan. */
-export function expectRoom(
-  { capacity, shapes, parts, checker }: DrawSizes,
-  { precision, size, checkSafety }: Pick<GenerationPlan, 'precision' | 'size' | 'checkSafety'>,
-): void {
-  const own = checkSafety && checker ? [...parts[precision], checker] : parts[precision]
-  createBudget(capacity).admit({ parts: own, runBytes: drawBytes(shapes, size) })
+/** The bytes of a run as numbers that a worker can add up: `drawBytes` is linear in the pixels. */
+export function linearDrawBytes(
+  shapes: Shapes,
+): Pick<MemoryEstimate, 'baseBytes' | 'bytesPerPixel'> {
+  const baseBytes = drawBytes(shapes, { width: 0, height: 0 })
+  const side = 1024
+  const bytesPerPixel = (drawBytes(shapes, { width: side, height: side }) - baseBytes) / side ** 2
+  return { baseBytes, bytesPerPixel }
 }
 
 // Steps compute in bfloat16 where memory is scarce.

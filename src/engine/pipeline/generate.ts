@@ -2,11 +2,12 @@
 import { FluxdError } from '../../errors.js'
 import { type GenerationPlan, stepsToRun } from '../../plan/plan.js'
 import { floatTensor } from '../../safetensors/tensor.js'
-import { type EncodedImage, encodeImage } from '../images/encode.js'
+import { encodeImage } from '../images/encode.js'
 import { drawBytes } from '../models/memoryEstimate.js'
 import type { Models } from '../models/models.js'
 import type { PlacedSteps, PromptEmbedding, Transformer } from '../models/transformer.js'
 import type { Decoder } from '../models/vaeDecoder.js'
+import type { EncodedImage } from '../protocol.js'
 import { denoise } from './denoise.js'
 import { type MakeStart, prepareStart } from './initLatents.js'
 import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
@@ -18,7 +19,7 @@ import { getSchedule, guidanceArgument, timestepArgument, timestepEmbedding } fr
 export type GenerateHooks = {
   readonly signal: AbortSignal
   /** The plan's LoRAs are in place, after so many seconds, without what `notes` tells of them. */
-  readonly onAdapted?: (seconds: number, notes: readonly string[]) => void
+  readonly onLorasReady?: (seconds: number, notes: readonly string[]) => void
   readonly onProgress: (progress: { image: number; step: number; steps: number }) => void
   readonly onImage: (index: number, image: EncodedImage) => void
   readonly previews?: PreviewHooks | undefined
@@ -70,7 +71,7 @@ export async function generate(
     adapted.enter({ others, runBytes: drawBytes(models.shapes, plan.size) }),
   )
   try {
-    hooks.onAdapted?.(clock.timings().lora, adapted.notes)
+    hooks.onLorasReady?.(clock.timings().lora, adapted.notes)
     const { scheduler } = models
     const decoder = models.decoder.network()
     const prepared = await clock.time('prompt', () =>

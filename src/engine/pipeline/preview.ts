@@ -5,8 +5,9 @@
  */
 
 import type { PixelSize } from '../../plan/plan.js'
-import { type EncodedImage, encodeImage } from '../images/encode.js'
+import { encodeImage } from '../images/encode.js'
 import type { Decoder } from '../models/vaeDecoder.js'
+import type { EncodedImage } from '../protocol.js'
 import { latentChannels, tokenGrid, unpackLatents } from './latents.js'
 
 export type Step = {

@@ -5,7 +5,7 @@
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { FluxdError, invalidInput } from '../../errors.js'
-import type { KeyRow, KeyStore, Scope } from '../../store/sqlite/apiKeys.js'
+import type { ApiKeyStore, KeyRow, Scope } from '../../store/apiKeyStore.js'
 
 /** Who sent a request. */
 export type Caller = {
@@ -21,14 +21,14 @@ export type NewKey = Omit<Caller, 'keyId'> & { readonly name: string }
 
 export type Keys = {
   /** Whether any key exists: without one everybody on this machine may do everything. */
-  readonly areConfigured: () => boolean
+  readonly areConfigured: () => Promise<boolean>
   /** Makes a key and returns its text, which cannot be read again. Throws when the name is taken. */
-  readonly issue: (key: NewKey) => string
-  readonly list: () => readonly KeyRow[]
+  readonly issue: (key: NewKey) => Promise<string>
+  readonly list: () => Promise<readonly KeyRow[]>
   /** Ends a key at once; throws `not_found` when no key has the name. */
-  readonly revoke: (name: string) => void
+  readonly revoke: (name: string) => Promise<void>
   /** Whose key it is that an Authorization header carries; undefined when it is nobody's. */
-  readonly authenticate: (authorization: string | undefined) => Caller | undefined
+  readonly authenticate: (authorization: string | undefined) => Promise<Caller | undefined>
 }
 
 // Without a limit of its own, as it is the operator's.
@@ -40,36 +40,37 @@ const ownerOfMasterKey: Caller = {
 }
 
 /** The keys in the store and, where the settings name one, the operator's own with all rights. */
-export function createKeys(store: KeyStore, masterKey: string | undefined): Keys {
+export function createKeys(store: ApiKeyStore, masterKey: string | undefined): Keys {
   const masterHash = masterKey === undefined ? undefined : hash(masterKey)
 
-  function authenticate(authorization: string | undefined): Caller | undefined {
+  async function authenticate(authorization: string | undefined): Promise<Caller | undefined> {
     const token = readToken(authorization)
     if (token === undefined) return undefined
     const given = hash(token)
     if (masterHash && timingSafeEqual(given, masterHash)) return ownerOfMasterKey
     const [, id] = /^fluxd_([0-9a-f]{12})_/.exec(token) ?? []
-    const row = id === undefined ? undefined : store.find(id)
+    const row = id === undefined ? undefined : await store.find(id)
     return row && timingSafeEqual(given, row.hash) ? toCaller(row) : undefined
   }
 
   return {
-    areConfigured: () => masterHash !== undefined || store.count() > 0,
-    issue({ name, ...rights }) {
+    areConfigured: async () => masterHash !== undefined || (await store.count()) > 0,
+    async issue({ name, ...rights }) {
       if (!/^[\w.-]{1,64}$/.test(name))
         throw invalidInput(
           `Expected a key's name of 1 to 64 letters, digits, dots, dashes or underscores but received ${JSON.stringify(name)}`,
         )
-      if (store.list().some((row) => row.name === name))
+      if ((await store.list()).some((row) => row.name === name))
         throw invalidInput(`Expected a new name for the key but ${name} exists already`)
       const id = randomBytes(6).toString('hex')
       const key = `fluxd_${id}_${randomBytes(32).toString('base64url')}`
-      store.insert({ id, name, hash: hash(key), createdAt: new Date(), ...rights })
+      await store.insert({ id, name, hash: hash(key), createdAt: new Date(), ...rights })
       return key
     },
     list: store.list,
-    revoke(name) {
-      if (!store.remove(name)) throw new FluxdError('not_found', `There is no key named ${name}`)
+    async revoke(name) {
+      if (!(await store.remove(name)))
+        throw new FluxdError('not_found', `There is no key named ${name}`)
     },
     authenticate,
   }

@@ -4,7 +4,7 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { FluxdError } from '../../errors.js'
-import type { Scope } from '../../store/sqlite/apiKeys.js'
+import type { Scope } from '../../store/apiKeyStore.js'
 import type { Caller, Keys } from '../auth/apiKeys.js'
 
 declare module 'fastify' {
@@ -18,15 +18,19 @@ declare module 'fastify' {
 }
 
 /** Answers 401 without a key that is valid and 403 to one that lacks the scope; `isOpen` lets everybody in. */
-export function guardRoutes(app: FastifyInstance, keys: Keys, isOpen: () => boolean): void {
+export function guardRoutes(
+  app: FastifyInstance,
+  keys: Keys,
+  isOpen: () => Promise<boolean>,
+): void {
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
     const access = request.routeOptions.config.access ?? 'predict'
     // A browser asks what it may send before it sends a key.
     if (access === 'public' || request.is404 || request.method === 'OPTIONS') return
-    request.caller = keys.authenticate(request.headers.authorization)
+    request.caller = await keys.authenticate(request.headers.authorization)
     if (request.caller) expectScope(request.caller, access)
-    else if (!isOpen())
+    else if (!(await isOpen()))
       throw new FluxdError('unauthenticated', 'You did not pass a valid authentication token')
   })
 }

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { invalidInput } from '../../errors.js'
-import type { NewPrediction } from '../../predictions/request.js'
+import type { PredictionRequest } from '../../predictions/request.js'
 
 const longestKey = 255
 
@@ -11,7 +11,7 @@ export function readIdempotency(
   request: FastifyRequest,
   body: unknown,
   refuse: (sentence: string) => Error = invalidInput,
-): NewPrediction['idempotency'] {
+): PredictionRequest['idempotency'] {
   const key = request.headers['idempotency-key']
   if (key === undefined) return undefined
   if (typeof key !== 'string' || key === '' || key.length > longestKey)

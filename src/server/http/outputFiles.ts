@@ -16,9 +16,9 @@ export function outputRoutes(server: FastifyInstance, files: Files): void {
   app.get(
     '/files/:id/:name',
     { schema: { params: FilePath }, config: { access: 'public' }, errorHandler: sendProblem },
-    (request, reply) => {
+    async (request, reply) => {
       const { id, name } = request.params
-      const file = files.find(id)
+      const file = await files.find(id)
       if (file?.kind !== 'output' || file.name !== name) throw notFound()
       return reply
         .header('cache-control', 'public, max-age=31536000, immutable')
@@ -26,7 +26,7 @@ export function outputRoutes(server: FastifyInstance, files: Files): void {
         .header('x-content-type-options', 'nosniff')
         .header('content-length', file.size)
         .type(file.contentType)
-        .send(files.stream(id))
+        .send(await files.stream(id))
     },
   )
 }

@@ -2,12 +2,12 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import type { FastifyInstance } from 'fastify'
-import type { Engine } from '../../worker/engine/client.js'
+import { combineStatus, type WorkerPort } from '../../predictions/workerPort.js'
 import type { Predictions } from '../predictions/service.js'
 import type { Setup } from '../predictions/warmup.js'
 
 export type ProbedServices = {
-  readonly engine: Pick<Engine, 'status'>
+  readonly worker: Pick<WorkerPort, 'executors'>
   readonly setup: () => Setup
   readonly predictions: Pick<Predictions, 'refusal'>
   /** What is wrong with the machine now. */
@@ -29,7 +29,8 @@ export function probeRoutes(app: FastifyInstance, services: ProbedServices): voi
 
 /** Why predictions should go elsewhere now. */
 async function listReasons(services: ProbedServices): Promise<string[]> {
-  const engine = services.engine.status()
+  const executors = services.worker.executors()
+  const engine = combineStatus(executors)
   const setup = services.setup().status
   const reasons = [
     engine === 'ready' || engine === 'busy' ? undefined : `the engine is ${engine}`,

@@ -1,6 +1,6 @@
 /** Where a prediction that is not over stands, as headers: the contract's bodies have no place for it. */
 import type { FastifyReply } from 'fastify'
-import type { Outlook } from '../../predictions/estimate.js'
+import type { QueueEstimate } from '../../predictions/estimate.js'
 
 export const outlookHeaders = {
   /** How many come before it; 0 when it runs. */
@@ -10,7 +10,7 @@ export const outlookHeaders = {
 } as const
 
 /** Sets them on the reply that tells of the prediction; nothing for one that is over. */
-export function tellOutlook(reply: FastifyReply, outlook: Outlook | undefined): void {
+export function tellOutlook(reply: FastifyReply, outlook: QueueEstimate | undefined): void {
   if (!outlook) return
   reply.header(outlookHeaders.position, outlook.position)
   if (outlook.etaSeconds !== undefined)

@@ -1,130 +1,110 @@
-/** The way in: what is refused, what is known already, and what is on disk before it is acknowledged. */
+/** Admission: what is refused, what is known already, and what is on disk before it is acknowledged. */
 import type { Prediction } from '../../contract/prediction.js'
 import { FluxdError } from '../../errors.js'
 import type { Files } from '../../files/files.js'
-import { drawSeed } from '../../plan/seed.js'
+import type { PlanDraft } from '../../plan/planGeneration.js'
+import { draftCost } from '../../predictions/cost.js'
+import { loraSetOf } from '../../predictions/loraSet.js'
 import { createPrediction } from '../../predictions/prediction.js'
-import type { NewPrediction } from '../../predictions/request.js'
+import type { PredictionRequest } from '../../predictions/request.js'
+import type { AdmissionOutcome, PredictionStore } from '../../store/predictionStore.js'
 import { randomId } from '../../store/randomId.js'
-import type { Database } from '../../store/sqlite/database.js'
-import type { IdempotencyStore } from '../../store/sqlite/idempotency.js'
-import type { PredictionStore, StoredPrediction } from '../../store/sqlite/predictions.js'
-import type { Wish } from '../../store/storedRequest.js'
-import { type Detached, detachFiles, removeFiles } from './offloadedInputs.js'
+import { type OffloadedRequest, offloadLargeInputs, removeFiles } from './offloadedInputs.js'
 
-export type Outcome =
-  | {
-      readonly kind: 'admitted'
-      readonly stored: StoredPrediction
-      readonly wish: Wish
-      /** As `Prediction.input`. */
-      readonly sent: Prediction['input']
-    }
+export type AdmissionOptions = {
+  readonly store: Pick<PredictionStore, 'admit' | 'counts'>
+  readonly files: Pick<Files, 'assertDiskSpace' | 'add' | 'remove'>
+  readonly maxQueue: number
+  /** Seconds until there will be room in the queue, as far as it is known. */
+  readonly untilRoom: () => Promise<number | undefined>
+}
+
+export type Admitted =
+  | { readonly kind: 'admitted'; readonly prediction: Prediction }
   /** The same request was admitted before. */
   | { readonly kind: 'repeated'; readonly id: string }
 
-export type AdmissionOptions = {
-  readonly database: Database
-  readonly store: PredictionStore
-  readonly idempotency: IdempotencyStore
-  readonly files: Pick<Files, 'expectRoom' | 'add' | 'remove'>
-  readonly maxQueue: number
-  /** How many wait, and how many wait or run. */
-  readonly waiting: () => number
-  readonly live: () => number
-  /** Seconds until there will be room, as far as it is known. */
-  readonly untilRoom: () => number | undefined
-}
-
-/** Room that must be left: four outputs of 1440×1440 are 1 MB as webp and 16 MB as png. */
-const outputRoomBytes = 16 * 1024 * 1024
-
-export type Admission = {
-  /** Throws as `Predictions.create`. */
-  readonly admit: (request: NewPrediction) => Promise<Outcome>
+export type AdmissionDesk = {
+  /** Throws `queue_full`, `busy`, `storage_full` and `conflict`. */
+  readonly admit: (request: PredictionRequest, draft: PlanDraft) => Promise<Admitted>
   /** Why nothing would be admitted now, if so. */
   readonly refusal: () => Promise<string | undefined>
 }
 
-export function createAdmission(options: AdmissionOptions): Admission {
-  const { database, store, idempotency, files } = options
-  let admitting = 0
+// Four outputs of 1440×1440 are 1 MB as webp and 16 MB as png.
+const outputBytes = 16 * 1024 * 1024
 
-  async function admit(request: NewPrediction): Promise<Outcome> {
-    const repeated = findRepeated(request)
-    if (repeated) return repeated
-    refuse(request)
-    admitting++
+export function createAdmission(options: AdmissionOptions): AdmissionDesk {
+  const { store, files, maxQueue } = options
+
+  /** Large inputs are on disk before the row that names them, and are removed if there is none. */
+  async function admit(request: PredictionRequest, draft: PlanDraft): Promise<Admitted> {
+    const id = request.id ?? randomId()
+    await files.assertDiskSpace(outputBytes)
+    const offloaded = await offloadLargeInputs(request, id, files)
+    const prediction = describe(id, { ...request, ...offloaded })
+    let outcome: AdmissionOutcome | undefined
     try {
-      await files.expectRoom(outputRoomBytes)
-      return await admitAs(request.id ?? randomId(), request)
+      outcome = await store.admit({
+        prediction,
+        work: { input: offloaded.input, loras: request.loras },
+        priority: request.priority ?? 0,
+        cost: draftCost(draft, request.input.model),
+        loraSet: loraSetOf(request, draft),
+        idempotency: request.idempotency,
+        maxWaiting: maxQueue,
+        unlessBusy: request.unlessBusy,
+      })
     } finally {
-      admitting--
+      if (outcome?.kind !== 'admitted') await removeFiles(offloaded.inputFiles, files)
+    }
+    switch (outcome.kind) {
+      case 'admitted':
+        return { kind: 'admitted', prediction: { ...prediction, input: request.inputEcho } }
+      case 'repeated':
+        return outcome
+      default:
+        throw await refuse(outcome, request)
     }
   }
 
-  /** What came in files is on disk before the row that names them, and goes if there is none. */
-  async function admitAs(id: string, request: NewPrediction): Promise<Outcome> {
-    const detached = await detachFiles(request, id, files)
-    let outcome: Outcome | undefined
-    try {
-      outcome = await database.commitSoon(
-        () => findRepeated(request) ?? insert(id, { ...request, ...detached }),
-      )
-      return outcome
-    } finally {
-      if (outcome?.kind !== 'admitted') await removeFiles(detached.inputFiles, files)
+  async function refuse(
+    outcome: Exclude<AdmissionOutcome, { kind: 'admitted' | 'repeated' }>,
+    { id, idempotency }: PredictionRequest,
+  ): Promise<FluxdError> {
+    switch (outcome.kind) {
+      case 'busy':
+        return new FluxdError('busy', 'Already running a prediction')
+      case 'full':
+        return new FluxdError('queue_full', `All ${maxQueue} places of the queue are taken`, {
+          retryAfterSeconds: Math.max(1, Math.ceil((await options.untilRoom()) ?? 5)),
+        })
+      case 'conflict':
+        return new FluxdError(
+          'conflict',
+          outcome.field === 'id'
+            ? `There is a prediction ${id} already`
+            : `Expected the request that Idempotency-Key ${idempotency?.key} was used for but received another one`,
+        )
+      default:
+        return outcome satisfies never
     }
   }
-
-  const isFull = () => options.waiting() + admitting >= options.maxQueue
 
   async function refusal(): Promise<string | undefined> {
-    if (isFull()) return 'the queue is full'
+    if ((await store.counts()).waiting >= maxQueue) return 'the queue is full'
     try {
-      await files.expectRoom(outputRoomBytes)
+      await files.assertDiskSpace(outputBytes)
       return undefined
     } catch (error) {
       return error instanceof Error ? error.message : String(error)
     }
   }
 
-  function refuse({ unlessBusy }: NewPrediction): void {
-    if (unlessBusy && options.live() + admitting > 0)
-      throw new FluxdError('busy', 'Already running a prediction')
-    if (!isFull()) return
-    throw new FluxdError('queue_full', `All ${options.maxQueue} places of the queue are taken`, {
-      retryAfterSeconds: Math.max(1, Math.ceil(options.untilRoom() ?? 5)),
-    })
-  }
-
-  function findRepeated({ id, keyId = '', idempotency: sent }: NewPrediction): Outcome | undefined {
-    const known = sent && idempotency.find(keyId, sent.key)
-    if (known && known.bodyDigest === sent.bodyDigest)
-      return { kind: 'repeated', id: known.predictionId }
-    if (known)
-      throw new FluxdError(
-        'conflict',
-        `Expected the request that Idempotency-Key ${sent.key} was used for but received another one`,
-      )
-    if (id !== undefined && store.find(id))
-      throw new FluxdError('conflict', `There is a prediction ${id} already`)
-    return undefined
-  }
-
-  function insert(id: string, request: Detached & NewPrediction): Outcome {
-    const prediction = describe(id, request)
-    const { keyId = '', idempotency: sent, loras = { main: [], extra: [] } } = request
-    const wish = { input: withSeed(request.wish), loras }
-    const stored = store.insert({ prediction, wish, priority: request.priority ?? 0 })
-    if (sent) idempotency.add({ owner: keyId, ...sent }, id, prediction.createdAt)
-    return { kind: 'admitted', stored, wish, sent: request.sent }
-  }
-
   return { admit, refusal }
 }
 
-const describe = (id: string, request: Detached & NewPrediction): Prediction =>
+const describe = (id: string, request: PredictionRequest & OffloadedRequest): Prediction =>
   createPrediction({
     id,
     surface: request.surface,
@@ -132,17 +112,12 @@ const describe = (id: string, request: Detached & NewPrediction): Prediction =>
     version: request.version,
     deployment: request.deployment,
     keyId: request.keyId,
-    input: request.sent,
+    input: request.inputEcho,
     inputFiles: request.inputFiles,
     createdAt: new Date(),
     deadline: request.deadline,
     sentCreatedAt: request.sentCreatedAt,
     webhook: request.webhook,
+    traceparent: request.traceparent,
     streamToken: randomId(),
   })
-
-/** Drawn here, so that a second run makes the same pictures. */
-const withSeed = (input: Wish['input']): Wish['input'] => ({
-  ...input,
-  seed: input.seed === undefined || input.seed < 0 ? drawSeed() : input.seed,
-})

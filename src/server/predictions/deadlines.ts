@@ -1,34 +1,61 @@
-/** Cancels what is not done in time: a deadline holds for waiting and running alike. */
+/**
+ * Cancels what is not done at its deadline, waiting or running. The store knows the deadlines; a timer
+ * waits for the next one.
+ */
+import type { Prediction } from '../../contract/prediction.js'
+import type { PredictionStore } from '../../store/predictionStore.js'
+
 export type Deadlines = {
-  readonly set: (id: string, deadline: Date | undefined) => void
-  readonly clear: (id: string) => void
+  /** A prediction with this deadline was admitted. */
+  readonly add: (deadline: Date) => void
   readonly stop: () => void
+}
+
+export type DeadlineOptions = {
+  readonly store: Pick<PredictionStore, 'expire' | 'nextDeadline'>
+  readonly onExpired: (prediction: Prediction) => void
+  readonly onFault: (error: unknown) => void
 }
 
 // Longer delays make setTimeout fire at once.
 const longestDelayMs = 2 ** 31 - 1
+// A full disk may have room again.
+const retryMs = 1000
 
-export function createDeadlines(onPassed: (id: string) => void): Deadlines {
-  const timers = new Map<string, NodeJS.Timeout>()
+export function startDeadlines({ store, onExpired, onFault }: DeadlineOptions): Deadlines {
+  let timer: NodeJS.Timeout | undefined
+  let dueAtMs = Number.POSITIVE_INFINITY
+  let isStopped = false
 
-  function set(id: string, deadline: Date | undefined): void {
-    if (!deadline) return
-    const delayMs = deadline.getTime() - Date.now()
-    const isFar = delayMs > longestDelayMs
-    const onTime = () => (isFar ? set(id, deadline) : onPassed(id))
-    timers.set(id, setTimeout(onTime, Math.min(Math.max(0, delayMs), longestDelayMs)))
+  function arm(atMs: number): void {
+    if (isStopped || atMs >= dueAtMs) return
+    dueAtMs = atMs
+    clearTimeout(timer)
+    const delayMs = Math.min(Math.max(0, atMs - Date.now()), longestDelayMs)
+    timer = setTimeout(run, delayMs).unref()
   }
 
-  function clear(id: string): void {
-    clearTimeout(timers.get(id))
-    timers.delete(id)
+  function run(): void {
+    dueAtMs = Number.POSITIVE_INFINITY
+    expire().catch((error: unknown) => {
+      if (isStopped) return
+      onFault(error)
+      arm(Date.now() + retryMs)
+    })
   }
 
+  async function expire(): Promise<void> {
+    for (const prediction of await store.expire(new Date())) onExpired(prediction)
+    const next = await store.nextDeadline()
+    if (next) arm(next.getTime())
+  }
+
+  run()
   return {
-    set,
-    clear,
+    add: (deadline) => arm(deadline.getTime()),
     stop() {
-      for (const id of timers.keys()) clear(id)
+      isStopped = true
+      clearTimeout(timer)
     },
   }
 }

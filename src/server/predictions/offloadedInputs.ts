@@ -1,48 +1,53 @@
 /**
- * Long data URIs of an input, as files: each is decoded once, when it comes, and is not in the store or in
- * memory while its prediction waits. What they were sent as is told from their bytes.
+ * Long data URIs of an input, as files: each is decoded once, when it comes, and is neither in the store nor
+ * in memory while its prediction waits. Their MIME types are told from their bytes.
  */
 import { fileFields } from '../../contract/input.js'
 import type { Prediction } from '../../contract/prediction.js'
 import type { Files } from '../../files/files.js'
+import { inputFileUri } from '../../files/localFiles.js'
 import { splitDataUri } from '../../net/dataUri.js'
-import type { NewPrediction } from '../../predictions/request.js'
-
-/** A wish names such a file by a URI that no client can send: of a scheme that an input may not have. */
-const scheme = 'fluxd-input:'
+import type { PredictionRequest } from '../../predictions/request.js'
 
 // What is shorter is as quickly read from the store.
 const shortest = 64 * 1024
 
-/** What is left of a request: its input cut short, and the files. */
-export type Detached = Pick<NewPrediction, 'sent' | 'wish'> & Pick<Prediction, 'inputFiles'>
+/** The input cut short, and its files. */
+export type OffloadedRequest = Pick<PredictionRequest, 'input' | 'inputEcho'> &
+  Pick<Prediction, 'inputFiles'>
 
 /** Writes what is long in `request` to files of prediction `predictionId`. Throws `storage_full`. */
-export async function detachFiles(
-  request: Pick<NewPrediction, 'sent' | 'wish'>,
+export async function offloadLargeInputs(
+  request: Pick<PredictionRequest, 'input' | 'inputEcho'>,
   predictionId: string,
   files: Pick<Files, 'add' | 'remove'>,
-): Promise<Detached> {
-  let detached: Detached = { sent: request.sent, wish: request.wish }
+): Promise<OffloadedRequest> {
+  let offloaded: OffloadedRequest = { input: request.input, inputEcho: request.inputEcho }
   try {
     for (const field of fileFields) {
-      const { sent, wish, inputFiles } = detached
-      const uri = wish[field]
+      const { input, inputEcho, inputFiles } = offloaded
+      const uri = input[field]
       // What a model brings is not echoed.
-      if (uri === undefined || uri.length < shortest || sent[field] !== uri) continue
+      if (uri === undefined || uri.length < shortest || inputEcho[field] !== uri) continue
       const parts = splitDataUri(uri)
       if (!parts) continue
       const { head, bytes } = parts
-      const { id: fileId } = await files.add({ ...ofInput, name: field, bytes, predictionId })
-      detached = {
-        sent: { ...sent, [field]: `${head}…` },
-        wish: { ...wish, [field]: `${scheme}${fileId}` },
+      const { id: fileId } = await files.add({
+        kind: 'input',
+        contentType: 'application/octet-stream',
+        name: field,
+        bytes,
+        predictionId,
+      })
+      offloaded = {
+        inputEcho: { ...inputEcho, [field]: `${head}…` },
+        input: { ...input, [field]: inputFileUri(fileId) },
         inputFiles: { ...inputFiles, [field]: { fileId, head } },
       }
     }
-    return detached
+    return offloaded
   } catch (error) {
-    await removeFiles(detached.inputFiles, files)
+    await removeFiles(offloaded.inputFiles, files)
     throw error
   }
 }
@@ -53,9 +58,3 @@ export async function removeFiles(
 ): Promise<void> {
   for (const { fileId } of Object.values(inputFiles)) await files.remove(fileId)
 }
-
-const ofInput = { kind: 'input', contentType: 'application/octet-stream' } as const
-
-/** The id of the file that `uri` names, if it is one of a wish. */
-export const inputFileId = (uri: string) =>
-  uri.startsWith(scheme) ? uri.slice(scheme.length) : undefined

@@ -2,7 +2,7 @@
 
 import type { Prediction } from '../../contract/prediction.js'
 import { invalidInput } from '../../errors.js'
-import type { PredictionStore, StoredPrediction } from '../../store/sqlite/predictions.js'
+import type { ListedPrediction, PredictionStore } from '../../store/predictionStore.js'
 
 export type PredictionPage = {
   /** Opaque; absent on the newest page. */
@@ -23,11 +23,14 @@ export type Listed = {
 type Position = { readonly side: 'older' | 'newer'; readonly sequence: number }
 
 /** Throws `invalid_input` for a cursor that was never given out. */
-export function listPage(store: PredictionStore, page: PredictionPage): Listed {
+export async function listPage(
+  store: Pick<PredictionStore, 'list'>,
+  page: PredictionPage,
+): Promise<Listed> {
   const { cursor, limit, createdAfter, createdBefore } = page
   const position = cursor === undefined ? undefined : parseCursor(cursor)
   const isNewer = position?.side === 'newer'
-  const rows = store.list({
+  const rows = await store.list({
     createdAfter,
     createdBefore,
     // One more tells whether the list goes on.
@@ -44,7 +47,7 @@ export function listPage(store: PredictionStore, page: PredictionPage): Listed {
   }
 }
 
-const formatCursor = (side: Position['side'], { sequence }: StoredPrediction) =>
+const formatCursor = (side: Position['side'], { sequence }: ListedPrediction) =>
   Buffer.from(`${side}:${sequence}`).toString('base64url')
 
 function parseCursor(cursor: string): Position {

@@ -1,14 +1,12 @@
 /**
  * What a finished prediction leaves behind is removed when its time is over: input, log, output and
- * the pictures. The record stays and says so (replicate-contract §3.4).
+ * images. The record stays and says so (replicate-contract §3.4).
  */
 import type { Files } from '../../files/files.js'
-import type { Database } from '../../store/sqlite/database.js'
-import { createIdempotencyStore } from '../../store/sqlite/idempotency.js'
-import { createPredictionStore } from '../../store/sqlite/predictions.js'
+import type { PredictionStore } from '../../store/predictionStore.js'
 
 export type RetentionOptions = {
-  readonly database: Database
+  readonly store: Pick<PredictionStore, 'listToClear' | 'clear' | 'forgetIdempotencyKeys'>
   readonly files: Pick<Files, 'removeOfPrediction' | 'removeExpired'>
   /** 0: for ever. */
   readonly retentionMs: number
@@ -17,7 +15,7 @@ export type RetentionOptions = {
 
 const longestPauseMs = 60_000
 const batch = 100
-/** A client that repeats a request does so soon. */
+// A client that repeats a request does so soon.
 const idempotencyMs = 24 * 60 * 60 * 1000
 
 /** Clears what is due, now and again; returns how to stop. */
@@ -28,31 +26,32 @@ export function startRetention(options: RetentionOptions): () => void {
   let timer: NodeJS.Timeout | undefined
   let isStopped = false
 
-  async function clearAndWait() {
-    await clearOnce(options).catch(options.onFault)
-    if (!isStopped) timer = setTimeout(clearAndWait, pauseMs).unref()
+  function run(): void {
+    clearDue(options)
+      .catch((error: unknown) => isStopped || options.onFault(error))
+      .finally(() => {
+        if (!isStopped) timer = setTimeout(run, pauseMs).unref()
+      })
   }
 
-  void clearAndWait()
+  run()
   return () => {
     isStopped = true
     clearTimeout(timer)
   }
 }
 
-/** Clears everything whose time is over at `now`. */
-export async function clearOnce(options: RetentionOptions, now = new Date()): Promise<void> {
-  const { database, files, retentionMs } = options
-  const store = createPredictionStore(database)
+async function clearDue({ store, files, retentionMs }: RetentionOptions): Promise<void> {
+  const nowMs = Date.now()
   await files.removeExpired()
-  createIdempotencyStore(database).forget(new Date(now.getTime() - idempotencyMs))
+  await store.forgetIdempotencyKeys(new Date(nowMs - idempotencyMs))
   if (retentionMs === 0) return
-  const due = new Date(now.getTime() - retentionMs)
+  const due = new Date(nowMs - retentionMs)
   for (;;) {
-    const ids = store.listToClear(due, batch)
+    const ids = await store.listToClear(due, batch)
     // Files first: a record that still names them is found again after a crash.
     for (const id of ids) await files.removeOfPrediction(id)
-    database.commit(() => ids.forEach(store.clear))
+    await store.clear(ids)
     if (ids.length < batch) return
   }
 }

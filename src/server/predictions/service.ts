@@ -1,42 +1,27 @@
 /**
- * All predictions of a server: admits them (on disk before it says so), lets them run one after the
- * other in fair order, and tells of those that live and those that are over.
+ * The predictions of a server: admitted (on disk before it is acknowledged), read, canceled and watched.
+ * Their state is the store's, what runs is the worker's; this joins the two.
  */
-import { setTimeout as delay } from 'node:timers/promises'
-import type { FluxInput } from '../../contract/input.js'
 import type { Prediction } from '../../contract/prediction.js'
 import { FluxdError } from '../../errors.js'
 import type { Files } from '../../files/files.js'
-import type { MediaClient } from '../../net/fetchMedia.js'
-import { foreseePlan, foreseeWork } from '../../predictions/cost.js'
-import { lookAhead, type Outlook } from '../../predictions/estimate.js'
-import type { PredictionListener } from '../../predictions/eventLog.js'
-import { createFairQueue } from '../../predictions/fairQueue.js'
-import { cancel } from '../../predictions/prediction.js'
-import type { NewPrediction } from '../../predictions/request.js'
-import { createPace } from '../../predictions/throughput.js'
-import { recover } from '../../store/recovery.js'
-import type { Database } from '../../store/sqlite/database.js'
-import { createIdempotencyStore } from '../../store/sqlite/idempotency.js'
-import { createPredictionStore, type StoredPrediction } from '../../store/sqlite/predictions.js'
+import { draftPlan, type PlanSettings } from '../../plan/planGeneration.js'
+import { estimateQueue, type QueueEstimate } from '../../predictions/estimate.js'
 import {
-  createLivePredictions,
-  type EventHook,
-  retell,
-  unknownPrediction,
-  type WaitOptions,
-} from '../../worker/activePredictions.js'
-import type { LoraLibrary } from '../../worker/assets.js'
-import { untilThereIsRoom } from '../../worker/attempt.js'
-import type { Engine } from '../../worker/engine/client.js'
-import { createScheduler } from '../../worker/executor.js'
-import type { PlanSettings } from '../../worker/inputImages.js'
-import { createPreviews, type PreviewListener } from '../../worker/previews.js'
+  admissionEvent,
+  type PredictionListener,
+  replayEvents,
+} from '../../predictions/eventLog.js'
+import type { EventHook, PreviewListener } from '../../predictions/feed.js'
+import { isTerminal } from '../../predictions/prediction.js'
+import type { PredictionRequest } from '../../predictions/request.js'
+import type { WorkerPort } from '../../predictions/workerPort.js'
+import type { QueuePosition } from '../../store/predictionStore.js'
+import type { Store } from '../../store/store.js'
 import { createAdmission } from './admission.js'
-import { createDeadlines } from './deadlines.js'
+import { startDeadlines } from './deadlines.js'
 import { type Listed, listPage, type PredictionPage } from './pagination.js'
-
-export type { EventHook } from '../../worker/activePredictions.js'
+import { createWaiters, type WaitOptions } from './waiters.js'
 
 export type Predictions = {
   /**
@@ -44,7 +29,7 @@ export type Predictions = {
    * `storage_full`, and `conflict` when the id is taken or the idempotency key was used for another
    * body.
    */
-  readonly create: (request: NewPrediction) => Promise<Prediction>
+  readonly create: (request: PredictionRequest) => Promise<Prediction>
   readonly get: (id: string) => Promise<Prediction | undefined>
   readonly findByStreamToken: (token: string) => Promise<Prediction | undefined>
   readonly list: (page: PredictionPage) => Promise<Listed>
@@ -54,10 +39,7 @@ export type Predictions = {
    * The prediction when it is terminal; as it is then at the timeout, when `signal` aborts and when
    * the server stops. Throws `not_found`.
    */
-  readonly waitUntilTerminal: (
-    id: string,
-    options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal },
-  ) => Promise<Prediction>
+  readonly waitUntilTerminal: (id: string, options?: WaitOptions) => Promise<Prediction>
   /**
    * Replays what came after the event `after` (from the beginning without it), then what comes; the
    * last event is a `status` with a terminal state. Returns how to stop. Throws `not_found`.
@@ -67,14 +49,11 @@ export type Predictions = {
     listener: PredictionListener,
     options?: { readonly after?: number },
   ) => Promise<() => void>
-  /** Has previews made while it runs, and tells of them; returns how to stop. */
+  /** Has previews made while it runs, and sends them; returns how to stop. */
   readonly watchPreviews: (id: string, listener: PreviewListener) => () => void
   /** Undefined for one that is over or unknown. */
-  readonly queueEstimate: (id: string) => Promise<Outlook | undefined>
-  /** Waiting and running. */
-  readonly liveCount: () => number
-  readonly waitingCount: () => number
-  readonly runningId: () => string | undefined
+  readonly queueEstimate: (id: string) => Promise<QueueEstimate | undefined>
+  readonly counts: () => Promise<{ readonly waiting: number; readonly running: number }>
   /** Why nothing more would be admitted now, if so. */
   readonly refusal: () => Promise<string | undefined>
   /** Admits nothing more; resolves when what runs is done, or its time is over. The rest stays on disk. */
@@ -84,154 +63,160 @@ export type Predictions = {
 }
 
 export type PredictionOptions = {
-  readonly engine: Engine
-  readonly library: LoraLibrary
-  readonly media: Pick<MediaClient, 'fetch'>
+  readonly store: Pick<Store, 'predictions' | 'signals'>
+  readonly worker: WorkerPort
   readonly files: Files
-  readonly database: Database
   readonly settings: PlanSettings
   /** How many may wait. */
   readonly maxQueue: number
-  /** How long `drain` lets the running one go on. */
+  /** How long `drain` lets what runs go on. */
   readonly drainMs: number
-  readonly onEvent?: EventHook | undefined
-  /** Told of failures that are not the user's. */
+  /** Receives the ends that no worker reports. */
+  readonly onEvent: EventHook
+  /** Receives failures that are not the user's. */
   readonly onFault: (error: unknown) => void
 }
 
-/** Begins with what an earlier server left unfinished. */
 export function createPredictions(options: PredictionOptions): Predictions {
-  const { database, onEvent = () => {} } = options
-  const store = createPredictionStore(database)
-  const queue = createFairQueue()
-  const pace = createPace()
-  const deadlines = createDeadlines(cancelWhenThereIsRoom)
-  const live = createLivePredictions(database, store, (prediction, kind) => {
-    onEvent(prediction, kind)
-    if (kind === 'completed') deadlines.clear(prediction.id)
-  })
-  const previews = createPreviews()
-  const scheduler = createScheduler({
-    ...{ ...options, queue, live, store, pace, previews },
-    run: options,
-  })
+  const { worker, settings, onEvent, onFault } = options
+  const { predictions: store, signals } = options.store
+  const { feed } = worker
+  const waiters = createWaiters(signals)
+  const deadlines = startDeadlines({ store, onExpired: end, onFault })
   const admission = createAdmission({
-    ...options,
     store,
-    idempotency: createIdempotencyStore(database),
-    waiting: queue.size,
-    live: live.count,
-    untilRoom: () => outlook(scheduler.running() ?? '')?.etaSeconds,
+    files: options.files,
+    maxQueue: options.maxQueue,
+    untilRoom: secondsUntilRoom,
   })
   let isDraining = false
 
-  function enlist(stored: StoredPrediction, input: FluxInput): void {
-    const { prediction, priority } = stored
-    const work = foreseeWork(input)
-    live.enlist(stored, work)
-    queue.push({ id: prediction.id, owner: prediction.keyId ?? '', priority, work })
-    deadlines.set(prediction.id, prediction.deadline)
+  /** The end of a prediction that this server decided. */
+  function end(prediction: Prediction): void {
+    feed.end(prediction)
+    onEvent(prediction, 'completed')
   }
 
-  async function create(request: NewPrediction): Promise<Prediction> {
+  async function create(request: PredictionRequest): Promise<Prediction> {
     if (isDraining) throw new FluxdError('draining', 'The server is shutting down')
-    if (options.engine.status() === 'stopped')
-      throw new FluxdError('not_ready', 'The engine is stopped')
-    const plan = foreseePlan(request.wish, options.settings.safetyChecker)
-    if (plan) options.engine.expectRoom(plan)
-    const outcome = await admission.admit(request)
+    if (isStopped()) throw new FluxdError('not_ready', 'The engine is stopped')
+    const draft = draftPlan(request.input, request.loras, settings)
+    worker.assertFits(draft)
+    const outcome = await admission.admit(request, draft)
     if (outcome.kind === 'repeated') return expect(outcome.id)
-    const { stored, wish, sent } = outcome
-    enlist(stored, wish.input)
-    scheduler.wake()
-    return { ...stored.prediction, input: sent }
+    if (request.deadline) deadlines.add(request.deadline)
+    return outcome.prediction
   }
 
-  /** A live one has its input cut short; here it is whole. */
-  function get(id: string): Prediction | undefined {
-    const stored = store.find(id)
-    const prediction = live.find(id)?.prediction()
-    return stored && prediction ? { ...prediction, input: stored.input } : stored
+  function isStopped(): boolean {
+    const executors = worker.executors()
+    return executors.length > 0 && executors.every(({ engine }) => engine === 'stopped')
   }
 
-  function expect(id: string): Prediction {
-    const prediction = get(id)
+  /** The row, with what its worker has logged and made since. */
+  function withProgress(stored: Prediction): Prediction {
+    const held = isTerminal(stored) ? undefined : feed.snapshot(stored.id)
+    return held ? { ...held, input: stored.input, inputFiles: stored.inputFiles } : stored
+  }
+
+  async function get(id: string): Promise<Prediction | undefined> {
+    const stored = await store.find(id)
+    return stored && withProgress(stored)
+  }
+
+  async function expect(id: string): Promise<Prediction> {
+    const prediction = await get(id)
     if (!prediction) throw unknownPrediction(id)
     return prediction
   }
 
-  function cancelById(id: string): Prediction | undefined {
-    live.advance(id, (prediction) => cancel(prediction))
-    queue.remove(id)
-    scheduler.wake()
-    return store.find(id)
-  }
-
-  /** Nobody is there to be told that the disk is full. */
-  function cancelWhenThereIsRoom(id: string): void {
-    const signal = live.find(id)?.signal
-    if (signal) untilThereIsRoom(() => cancelById(id), signal).catch(options.onFault)
+  async function cancel(id: string): Promise<Prediction | undefined> {
+    const { prediction, isCanceled } = await store.cancel(id, feed.snapshot(id))
+    if (isCanceled && prediction) end(prediction)
+    return prediction
   }
 
   async function waitUntilTerminal(id: string, wait: WaitOptions = {}): Promise<Prediction> {
-    await live.wait(id, wait)
+    await waiters.wait(id, wait, async () => isTerminal(await expect(id)))
     return expect(id)
   }
 
-  function watch(id: string, listener: PredictionListener, { after }: { after?: number } = {}) {
-    const prediction = expect(id)
-    const stop = prediction.dataRemoved ? undefined : live.watch(id, listener, after)
-    if (!stop) retell(prediction, listener, after)
-    return stop ?? (() => {})
+  async function watch(
+    id: string,
+    listener: PredictionListener,
+    { after = 0 }: { after?: number } = {},
+  ): Promise<() => void> {
+    const prediction = await expect(id)
+    if (prediction.dataRemoved || (isTerminal(prediction) && !feed.has(id))) {
+      for (const event of replayEvents(prediction)) if (event.id > after) listener(event)
+      return () => {}
+    }
+    const admitted = admissionEvent(prediction)
+    if (admitted.id > after) listener(admitted)
+    return feed.watch(id, listener, after)
   }
 
-  function outlook(id: string): Outlook | undefined {
-    if (!live.find(id)) return undefined
-    const running = live.find(scheduler.running() ?? '')
-    const seconds = scheduler.runningSeconds()
-    return lookAhead(pace, running && { work: running.work, seconds }, queue.outlook(id))
+  async function queueEstimate(id: string): Promise<QueueEstimate | undefined> {
+    const position = await store.queuePosition(id)
+    return position && estimateAt(position)
+  }
+
+  function estimateAt({ before, cost, running }: QueuePosition): QueueEstimate {
+    const nowMs = Date.now()
+    return estimateQueue(
+      worker.throughput,
+      running.map((one) => ({
+        cost: one.cost,
+        seconds: (nowMs - one.startedAt.getTime()) / 1000,
+      })),
+      before === undefined ? undefined : { before, cost },
+      worker.executors().length,
+    )
+  }
+
+  /** Until the first of those that run is done. */
+  async function secondsUntilRoom(): Promise<number | undefined> {
+    const [running] = worker.executors().flatMap((executor) => executor.running ?? [])
+    return running === undefined ? undefined : (await queueEstimate(running))?.etaSeconds
   }
 
   async function drain(): Promise<void> {
     isDraining = true
-    scheduler.close()
-    const inTime = new AbortController()
-    const timeout = delay(options.drainMs, undefined, { signal: inTime.signal }).catch(() => {})
-    await Promise.race([scheduler.idle(), timeout])
-    inTime.abort()
+    let timer: NodeJS.Timeout | undefined
+    const timeout = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, options.drainMs)
+    })
+    await Promise.race([worker.drain(), timeout])
+    clearTimeout(timer)
     await stop()
   }
 
   async function stop(): Promise<void> {
     isDraining = true
-    scheduler.close()
     deadlines.stop()
-    live.stop()
-    await scheduler.idle()
+    waiters.stop()
+    await worker.stop()
   }
-
-  const unfinished = recover(database, store, (failed) => onEvent(failed, 'completed'))
-  for (const stored of unfinished) enlist(stored, stored.wish.input)
-  scheduler.wake()
 
   return {
     create,
-    get: async (id) => get(id),
-    findByStreamToken: async (token) => {
-      const stored = store.findByStreamToken(token)
-      return stored && get(stored.id)
+    get,
+    async findByStreamToken(token) {
+      const stored = await store.findByStreamToken(token)
+      return stored && withProgress(stored)
     },
-    list: async (page) => listPage(store, page),
-    cancel: async (id) => cancelById(id),
+    list: (page) => listPage(store, page),
+    cancel,
     waitUntilTerminal,
-    watch: async (id, listener, after) => watch(id, listener, after),
-    watchPreviews: previews.watch,
-    queueEstimate: async (id) => outlook(id),
-    liveCount: live.count,
-    waitingCount: queue.size,
-    runningId: scheduler.running,
+    watch,
+    watchPreviews: feed.watchPreviews,
+    queueEstimate,
+    counts: store.counts,
     refusal: async () => (isDraining ? 'the server is shutting down' : admission.refusal()),
     drain,
     stop,
   }
 }
+
+const unknownPrediction = (id: string) =>
+  new FluxdError('not_found', `There is no prediction ${id.slice(0, 64)}`)

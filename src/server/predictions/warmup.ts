@@ -2,9 +2,8 @@
  * What Cog calls setup: the default model is loaded before the first prediction asks for it.
  * A failure is told by the health check; the server goes on, as the other model may be sound.
  */
-
 import { toErrorRecord } from '../../errors.js'
-import type { Engine } from '../../worker/engine/client.js'
+import type { WorkerPort } from '../../predictions/workerPort.js'
 
 export type Setup = {
   readonly status: 'starting' | 'succeeded' | 'failed'
@@ -25,7 +24,7 @@ export const noSafetyChecker = 'No safety checker is installed: no output is che
 
 /** Begins to load; the returned function tells how far it is. */
 export function startSetup(
-  engine: Engine,
+  worker: Pick<WorkerPort, 'warmUp'>,
   { safetyChecker, onReady, onFailure }: SetupOptions,
 ): () => Setup {
   let setup: Setup = {
@@ -35,7 +34,7 @@ export function startSetup(
     logs: safetyChecker ? '' : `${noSafetyChecker}\n`,
     safetyChecker,
   }
-  engine.load('dev').then(
+  worker.warmUp().then(
     () => {
       setup = { ...setup, status: 'succeeded', completedAt: new Date() }
       onReady?.()

@@ -1,15 +1,16 @@
 /**
- * Webhooks: tells a prediction's receiver what happens to it. `completed` is stored together with
+ * Webhooks: posts what happens to a prediction to its receiver. `completed` is stored together with
  * the state it reports and is sent until it arrives or is given up, also after a restart. The
  * others are sent once: `output` and `logs` at most twice a second, the last of them always.
  * Source: replicate-contract §2.7 and §3.10; signatures by standardwebhooks.com.
  */
+import { randomUUID } from 'node:crypto'
 import { Webhook } from 'standardwebhooks'
 import type { Prediction, WebhookEvent } from '../../contract/prediction.js'
 import { FluxdError } from '../../errors.js'
 import { discard, type GuardedClient } from '../../net/guardedClient.js'
-import type { Attempt, Delivery, DeliveryStore } from '../../store/sqlite/webhookDeliveries.js'
-import type { EventHook } from './service.js'
+import type { EventHook } from '../../predictions/feed.js'
+import type { Attempt, Delivery, DeliveryStore } from '../../store/deliveryStore.js'
 
 export type WebhookOptions = {
   readonly client: Pick<GuardedClient, 'post'>
@@ -21,9 +22,11 @@ export type WebhookOptions = {
   readonly secret: string
   /** Sent as `Authorization: Bearer`. */
   readonly token?: string | undefined
-  /** Told of every attempt at a `completed`. */
+  /** Receives every attempt at a `completed`. */
   readonly onAttempt?: (delivery: Delivery, attempt: Attempt) => void
-  readonly drawId: () => string
+  /** Receives what went wrong with one that is sent once. */
+  readonly onMissed?: (predictionId: string, error: unknown) => void
+  readonly onFault: (error: unknown) => void
 }
 
 export type Webhooks = {
@@ -41,95 +44,90 @@ const maxAttempts = 12
 const maxDelayMs = 300_000
 const keptMs = 7 * 24 * 3600 * 1000
 const maxInFlight = 32
+// Of a store that could not be read.
+const retryMs = 1000
 
 /** Before attempt n + 1: 1, 2, 4, … seconds, at most five minutes; about 19 minutes in all. */
 export const retryDelayMs = (attempts: number) => Math.min(1000 * 2 ** (attempts - 1), maxDelayMs)
 
 export function createWebhooks(options: WebhookOptions): Webhooks {
-  const { client, deliveries, find, describe, drawId } = options
-  const signer = new Webhook(options.secret)
-  const waiting = new Map<string, NodeJS.Timeout>()
+  const { deliveries, find } = options
+  const post = createPoster(options)
+  /** By prediction: an `output` or `logs` that waits for more to come. */
+  const coalescing = new Map<string, NodeJS.Timeout>()
   const inFlight = new Map<string, Promise<void>>()
   let alarm: NodeJS.Timeout | undefined
-  let stopped = false
-
-  async function post(prediction: Prediction, id: string): Promise<void> {
-    // Signed are the very bytes that are sent, and the time of this attempt.
-    const body = await describe(prediction)
-    const now = new Date()
-    const reply = await client.post(prediction.webhook!.url, body, {
-      bearer: options.token,
-      headers: {
-        'content-type': 'application/json',
-        'webhook-id': id,
-        'webhook-timestamp': String(Math.floor(now.getTime() / 1000)),
-        'webhook-signature': signer.sign(id, now, body),
-      },
-      signal: AbortSignal.timeout(timeoutMs),
-    })
-    discard(reply)
-    if (reply.statusCode >= 300)
-      throw new Error(`the receiver answered with status ${reply.statusCode}`)
-  }
+  let isLooking = false
+  let isStopped = false
 
   function onEvent(prediction: Prediction, event: WebhookEvent): void {
-    const isCompleted = event === 'completed'
-    if (isCompleted) forgetWaiting(prediction.id)
-    if (!prediction.webhook?.events.includes(event)) return
-    if (isCompleted) redeliver(prediction)
-    else if (event === 'start') sendSoon(prediction.id)
-    else coalesce(prediction.id)
+    const { id, webhook } = prediction
+    if (!webhook) return
+    if (event === 'completed') onCompleted(id, webhook.events)
+    else if (!webhook.events.includes(event)) return
+    else if (event === 'start') sendOnce(id)
+    else coalesce(id)
   }
 
-  function redeliver({ id }: Prediction): void {
-    const now = new Date()
-    deliveries.add({ id: drawId(), predictionId: id, event: 'completed', createdAt: now })
-    // Not before the transaction that this is part of is over.
-    setAlarm(now)
+  /** What was waiting to be coalesced is sent, unless `completed` says the same. */
+  function onCompleted(id: string, events: readonly WebhookEvent[]): void {
+    const waiting = coalescing.get(id)
+    clearTimeout(waiting)
+    coalescing.delete(id)
+    if (events.includes('completed')) setAlarm(Date.now())
+    else if (waiting) sendOnce(id)
   }
 
-  /** What happens within the interval is told by one request at its end. */
-  function coalesce(predictionId: string): void {
-    if (waiting.has(predictionId)) return
+  /** What happens within the interval is reported by one request at its end. */
+  function coalesce(id: string): void {
+    if (coalescing.has(id) || isStopped) return
     const send = () => {
-      waiting.delete(predictionId)
-      sendSoon(predictionId)
+      coalescing.delete(id)
+      sendOnce(id)
     }
-    waiting.set(predictionId, setTimeout(send, coalesceMs).unref())
+    coalescing.set(id, setTimeout(send, coalesceMs).unref())
   }
 
-  function forgetWaiting(predictionId: string): void {
-    clearTimeout(waiting.get(predictionId))
-    waiting.delete(predictionId)
+  function sendOnce(id: string): void {
+    track(`once ${randomUUID()}`, postOnce(id))
   }
 
-  /** Not before the transaction that this may be part of is over. */
-  function sendSoon(predictionId: string): void {
-    track(drawId(), Promise.resolve(predictionId).then(sendOnce))
+  async function postOnce(id: string): Promise<void> {
+    try {
+      const prediction = await find(id)
+      if (prediction) await post(prediction, `msg_${randomUUID()}`)
+    } catch (error) {
+      options.onMissed?.(id, error)
+    }
   }
 
-  async function sendOnce(predictionId: string): Promise<void> {
-    const prediction = await find(predictionId)
-    // A receiver that misses one of these learns everything from `completed`.
-    if (prediction) await post(prediction, drawId()).catch(() => {})
-  }
-
-  /** Sends what is due as far as there is room, and wakes up for what is due next. */
-  function sendDue(): void {
-    const pending = deliveries.listPending(maxInFlight + 1).filter(({ id }) => !inFlight.has(id))
-    for (const delivery of pending) {
-      if (inFlight.size >= maxInFlight) return
-      if (delivery.dueAt! > new Date()) {
-        setAlarm(delivery.dueAt!)
-        return
+  /** Sends what is due as far as there is a slot, and sets the alarm for what is due next. */
+  async function sendDue(): Promise<void> {
+    if (isLooking) return
+    isLooking = true
+    try {
+      const pending = await deliveries.listPending(maxInFlight + 1)
+      for (const delivery of pending.filter(({ id }) => !inFlight.has(id))) {
+        if (inFlight.size >= maxInFlight) return
+        if (delivery.dueAt!.getTime() > Date.now()) return setAlarm(delivery.dueAt!.getTime())
+        track(delivery.id, deliver(delivery))
       }
-      track(delivery.id, deliver(delivery))
+    } finally {
+      isLooking = false
     }
+  }
+
+  function look(): Promise<void> {
+    return sendDue().catch((error: unknown) => {
+      if (isStopped) return
+      options.onFault(error)
+      setAlarm(Date.now() + retryMs)
+    })
   }
 
   async function deliver(delivery: Delivery): Promise<void> {
     const attempt = await attemptOf(delivery)
-    deliveries.record(delivery.id, attempt)
+    await deliveries.record(delivery.id, attempt)
     options.onAttempt?.(delivery, attempt)
   }
 
@@ -146,33 +144,59 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
   }
 
   function track(key: string, work: Promise<void>): void {
-    const done = work.finally(() => {
+    const done = work.catch(options.onFault).finally(() => {
       inFlight.delete(key)
-      if (!stopped) sendDue()
+      if (!isStopped) setAlarm(Date.now())
     })
     inFlight.set(key, done)
   }
 
-  function setAlarm(time: Date): void {
+  function setAlarm(atMs: number): void {
     clearTimeout(alarm)
-    if (stopped) return
-    alarm = setTimeout(sendDue, Math.max(0, time.getTime() - Date.now())).unref()
+    if (isStopped) return
+    alarm = setTimeout(look, Math.max(0, atMs - Date.now())).unref()
   }
 
-  deliveries.removeSettled(new Date(Date.now() - keptMs))
-  setAlarm(new Date())
+  deliveries.removeSettled(new Date(Date.now() - keptMs)).catch(options.onFault)
+  setAlarm(Date.now())
 
   return {
     onEvent,
-    redeliver: async (prediction) => redeliver(prediction),
-    listDeliveries: async (id) => deliveries.listOfPrediction(id),
+    async redeliver(prediction) {
+      await deliveries.addCompleted(prediction)
+      setAlarm(Date.now())
+    },
+    listDeliveries: deliveries.listOfPrediction,
     async stop() {
-      if (!stopped) sendDue()
-      stopped = true
+      if (!isStopped) await look()
+      isStopped = true
       clearTimeout(alarm)
-      for (const timer of waiting.values()) clearTimeout(timer)
+      for (const timer of coalescing.values()) clearTimeout(timer)
       await Promise.allSettled(inFlight.values())
     },
+  }
+}
+
+/** Posts the prediction as it is then; throws what the receiver or the way to it refuses. */
+function createPoster({ client, describe, token, secret }: WebhookOptions) {
+  const signer = new Webhook(secret)
+  return async (prediction: Prediction, id: string): Promise<void> => {
+    // Signed are the very bytes that are sent, and the time of this attempt.
+    const body = await describe(prediction)
+    const now = new Date()
+    const reply = await client.post(prediction.webhook!.url, body, {
+      bearer: token,
+      headers: {
+        'content-type': 'application/json',
+        'webhook-id': id,
+        'webhook-timestamp': String(Math.floor(now.getTime() / 1000)),
+        'webhook-signature': signer.sign(id, now, body),
+      },
+      signal: AbortSignal.timeout(timeoutMs),
+    })
+    discard(reply)
+    if (reply.statusCode >= 300)
+      throw new Error(`the receiver answered with status ${reply.statusCode}`)
   }
 }
 

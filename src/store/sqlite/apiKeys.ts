@@ -1,32 +1,6 @@
-/** The table of API keys. */
+/** API keys in SQLite. */
+import type { ApiKeyStore, KeyRow, Scope } from '../apiKeyStore.js'
 import type { Database } from './database.js'
-
-export const scopes = ['predict', 'admin', 'metrics'] as const
-/** `predict` makes and reads predictions, `admin` may do everything, `metrics` reads /metrics. */
-export type Scope = (typeof scopes)[number]
-
-export type KeyRow = {
-  readonly id: string
-  readonly name: string
-  /** SHA-256 of the key's text. */
-  readonly hash: Buffer
-  readonly scopes: readonly Scope[]
-  /** Higher goes first. */
-  readonly priority: number
-  /** New predictions a minute; 0 is without limit. */
-  readonly ratePerMinute: number
-  readonly createdAt: Date
-}
-
-export type KeyStore = {
-  readonly insert: (key: KeyRow) => void
-  readonly find: (id: string) => KeyRow | undefined
-  /** Oldest first. */
-  readonly list: () => readonly KeyRow[]
-  readonly count: () => number
-  /** Whether there was a key of this name. */
-  readonly remove: (name: string) => boolean
-}
 
 export const keyTable = `
   CREATE TABLE keys (
@@ -49,35 +23,35 @@ type Stored = {
   readonly created_at: number
 }
 
-export function createKeyStore({ sqlite }: Database): KeyStore {
-  const insert = sqlite.prepare(
+export function createApiKeyStore({ sqlite, write }: Database): ApiKeyStore {
+  const insert = sqlite.prepare<Stored>(
     `INSERT INTO keys (id, name, hash, scopes, priority, rate_per_minute, created_at)
-     VALUES (?, ?, ?, ?, ?, ?, ?)`,
+     VALUES (@id, @name, @hash, @scopes, @priority, @rate_per_minute, @created_at)`,
   )
   const find = sqlite.prepare<[string], Stored>('SELECT * FROM keys WHERE id = ?')
   const list = sqlite.prepare<[], Stored>('SELECT * FROM keys ORDER BY created_at, id')
   const count = sqlite.prepare<[], number>('SELECT count(*) FROM keys').pluck()
   const remove = sqlite.prepare<[string]>('DELETE FROM keys WHERE name = ?')
   return {
-    insert: (key) =>
-      void insert.run(
-        key.id,
-        key.name,
-        key.hash,
-        key.scopes.join(' '),
-        key.priority,
-        key.ratePerMinute,
-        key.createdAt.getTime(),
-      ),
-    find(id) {
+    async insert(key) {
+      await write(() => insert.run(toColumns(key)))
+    },
+    async find(id) {
       const row = find.get(id)
       return row && toKey(row)
     },
-    list: () => list.all().map(toKey),
-    count: () => count.get() ?? 0,
-    remove: (name) => remove.run(name).changes > 0,
+    list: async () => list.all().map(toKey),
+    count: async () => count.get() ?? 0,
+    remove: (name) => write(() => remove.run(name).changes > 0),
   }
 }
+
+const toColumns = ({ scopes, ratePerMinute, createdAt, ...row }: KeyRow): Stored => ({
+  ...row,
+  scopes: scopes.join(' '),
+  rate_per_minute: ratePerMinute,
+  created_at: createdAt.getTime(),
+})
 
 const toKey = ({ scopes, rate_per_minute, created_at, ...row }: Stored): KeyRow => ({
   ...row,

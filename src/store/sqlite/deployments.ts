@@ -1,29 +1,6 @@
-/** The table of deployments: the current release of each. */
+/** Deployments in SQLite. */
+import type { DeploymentStore, StoredDeployment } from '../deploymentStore.js'
 import type { Database } from './database.js'
-
-export type StoredDeployment = {
-  readonly name: string
-  /** Counts the changes; the first is 1. */
-  readonly number: number
-  /** `owner/name`. */
-  readonly model: string
-  readonly version: string
-  readonly hardware: string
-  readonly minInstances: number
-  readonly maxInstances: number
-  /** Of this release. */
-  readonly createdAt: Date
-}
-
-export type DeploymentStore = {
-  /** False when the name is taken. */
-  readonly insert: (deployment: StoredDeployment) => boolean
-  readonly find: (name: string) => StoredDeployment | undefined
-  readonly list: () => readonly StoredDeployment[]
-  readonly update: (deployment: StoredDeployment) => void
-  /** Whether it was there. */
-  readonly remove: (name: string) => boolean
-}
 
 export const deploymentTable = `
   CREATE TABLE deployments (
@@ -48,7 +25,7 @@ type Row = {
   readonly created_at: number
 }
 
-export function createDeploymentStore({ sqlite }: Database): DeploymentStore {
+export function createDeploymentStore({ sqlite, write }: Database): DeploymentStore {
   const columns =
     '@name, @number, @model, @version, @hardware, @min_instances, @max_instances, @created_at'
   const insert = sqlite.prepare<Row>(`INSERT OR IGNORE INTO deployments VALUES (${columns})`)
@@ -57,14 +34,16 @@ export function createDeploymentStore({ sqlite }: Database): DeploymentStore {
   const list = sqlite.prepare<[], Row>('SELECT * FROM deployments ORDER BY name')
   const remove = sqlite.prepare<[string]>('DELETE FROM deployments WHERE name = ?')
   return {
-    insert: (deployment) => insert.run(toRow(deployment)).changes > 0,
-    find(name) {
+    insert: (deployment) => write(() => insert.run(toRow(deployment)).changes > 0),
+    async find(name) {
       const row = find.get(name)
       return row && toDeployment(row)
     },
-    list: () => list.all().map(toDeployment),
-    update: (deployment) => void update.run(toRow(deployment)),
-    remove: (name) => remove.run(name).changes > 0,
+    list: async () => list.all().map(toDeployment),
+    async update(deployment) {
+      await write(() => update.run(toRow(deployment)))
+    },
+    remove: (name) => write(() => remove.run(name).changes > 0),
   }
 }
 

@@ -1,50 +1,6 @@
-/** What is known of each file; its bytes are not here. */
+/** What is known of files, in SQLite. */
+import type { FileKind, FileStore, StoredFile } from '../fileStore.js'
 import type { Database } from './database.js'
-
-/** `input` is what came inside the input of a prediction. */
-export type FileKind = 'upload' | 'output' | 'input'
-
-export type StoredFile = {
-  /** Unguessable: whoever knows it may read the file. */
-  readonly id: string
-  readonly kind: FileKind
-  readonly name: string
-  readonly contentType: string
-  /** Bytes. */
-  readonly size: number
-  /** Hexadecimal. */
-  readonly md5: string
-  readonly sha256: string
-  readonly metadata: Readonly<Record<string, unknown>>
-  /** The prediction whose input or output it is. */
-  readonly predictionId?: string | undefined
-  /** The API key that uploaded it. */
-  readonly keyId?: string | undefined
-  readonly createdAt: Date
-  /** Absent: it is kept as long as its prediction's data. */
-  readonly expiresAt?: Date | undefined
-}
-
-export type FilePage = { readonly limit: number; readonly before?: number | undefined }
-export type ListedFile = { readonly sequence: number; readonly file: StoredFile }
-
-export type FileStore = {
-  /**
-   * An upload is on disk when it returns, an input with the admission and an output with the end of its
-   * prediction. Throws `storage_full`.
-   */
-  readonly insert: (file: StoredFile) => void
-  readonly find: (id: string) => StoredFile | undefined
-  /** Newest first; `before` is a sequence. */
-  readonly list: (kind: FileKind, page: FilePage) => ListedFile[]
-  /** True when it was there. */
-  readonly remove: (id: string) => boolean
-  readonly listOfPrediction: (predictionId: string) => StoredFile[]
-  /** Inputs whose predictions were never admitted. */
-  readonly listAbandoned: () => StoredFile[]
-  readonly listExpired: (time: Date, limit: number) => StoredFile[]
-  readonly totalSize: () => number
-}
 
 type Row = {
   readonly sequence: number
@@ -62,7 +18,7 @@ type Row = {
   readonly expires_at: number | null
 }
 
-export function createFileStore({ sqlite, commit, commitLater }: Database): FileStore {
+export function createFileStore({ sqlite, write, writeLater }: Database): FileStore {
   const insertRow = sqlite.prepare<Omit<Row, 'sequence'>>(`
     INSERT INTO files (id, kind, name, content_type, size, md5, sha256, metadata_json,
       prediction_id, key_id, created_at, expires_at)
@@ -82,19 +38,20 @@ export function createFileStore({ sqlite, commit, commitLater }: Database): File
     'SELECT COALESCE(SUM(size), 0) AS bytes FROM files',
   )
   return {
-    insert(file) {
-      // Without what is written of its prediction after it, it means nothing.
-      const write = file.kind === 'upload' ? commit : commitLater
-      write(() => insertRow.run(toColumns(file)))
+    async insert(file) {
+      // An input or an output means nothing without what is written of its prediction after it.
+      const insert = file.kind === 'upload' ? write : writeLater
+      await insert(() => insertRow.run(toColumns(file)))
     },
-    find: (id) => toFile(byId.get(id)),
-    list: (kind, { limit, before = Number.MAX_SAFE_INTEGER }) =>
+    find: async (id) => toFile(byId.get(id)),
+    list: async (kind, { limit, before = Number.MAX_SAFE_INTEGER }) =>
       page.all(kind, before, limit).map((row) => ({ sequence: row.sequence, file: toFile(row)! })),
-    remove: (id) => deleteRow.run(id).changes > 0,
-    listOfPrediction: (id) => ofPrediction.all(id).map((row) => toFile(row)!),
-    listAbandoned: () => abandoned.all().map((row) => toFile(row)!),
-    listExpired: (time, limit) => expired.all(time.getTime(), limit).map((row) => toFile(row)!),
-    totalSize: () => total.get()!.bytes,
+    remove: (id) => write(() => deleteRow.run(id).changes > 0),
+    listOfPrediction: async (id) => ofPrediction.all(id).map((row) => toFile(row)!),
+    listAbandoned: async () => abandoned.all().map((row) => toFile(row)!),
+    listExpired: async (time, limit) =>
+      expired.all(time.getTime(), limit).map((row) => toFile(row)!),
+    totalSize: async () => total.get()!.bytes,
   }
 }
 

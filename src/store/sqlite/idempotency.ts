@@ -8,7 +8,7 @@ export type IdempotentRequest = {
   readonly bodyDigest: string
 }
 
-export type IdempotencyStore = {
+export type IdempotencyTable = {
   readonly find: (
     owner: string,
     key: string,
@@ -18,7 +18,7 @@ export type IdempotencyStore = {
   readonly forget: (time: Date) => void
 }
 
-export function createIdempotencyStore({ sqlite }: Database): IdempotencyStore {
+export function createIdempotencyTable({ sqlite }: Database): IdempotencyTable {
   const select = sqlite.prepare<[string, string], { bodyDigest: string; predictionId: string }>(`
     SELECT body_digest AS bodyDigest, prediction_id AS predictionId FROM idempotency
     WHERE owner = ? AND key = ?`)

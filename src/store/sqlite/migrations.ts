@@ -87,6 +87,27 @@ const steps: readonly string[] = [
   ${runIndex}`,
   `ALTER TABLE inputs ADD COLUMN files_json TEXT;
   ${runTable}`,
+  // The queue is an index of the rows: see predictionQueue.ts.
+  `ALTER TABLE predictions ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+  ALTER TABLE predictions ADD COLUMN turn INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE predictions ADD COLUMN lora_set TEXT NOT NULL DEFAULT '';
+  ALTER TABLE predictions ADD COLUMN cost_kind TEXT NOT NULL DEFAULT 'dev bf16';
+  ALTER TABLE predictions ADD COLUMN cost_tokens REAL NOT NULL DEFAULT 0;
+  ALTER TABLE predictions ADD COLUMN cost_step_tokens REAL NOT NULL DEFAULT 0;
+  ALTER TABLE predictions ADD COLUMN executor TEXT;
+  ALTER TABLE predictions ADD COLUMN claim INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE predictions ADD COLUMN is_running INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE predictions ADD COLUMN overtaken_at INTEGER;
+  ALTER TABLE predictions ADD COLUMN traceparent TEXT;
+  UPDATE predictions SET owner = COALESCE(key_id, '') WHERE completed_at IS NULL;
+  CREATE INDEX predictions_queue
+    ON predictions (priority DESC, turn, sequence, cost_kind, cost_tokens, cost_step_tokens)
+    WHERE completed_at IS NULL AND is_running = 0;
+  CREATE INDEX predictions_by_owner ON predictions (owner, priority, turn)
+    WHERE completed_at IS NULL AND is_running = 0;
+  CREATE INDEX predictions_held ON predictions (executor) WHERE executor IS NOT NULL;
+  CREATE INDEX predictions_by_deadline ON predictions (deadline)
+    WHERE deadline IS NOT NULL AND completed_at IS NULL`,
 ]
 
 /** Brings the file to the newest version; throws when it is of a newer one than this fluxd. */

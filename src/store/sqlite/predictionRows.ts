@@ -1,5 +1,6 @@
 /** A prediction as the columns of its row. Times are milliseconds, what ends in _json is JSON. */
 import type { Prediction } from '../../contract/prediction.js'
+import type { CostKind } from '../../predictions/cost.js'
 
 export type Row = {
   readonly sequence: number
@@ -24,6 +25,17 @@ export type Row = {
   readonly webhook_json: string | null
   readonly data_removed: number
   readonly stream_token: string
+  readonly traceparent: string | null
+}
+
+/** The columns of a row's place in the queue. */
+export type QueueColumns = {
+  readonly priority: number
+  readonly turn: number
+  readonly lora_set: string
+  readonly cost_kind: CostKind
+  readonly cost_tokens: number
+  readonly cost_step_tokens: number
 }
 
 /** A row, and what of its input is kept in a table of its own. */
@@ -58,6 +70,7 @@ export const toColumns = (prediction: Prediction) => ({
   metrics_json: JSON.stringify(prediction.metrics),
   webhook_json: prediction.webhook ? JSON.stringify(prediction.webhook) : null,
   stream_token: prediction.streamToken,
+  traceparent: prediction.traceparent ?? null,
 })
 
 /** The prediction of a row; long values of its input are cut short. */
@@ -82,6 +95,7 @@ export const toPrediction = (row: Row): Prediction => ({
   webhook: row.webhook_json === null ? undefined : JSON.parse(row.webhook_json),
   dataRemoved: row.data_removed === 1,
   streamToken: row.stream_token,
+  ...(row.traceparent !== null && { traceparent: row.traceparent }),
 })
 
 const toDate = (time: number | null) => (time === null ? undefined : new Date(time))

@@ -1,165 +1,291 @@
 /**
- * Predictions on disk. A row is small: values of an input that are long (data URIs) are whole in a
+ * Predictions in SQLite. A row is small: values of an input that are long (data URIs) are whole in a
  * table of their own and cut short in the row.
  */
 import type { Prediction } from '../../contract/prediction.js'
-import { joinWish, splitWish, type Wish } from '../storedRequest.js'
+import { cancel, fail } from '../../predictions/prediction.js'
+import type {
+  Admission,
+  AdmissionOutcome,
+  CancelOutcome,
+  Claim,
+  ClaimedPrediction,
+  ClaimOptions,
+  ListedPrediction,
+  PredictionStore,
+  Progress,
+} from '../predictionStore.js'
+import type { Signals } from '../signals.js'
+import { readRequest, writeRequest } from '../storedRequest.js'
 import type { Database } from './database.js'
-import { earlier, end, later, type Place, startOf } from './predictionCursor.js'
-import {
-  type Row,
-  shorten,
-  toColumns,
-  toPrediction,
-  toWhole,
-  type WholeRow,
-} from './predictionRows.js'
+import { createIdempotencyTable } from './idempotency.js'
+import { createPredictionLists } from './predictionLists.js'
+import { createQueueIndex, toCost } from './predictionQueue.js'
+import { type QueueColumns, shorten, toColumns, toWhole, type WholeRow } from './predictionRows.js'
+import type { DeliveryTable } from './webhookDeliveries.js'
 
-export type Admission = {
-  /** Its input may be long. */
-  readonly prediction: Prediction
-  readonly wish: Wish
-  readonly priority: number
-}
+type ClaimedRow = WholeRow & QueueColumns & { readonly wish_json: string }
 
-export type StoredPrediction = {
-  /** Rises with each admission. */
-  readonly sequence: number
-  readonly priority: number
-  /** Long values of its input are cut short. */
-  readonly prediction: Prediction
-}
+type ClaimColumns = { readonly claim: number; readonly executor: string }
 
-export type UnfinishedPrediction = StoredPrediction & { readonly wish: Wish }
+/** The adapter of the port; `deliveries` writes a webhook's row in the transaction of its state. */
+export function createPredictionStore(
+  database: Database,
+  deliveries: DeliveryTable,
+  signals: Signals,
+): PredictionStore {
+  const { write, writeLater } = database
+  const rows = prepareRows(database)
+  const queue = createQueueIndex(database)
+  const lists = createPredictionLists(database)
+  const idempotency = createIdempotencyTable(database)
 
-export type ListQuery = {
-  readonly limit: number
-  /** Only what was admitted before, or after, this one. */
-  readonly before?: number | undefined
-  readonly after?: number | undefined
-  readonly createdAfter?: Date | undefined
-  readonly createdBefore?: Date | undefined
-}
+  async function admit(admission: Admission): Promise<AdmissionOutcome> {
+    const outcome = await write(() => refuse(admission) ?? insert(admission))
+    if (outcome.kind === 'admitted') signals.send({ kind: 'work' })
+    return outcome
+  }
 
-export type PredictionStore = {
-  /** The prediction as it lives on: with the long values of its input cut short. */
-  readonly insert: (admission: Admission) => StoredPrediction
-  /** Everything of a prediction that changes after its admission. */
-  readonly save: (prediction: Prediction) => void
-  /** With its whole input. */
-  readonly find: (id: string) => Prediction | undefined
-  readonly findByStreamToken: (token: string) => Prediction | undefined
-  /** Newest first; with `after`, those that follow it most closely. */
-  readonly list: (query: ListQuery) => StoredPrediction[]
-  readonly readWish: (id: string) => Wish
-  /** Those that are not terminal, in order of admission; long values of their wishes are cut short too. */
-  readonly listUnfinished: () => UnfinishedPrediction[]
-  /** One more server has begun with it unfinished; returns how many have. */
-  readonly countServerStart: (id: string) => number
-  /** Ids of terminal predictions with data that were completed before `time`, at most `limit`. */
-  readonly listToClear: (time: Date, limit: number) => string[]
-  /** Removes input, output and logs. */
-  readonly clear: (id: string) => void
-}
+  function refuse(admission: Admission): AdmissionOutcome | undefined {
+    const { prediction, idempotency: sent, maxWaiting, unlessBusy } = admission
+    const known = sent && idempotency.find(prediction.keyId ?? '', sent.key)
+    if (known && known.bodyDigest === sent.bodyDigest)
+      return { kind: 'repeated', id: known.predictionId }
+    if (known) return { kind: 'conflict', field: 'idempotencyKey' }
+    if (rows.byId.get(prediction.id)) return { kind: 'conflict', field: 'id' }
+    const { waiting, running } = queue.counts()
+    if (unlessBusy && waiting + running > 0) return { kind: 'busy' }
+    if (waiting >= maxWaiting) return { kind: 'full' }
+    return undefined
+  }
 
-type WishRow = { readonly sent_json: string; readonly wish_json: string }
+  function insert(admission: Admission): AdmissionOutcome {
+    const { prediction, work, priority, cost, loraSet, idempotency: sent } = admission
+    const excerpt = shorten(prediction.input)
+    const owner = prediction.keyId ?? ''
+    const { lastInsertRowid } = rows.insert.run({
+      ...toColumns(prediction),
+      owner,
+      priority,
+      turn: queue.nextTurn(owner, priority),
+      lora_set: loraSet,
+      cost_kind: cost.kind,
+      cost_tokens: cost.tokens,
+      cost_step_tokens: cost.stepTokens,
+      excerpt_json: JSON.stringify(excerpt),
+    })
+    rows.insertInput.run(
+      Number(lastInsertRowid),
+      excerpt === prediction.input ? null : JSON.stringify(prediction.input),
+      prediction.inputFiles ? JSON.stringify(prediction.inputFiles) : null,
+      writeRequest(work, prediction.input),
+    )
+    if (sent) idempotency.add({ owner, ...sent }, prediction.id, prediction.createdAt)
+    return { kind: 'admitted' }
+  }
 
-export function createPredictionStore({ sqlite }: Database): PredictionStore {
-  const insertRow = sqlite.prepare<
-    Omit<Row, 'sequence' | 'logs' | 'output_json' | 'error' | 'data_removed'>
-  >(`
-    INSERT INTO predictions (id, surface, model, version, deployment, key_id, priority, status,
-      created_at, started_at, completed_at, deadline, sent_created_at, excerpt_json, metrics_json,
-      webhook_json, stream_token)
-    VALUES (@id, @surface, @model, @version, @deployment, @key_id, @priority, @status, @created_at,
-      @started_at, @completed_at, @deadline, @sent_created_at, @excerpt_json, @metrics_json,
-      @webhook_json, @stream_token)`)
-  const insertInput = sqlite.prepare(
-    'INSERT INTO inputs (sequence, sent_json, files_json, wish_json) VALUES (?, ?, ?, ?)',
-  )
-  const update = sqlite.prepare(`
-    UPDATE predictions SET status = @status, started_at = @started_at, completed_at = @completed_at,
-      logs = @logs, output_json = @output_json, error = @error, metrics_json = @metrics_json
-    WHERE id = @id`)
-  // One statement, as each takes a lock: a page of the list is asked for less often than this.
-  const wholeBy = (column: 'id' | 'stream_token') =>
-    sqlite.prepare<[string], WholeRow>(`
-      SELECT predictions.*, sent_json, files_json FROM predictions
-      LEFT JOIN inputs USING (sequence) WHERE ${column} = ?`)
-  const [byId, byToken] = [wholeBy('id'), wholeBy('stream_token')]
-  const wishOf = sqlite.prepare<[string], WishRow>(`
-    SELECT COALESCE(sent_json, excerpt_json) AS sent_json, wish_json
-    FROM predictions JOIN inputs USING (sequence) WHERE id = ?`)
-  const unfinished = sqlite.prepare<[], WholeRow & Pick<WishRow, 'wish_json'>>(`
-    SELECT predictions.*, NULL AS sent_json, files_json, wish_json
-    FROM predictions JOIN inputs USING (sequence)
-    WHERE status IN ('starting', 'processing') ORDER BY sequence`)
-  const countStart = sqlite.prepare<[string], { server_starts: number }>(`
-    UPDATE predictions SET server_starts = server_starts + 1 WHERE id = ? RETURNING server_starts`)
-  const toClear = sqlite.prepare<[number, number], { id: string }>(`
-    SELECT id FROM predictions
-    WHERE completed_at IS NOT NULL AND data_removed = 0 AND completed_at < ?
-    ORDER BY completed_at LIMIT ?`)
-  const clearRow = sqlite.prepare(`
-    UPDATE predictions SET excerpt_json = '{}', logs = '', output_json = NULL, data_removed = 1
-    WHERE id = ?`)
-  const deleteInput = sqlite.prepare(`
-    DELETE FROM inputs WHERE sequence = (SELECT sequence FROM predictions WHERE id = ?)`)
-  const timeOf = sqlite
-    .prepare<[number], number>('SELECT created_at FROM predictions WHERE sequence = ?')
-    .pluck()
-  // In the order of an index, so that a page takes the same anywhere in a store of any size.
-  const page = (direction: 'ASC' | 'DESC') =>
-    sqlite.prepare<[number, number, number, number, number], Row>(`
-      SELECT * FROM predictions
-      WHERE (created_at, sequence) > (?, ?) AND (created_at, sequence) < (?, ?)
-      ORDER BY created_at ${direction}, sequence ${direction} LIMIT ?`)
-  const [newestFirst, oldestFirst] = [page('DESC'), page('ASC')]
+  async function claim(options: ClaimOptions): Promise<ClaimedPrediction | undefined> {
+    const claimed = await writeLater(() => {
+      const sequence = queue.choose(options, Date.now())
+      return sequence === undefined ? undefined : rows.claim.get(options.executor, sequence)
+    })
+    const row = claimed && rows.claimed.get(claimed.id)
+    if (!row) return undefined
+    const held = { id: row.id, executor: options.executor, number: claimed.claim }
+    try {
+      return toClaimed(row, held)
+    } catch (error) {
+      await setAside(held, toWhole(row)!, error)
+      return claim(options)
+    }
+  }
 
-  const placeOf = (sequence: number): Place => [timeOf.get(sequence) ?? end, sequence]
+  /** A row that cannot be read would stop every executor that claims it. */
+  async function setAside(held: Claim, prediction: Prediction, error: unknown): Promise<void> {
+    const reason = error instanceof Error ? error.message : String(error)
+    await settle(held, fail(prediction, `The stored request cannot be read: ${reason}`))
+  }
+
+  const takeOver = ({ id, number, executor }: Claim, successor: string) =>
+    writeLater((): Claim | undefined => {
+      const taken = rows.takeOver.get({ id, claim: number, executor, successor })
+      return taken && { id, executor: successor, number: taken.claim }
+    })
+
+  const save = (held: Claim, prediction: Prediction, isRunning: number) =>
+    rows.update.run({ ...toColumns(prediction), ...toClaim(held), is_running: isRunning }).changes >
+    0
+
+  async function settle(held: Claim, prediction: Prediction): Promise<boolean> {
+    const isSettled = await write(() => {
+      const changes = rows.end.run({ ...toColumns(prediction), ...toClaim(held) }).changes
+      if (changes > 0) deliveries.addCompleted(prediction)
+      return changes > 0
+    })
+    if (isSettled) signals.send({ kind: 'ended', id: prediction.id })
+    return isSettled
+  }
+
+  async function release(held: Claim): Promise<void> {
+    await write(() => {
+      const row = rows.byId.get(held.id)
+      if (row)
+        rows.release.run({ turn: queue.headTurn(row.priority), ...toClaim(held), id: held.id })
+    })
+    signals.send({ kind: 'work' })
+  }
+
+  async function cancelOne(id: string, progress?: Progress): Promise<CancelOutcome> {
+    const outcome = await write(() => cancelRow(toWhole(rows.byId.get(id)), progress))
+    if (outcome.isCanceled) signals.send({ kind: 'ended', id })
+    return outcome
+  }
+
+  /** Without a claim: a cancel counts whoever holds the prediction. */
+  function cancelRow(found: Prediction | undefined, progress?: Progress): CancelOutcome {
+    if (!found) return { prediction: undefined, isCanceled: false }
+    const prediction = cancel({ ...found, ...progress })
+    const isCanceled = rows.cancel.run(toColumns(prediction)).changes > 0
+    if (isCanceled) deliveries.addCompleted(prediction)
+    return { prediction: isCanceled ? prediction : found, isCanceled }
+  }
+
+  async function expire(now: Date): Promise<readonly Prediction[]> {
+    const due = rows.overdue.all(now.getTime())
+    if (due.length === 0) return []
+    const outcomes = await write(() => due.map((row) => cancelRow(toWhole(row))))
+    const expired = outcomes.flatMap(({ isCanceled, prediction }) =>
+      isCanceled && prediction ? [prediction] : [],
+    )
+    for (const { id } of expired) signals.send({ kind: 'ended', id })
+    return expired
+  }
+
+  const recover = (maxStarts: number) =>
+    write(() => {
+      const failed = rows.interrupted.all().flatMap((row) => {
+        const starts = rows.countStart.get(row.id)?.server_starts ?? 0
+        if (starts <= maxStarts) return []
+        const prediction = fail(toWhole(row)!, startedTooOften(maxStarts))
+        rows.cancel.run(toColumns(prediction))
+        deliveries.addCompleted(prediction)
+        return [prediction]
+      })
+      rows.releaseAll.run()
+      return failed
+    })
 
   return {
-    insert({ prediction, wish, priority }) {
-      const excerpt = shorten(prediction.input)
-      const row = { ...toColumns(prediction), priority, excerpt_json: JSON.stringify(excerpt) }
-      const sequence = Number(insertRow.run(row).lastInsertRowid)
-      const sent = excerpt === prediction.input ? null : JSON.stringify(prediction.input)
-      const files = prediction.inputFiles ? JSON.stringify(prediction.inputFiles) : null
-      insertInput.run(sequence, sent, files, JSON.stringify(splitWish(wish, prediction.input)))
-      return { sequence, priority, prediction: { ...prediction, input: excerpt } }
+    admit,
+    find: async (id) => toWhole(rows.byId.get(id)),
+    findByStreamToken: async (token) => toWhole(rows.byToken.get(token)),
+    list: async (query): Promise<ListedPrediction[]> => lists.list(query),
+    queuePosition: async (id) => queue.position(id),
+    counts: async () => queue.counts(),
+    claim,
+    takeOver,
+    begin: (held, prediction) => writeLater(() => save(held, prediction, 1)),
+    checkpoint: (held, prediction) => writeLater(() => save(held, prediction, 1)),
+    settle,
+    release,
+    cancel: cancelOne,
+    expire,
+    nextDeadline: async () => {
+      const deadline = rows.firstDeadline.get()
+      return deadline === undefined ? undefined : new Date(deadline)
     },
-    save: (prediction) => void update.run(toColumns(prediction)),
-    find: (id) => toWhole(byId.get(id)),
-    findByStreamToken: (token) => toWhole(byToken.get(token)),
-    list({ limit, before, after, createdAfter, createdBefore }) {
-      const lower = later(startOf(createdAfter, 0), after === undefined ? [0, 0] : placeOf(after))
-      const upper = earlier(startOf(createdBefore, end), placeOf(before ?? end))
-      if (after === undefined) return newestFirst.all(...lower, ...upper, limit).map(toStored)
-      return oldestFirst
-        .all(...lower, ...upper, limit)
-        .reverse()
-        .map(toStored)
-    },
-    readWish(id) {
-      const { sent_json, wish_json } = wishOf.get(id)!
-      return joinWish(JSON.parse(wish_json), JSON.parse(sent_json))
-    },
-    listUnfinished: () =>
-      unfinished.all().map((row) => {
-        const stored = { ...toStored(row), prediction: toWhole(row)! }
-        return { ...stored, wish: joinWish(JSON.parse(row.wish_json), stored.prediction.input) }
-      }),
-    countServerStart: (id) => countStart.get(id)?.server_starts ?? 0,
-    listToClear: (time, limit) => toClear.all(time.getTime(), limit).map(({ id }) => id),
-    clear(id) {
-      clearRow.run(id)
-      deleteInput.run(id)
-    },
+    recover,
+    listToClear: async (time, limit) => lists.listToClear(time, limit),
+    clear: (ids) => write(() => ids.forEach(lists.clear)),
+    forgetIdempotencyKeys: (before) => write(() => idempotency.forget(before)),
+  }
+
+  function toClaimed(row: ClaimedRow, held: Claim): ClaimedPrediction {
+    const prediction = toWhole(row)!
+    return {
+      claim: held,
+      prediction,
+      work: readRequest(row.wish_json, prediction.input),
+      priority: row.priority,
+      cost: toCost(row),
+      loraSet: row.lora_set,
+    }
   }
 }
 
-const toStored = (row: Row): StoredPrediction => ({
-  sequence: row.sequence,
-  priority: row.priority,
-  prediction: toPrediction(row),
-})
+const startedTooOften = (maxStarts: number) =>
+  `The server ended ${maxStarts} times while it worked on this, and does not try again`
+
+const toClaim = ({ number, executor }: Claim): ClaimColumns => ({ claim: number, executor })
+
+/** What holds a claim, and is not over. */
+const isHeld = 'id = @id AND claim = @claim AND executor = @executor AND completed_at IS NULL'
+const changes = `status = @status, started_at = @started_at, completed_at = @completed_at,
+  logs = @logs, output_json = @output_json, error = @error, metrics_json = @metrics_json`
+
+function prepareRows({ sqlite }: Database) {
+  const whole = (where: string) => `
+    SELECT predictions.*, sent_json, files_json FROM predictions
+    LEFT JOIN inputs USING (sequence) WHERE ${where}`
+  return {
+    insert: sqlite.prepare(`
+      INSERT INTO predictions (id, surface, model, version, deployment, key_id, owner, priority, turn,
+        lora_set, cost_kind, cost_tokens, cost_step_tokens, traceparent, status, created_at,
+        started_at, completed_at, deadline, sent_created_at, excerpt_json, metrics_json,
+        webhook_json, stream_token)
+      VALUES (@id, @surface, @model, @version, @deployment, @key_id, @owner, @priority, @turn,
+        @lora_set, @cost_kind, @cost_tokens, @cost_step_tokens, @traceparent, @status, @created_at,
+        @started_at, @completed_at, @deadline, @sent_created_at, @excerpt_json, @metrics_json,
+        @webhook_json, @stream_token)`),
+    insertInput: sqlite.prepare(
+      'INSERT INTO inputs (sequence, sent_json, files_json, wish_json) VALUES (?, ?, ?, ?)',
+    ),
+    // One statement with the input, as each takes a lock.
+    byId: sqlite.prepare<[string], WholeRow & QueueColumns>(whole('id = ?')),
+    byToken: sqlite.prepare<[string], WholeRow>(whole('stream_token = ?')),
+    overdue: sqlite.prepare<[number], WholeRow>(
+      whole('deadline IS NOT NULL AND completed_at IS NULL AND deadline <= ?'),
+    ),
+    claimed: sqlite.prepare<[string], ClaimedRow>(`
+      SELECT predictions.*, sent_json, files_json, wish_json
+      FROM predictions JOIN inputs USING (sequence) WHERE id = ?`),
+    claim: sqlite.prepare<[string, number], { readonly id: string; readonly claim: number }>(`
+      UPDATE predictions SET executor = ?, claim = claim + 1 WHERE sequence = ?
+      RETURNING id, claim`),
+    takeOver: sqlite.prepare<
+      ClaimColumns & { readonly id: string; readonly successor: string },
+      { readonly claim: number }
+    >(`UPDATE predictions SET executor = @successor, claim = claim + 1
+       WHERE ${isHeld} AND is_running = 0 RETURNING claim`),
+    update: sqlite.prepare<Columns & ClaimColumns & { readonly is_running: number }>(
+      `UPDATE predictions SET ${changes}, is_running = @is_running WHERE ${isHeld}`,
+    ),
+    end: sqlite.prepare<Columns & ClaimColumns>(
+      `UPDATE predictions SET ${changes}, is_running = 0, executor = NULL WHERE ${isHeld}`,
+    ),
+    cancel: sqlite.prepare<Columns>(
+      `UPDATE predictions SET ${changes}, is_running = 0, executor = NULL
+       WHERE id = @id AND completed_at IS NULL`,
+    ),
+    release: sqlite.prepare<ClaimColumns & { readonly id: string; readonly turn: number }>(
+      `UPDATE predictions SET executor = NULL, is_running = 0, turn = @turn WHERE ${isHeld}`,
+    ),
+    interrupted: sqlite.prepare<[], WholeRow>(
+      `${whole("completed_at IS NULL AND status = 'processing'")} ORDER BY sequence`,
+    ),
+    countStart: sqlite.prepare<[string], { readonly server_starts: number }>(`
+      UPDATE predictions SET server_starts = server_starts + 1 WHERE id = ?
+      RETURNING server_starts`),
+    releaseAll: sqlite.prepare(
+      'UPDATE predictions SET executor = NULL, is_running = 0 WHERE executor IS NOT NULL',
+    ),
+    firstDeadline: sqlite
+      .prepare<[], number>(
+        `SELECT deadline FROM predictions WHERE deadline IS NOT NULL AND completed_at IS NULL
+         ORDER BY deadline LIMIT 1`,
+      )
+      .pluck(),
+  }
+}
+
+type Columns = ReturnType<typeof toColumns>

@@ -1,10 +1,6 @@
-/** How often each model has been run; counted by the store itself, with the admission. */
+/** How often each model has been run, in SQLite: a trigger counts with the admission. */
+import type { RunCounts } from '../store.js'
 import type { Database } from './database.js'
-
-export type RunCounts = {
-  /** By `owner/name`; a model without a run is absent. */
-  readonly count: () => ReadonlyMap<string, number>
-}
 
 /** What a count over all predictions went through; `runTable` took its place. */
 export const runIndex = 'CREATE INDEX predictions_by_model ON predictions (model)'
@@ -23,5 +19,5 @@ export const runTable = `
 
 export function createRunCounts({ sqlite }: Database): RunCounts {
   const counts = sqlite.prepare<[], { model: string; count: number }>('SELECT * FROM runs')
-  return { count: () => new Map(counts.all().map(({ model, count }) => [model, count])) }
+  return { count: async () => new Map(counts.all().map(({ model, count }) => [model, count])) }
 }

@@ -1,14 +1,7 @@
-/** Secrets that the server makes for itself once and keeps. */
+/** Secrets in SQLite. */
 import { randomBytes } from 'node:crypto'
+import type { SecretStore } from '../secretStore.js'
 import type { Database } from './database.js'
-
-export type SecretStore = {
-  /** The bytes of the secret `name`, drawn when it is asked for the first time. */
-  readonly read: (name: SecretName) => Buffer
-}
-
-/** What signs webhooks, and what signs the URLs of uploaded files. */
-export type SecretName = 'webhooks' | 'downloads'
 
 export const secretTable = `
   CREATE TABLE secrets (
@@ -19,20 +12,17 @@ export const secretTable = `
 // Of webhook secrets as Replicate makes them.
 const secretBytes = 24
 
-export function createSecretStore({ sqlite }: Database): SecretStore {
+export function createSecretStore({ sqlite, write }: Database): SecretStore {
   const insert = sqlite.prepare<[string, Buffer]>('INSERT OR IGNORE INTO secrets VALUES (?, ?)')
   const select = sqlite
     .prepare<[string], Buffer>('SELECT bytes FROM secrets WHERE name = ?')
     .pluck()
   return {
-    read(name) {
+    async read(name) {
       const known = select.get(name)
       if (known) return known
-      insert.run(name, randomBytes(secretBytes))
+      await write(() => insert.run(name, randomBytes(secretBytes)))
       return select.get(name)!
     },
   }
 }
-
-/** The text in which clients get the secret of webhooks: `whsec_` and standard base64. */
-export const toWebhookKey = (secret: Buffer) => `whsec_${secret.toString('base64')}`

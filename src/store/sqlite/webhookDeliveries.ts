@@ -1,42 +1,13 @@
-/**
- * Webhook deliveries that must arrive: written in the transaction of the state they report, and
- * kept for a while after they have arrived or were given up. What is sent is the prediction as it
- * is then.
- */
-import type { WebhookEvent } from '../../contract/prediction.js'
+/** Webhook deliveries in SQLite. */
+import { randomUUID } from 'node:crypto'
+import type { Prediction, WebhookEvent } from '../../contract/prediction.js'
+import type { Attempt, Delivery, DeliveryStore } from '../deliveryStore.js'
 import type { Database } from './database.js'
 
-export type Delivery = {
-  /** The same over all attempts: the receiver's `webhook-id`. */
-  readonly id: string
-  readonly predictionId: string
-  readonly event: WebhookEvent
-  /** How often it was sent. */
-  readonly attempts: number
-  readonly createdAt: Date
-  /** Of the next attempt; absent when there will be none. */
-  readonly dueAt?: Date | undefined
-  /** When it had arrived (there is no error then) or was given up. */
-  readonly settledAt?: Date | undefined
-  /** Of the last attempt. */
-  readonly error?: string | undefined
-}
-
-/** How an attempt went: it arrived, it is tried again, or it is given up. */
-export type Attempt =
-  | { readonly kind: 'arrived'; readonly at: Date }
-  | { readonly kind: 'postponed'; readonly until: Date; readonly error: string }
-  | { readonly kind: 'given up'; readonly at: Date; readonly error: string }
-
-export type DeliveryStore = {
-  readonly add: (delivery: Pick<Delivery, 'id' | 'predictionId' | 'event' | 'createdAt'>) => void
-  /** What is still to be sent, the one that is due first coming first. */
-  readonly listPending: (limit: number) => Delivery[]
-  readonly record: (id: string, attempt: Attempt) => void
-  /** Oldest first. */
-  readonly listOfPrediction: (predictionId: string) => Delivery[]
-  /** Forgets what was settled before `time`. */
-  readonly removeSettled: (time: Date) => void
+/** For the transactions that end a prediction. */
+export type DeliveryTable = {
+  /** Nothing where no webhook asks for `completed`. */
+  readonly addCompleted: (prediction: Prediction) => void
 }
 
 type Row = {
@@ -52,10 +23,21 @@ type Row = {
 
 type Settling = Pick<Row, 'id' | 'due_at' | 'settled_at' | 'error'>
 
-export function createDeliveryStore({ sqlite }: Database): DeliveryStore {
+export function createDeliveryTable({ sqlite }: Database): DeliveryTable {
   const insert = sqlite.prepare<[string, string, WebhookEvent, number, number]>(
     'INSERT INTO deliveries (id, prediction_id, event, created_at, due_at) VALUES (?, ?, ?, ?, ?)',
   )
+  return {
+    addCompleted({ id, webhook }) {
+      if (!webhook?.events.includes('completed')) return
+      const now = Date.now()
+      insert.run(`msg_${randomUUID()}`, id, 'completed', now, now)
+    },
+  }
+}
+
+export function createDeliveryStore(database: Database, table: DeliveryTable): DeliveryStore {
+  const { sqlite, write } = database
   const pending = sqlite.prepare<[number], Row>(
     'SELECT * FROM deliveries WHERE due_at IS NOT NULL ORDER BY due_at LIMIT ?',
   )
@@ -68,12 +50,15 @@ export function createDeliveryStore({ sqlite }: Database): DeliveryStore {
   )
   const forget = sqlite.prepare<[number]>('DELETE FROM deliveries WHERE settled_at < ?')
   return {
-    add: ({ id, predictionId, event, createdAt }) =>
-      void insert.run(id, predictionId, event, createdAt.getTime(), createdAt.getTime()),
-    listPending: (limit) => pending.all(limit).map(toDelivery),
-    record: (id, attempt) => void update.run({ id, ...settling(attempt) }),
-    listOfPrediction: (predictionId) => ofPrediction.all(predictionId).map(toDelivery),
-    removeSettled: (time) => void forget.run(time.getTime()),
+    addCompleted: (prediction) => write(() => table.addCompleted(prediction)),
+    listPending: async (limit) => pending.all(limit).map(toDelivery),
+    async record(id, attempt) {
+      await write(() => update.run({ id, ...settling(attempt) }))
+    },
+    listOfPrediction: async (predictionId) => ofPrediction.all(predictionId).map(toDelivery),
+    async removeSettled(time) {
+      await write(() => forget.run(time.getTime()))
+    },
   }
 }
 

@@ -1,20 +1,25 @@
 /**
- * The API process's side of the engine: gives an engine process one command at a time, and turns its
+ * The worker's side of an engine: gives an engine process one command at a time, and turns its
  * events into promises.
  */
 import { randomUUID } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { EncodedImage } from '../../engine/images/encode.js'
-import { type DrawSizes, expectRoom } from '../../engine/models/memoryEstimate.js'
 import type {
+  EncodedImage,
   EngineCommand,
   EngineConfig,
   EngineEvent,
+  GenerateRequest,
   GenerationEvent,
   GenerationTimings,
+  MemoryEstimate,
 } from '../../engine/protocol.js'
 import { FluxdError, fromErrorRecord } from '../../errors.js'
-import type { GenerationPlan, PixelSize, Variant, WeightsPlan } from '../../plan/plan.js'
+import type { LoraFile, Variant } from '../../plan/plan.js'
+import { planWeights, type ValidDraft } from '../../plan/planGeneration.js'
+import type { PreviewSubscription } from '../../predictions/feed.js'
+import { assertFits } from './memoryFit.js'
+import type { Environment } from './process.js'
 import { type Supervisor, superviseProcess } from './supervisor.js'
 
 export type EngineStatus = ReturnType<Supervisor['status']> | 'busy'
@@ -31,18 +36,11 @@ export type GenerateOptions = {
   readonly signal?: AbortSignal
   readonly onEvent?: (event: GenerationEvent) => void
   /** Called when the engine is there and takes it up; it begins when this resolves. */
-  readonly onTurn?: () => Promise<void>
-  readonly previews?: PreviewWish
+  readonly onStart?: () => Promise<void>
+  readonly previews?: PreviewSubscription
 }
 
-/** Whether anybody wants to see previews; they are only made for those who watch. */
-export type PreviewWish = {
-  readonly isWanted: () => boolean
-  /** Calls `listener` when that changes; returns how to stop. */
-  readonly onChange: (listener: () => void) => () => void
-}
-
-/** The API process's view of one engine process. */
+/** The worker's view of one engine process. */
 export type Engine = {
   readonly status: () => EngineStatus
   /** The process that runs now; another one after a restart. */
@@ -50,27 +48,24 @@ export type Engine = {
   /** Loads a variant ahead of the first prediction; throws what is wrong with its checkpoint. */
   readonly load: (variant: Variant) => Promise<void>
   /**
-   * The size of a picture that a user sent: its bytes are only read in the engine's process.
-   * Throws `invalid_input` when they are no picture.
-   */
-  readonly measure: (image: Uint8Array) => Promise<PixelSize>
-  /**
    * Runs one prediction; predictions wait for each other in order of arrival.
    * Throws `canceled` when `signal` aborts and `engine_died` when the process died under it.
    */
-  readonly generate: (plan: GenerationPlan, options?: GenerateOptions) => Promise<GenerationResult>
+  readonly generate: (
+    request: GenerateRequest,
+    options?: GenerateOptions,
+  ) => Promise<GenerationResult>
   /**
    * Throws `not_supported`, with the numbers, where a plan can never fit into the device's memory, as
    * far as that is known: nothing is before a variant is loaded.
    */
-  readonly expectRoom: (
-    plan: Pick<GenerationPlan, 'variant' | 'precision' | 'size' | 'checkSafety'>,
-  ) => void
+  readonly assertFits: (draft: ValidDraft) => void
   /**
    * Has the LoRAs of what probably comes next read and uploaded while the present one runs. Nothing
-   * depends on it: it fails silently, and a process that is started anew does not know of it.
+   * depends on it: what is wrong with a file is found when it runs, and a process that is started
+   * anew does not know of it.
    */
-  readonly prepare: (next: WeightsPlan) => void
+  readonly prefetch: (draft: ValidDraft, loras: readonly LoraFile[]) => void
   /** Gives a variant's memory back. */
   readonly release: (variant: Variant) => Promise<void>
   readonly stop: () => Promise<void>
@@ -83,16 +78,20 @@ type Task = {
 }
 
 /** Starts an engine process and keeps it running until `stop`. */
-export function startEngine(config: EngineConfig, logger: Logger): Engine {
-  const sizes = new Map<Variant, DrawSizes>()
+export function startEngine(
+  config: EngineConfig,
+  logger: Logger,
+  environment?: Environment,
+): Engine {
+  const estimates = new Map<Variant, MemoryEstimate>()
   let task: Task | undefined
   let isBusy = false
   let tail: Promise<unknown> = Promise.resolve()
-  const supervisor = superviseProcess(config, logger, { onEvent, onDeath })
+  const supervisor = superviseProcess(config, logger, { onEvent, onDeath }, environment)
   const { send } = supervisor
 
   function onEvent(event: EngineEvent) {
-    if (event.kind === 'sizes') sizes.set(event.variant, event.sizes)
+    if (event.kind === 'memoryEstimate') estimates.set(event.variant, event.estimate)
     else task?.onEvent(event)
   }
 
@@ -133,8 +132,8 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
   }
 
   async function generate(
-    plan: GenerationPlan,
-    { signal, onEvent: notify, onTurn, previews }: GenerateOptions = {},
+    generation: GenerateRequest,
+    { signal, onEvent: notify, onStart, previews }: GenerateOptions = {},
   ) {
     const id = randomUUID()
     const images: GeneratedImage[] = []
@@ -142,15 +141,15 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
     const wantsPreviews = () => previews?.isWanted() ?? false
     return exclusively(async () => {
       throwIfCanceled(signal)
-      await onTurn?.()
+      await onStart?.()
       throwIfCanceled(signal)
       signal?.addEventListener('abort', cancel, { once: true })
-      const stopTelling = previews?.onChange(() =>
+      const stopPreviews = previews?.onChange(() =>
         send({ kind: 'preview', id, isWanted: wantsPreviews() }),
       )
       try {
         return await request<GenerationResult>(
-          { kind: 'generate', id, plan, wantsPreviews: wantsPreviews() },
+          { ...generation, kind: 'generate', id, wantsPreviews: wantsPreviews() },
           (event, resolve, reject) => {
             if (!('id' in event) || event.id !== id) return
             notify?.(event)
@@ -164,7 +163,7 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
         )
       } finally {
         signal?.removeEventListener('abort', cancel)
-        stopTelling?.()
+        stopPreviews?.()
       }
     })
   }
@@ -179,20 +178,12 @@ export function startEngine(config: EngineConfig, logger: Logger): Engine {
           if (event.kind === 'loadFailed') reject(fromErrorRecord(event.error))
         }),
       ),
-    measure: (image) =>
-      exclusively(() =>
-        request<PixelSize>({ kind: 'measure', image }, (event, resolve, reject) => {
-          if (event.kind === 'measured') resolve(event.size)
-          if (event.kind === 'measureFailed') reject(fromErrorRecord(event.error))
-        }),
-      ),
     generate,
-    expectRoom(plan) {
-      const known = sizes.get(plan.variant)
-      if (known) expectRoom(known, plan)
+    assertFits(draft) {
+      const known = estimates.get(draft.variant)
+      if (known) assertFits(known, draft)
     },
-    prepare: ({ variant, precision, loras }) =>
-      send({ kind: 'prepare', variant, precision, loras }),
+    prefetch: (draft, loras) => send({ ...planWeights(draft, loras), kind: 'prefetch' }),
     release: (variant) =>
       exclusively(() =>
         request<void>({ kind: 'release', variant }, (event, resolve) => {

@@ -12,6 +12,8 @@ export type EngineProcess = {
   readonly stop: () => Promise<void>
 }
 
+export type Environment = Readonly<Record<string, string>>
+
 export type ProcessHandlers = {
   readonly onEvent: (event: EngineEvent) => void
   /** The process is gone; `reason` completes the sentence "the engine process …". */
@@ -20,8 +22,13 @@ export type ProcessHandlers = {
 
 const stopTimeoutMs = 5000
 
-export function startProcess(config: EngineConfig, handlers: ProcessHandlers): EngineProcess {
-  const child = forkWorker(config)
+/** Starts an engine process, with this process's environment where none is given. */
+export function startProcess(
+  config: EngineConfig,
+  handlers: ProcessHandlers,
+  environment?: Environment,
+): EngineProcess {
+  const child = forkWorker(config, environment)
   // An engine uses every core it gets; the API process must still answer at once.
   if (child.pid !== undefined) setPriority(child.pid, constants.priority.PRIORITY_BELOW_NORMAL)
   child.on('message', (event: EngineEvent) => handlers.onEvent(event))
@@ -48,7 +55,7 @@ export function startProcess(config: EngineConfig, handlers: ProcessHandlers): E
   }
 }
 
-function forkWorker(config: EngineConfig): ChildProcess {
+function forkWorker(config: EngineConfig, environment?: Environment): ChildProcess {
   const here = fileURLToPath(import.meta.url)
   // Run from source (tests, development) the worker is TypeScript too.
   const extension = extname(here)
@@ -59,6 +66,7 @@ function forkWorker(config: EngineConfig): ChildProcess {
       serialization: 'advanced',
       execArgv: extension === '.ts' ? ['--import', 'tsx'] : [],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      ...(environment && { env: environment }),
     },
   )
 }

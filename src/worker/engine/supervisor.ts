@@ -2,7 +2,7 @@
 import type { Logger } from 'pino'
 import type { EngineCommand, EngineConfig, EngineEvent } from '../../engine/protocol.js'
 import { FluxdError } from '../../errors.js'
-import { type EngineProcess, startProcess } from './process.js'
+import { type EngineProcess, type Environment, startProcess } from './process.js'
 
 export type Supervisor = {
   readonly status: () => 'starting' | 'ready' | 'restarting' | 'stopped'
@@ -33,6 +33,7 @@ export function superviseProcess(
   config: EngineConfig,
   logger: Logger,
   handlers: SupervisorHandlers,
+  environment?: Environment,
 ): Supervisor {
   let status: ReturnType<Supervisor['status']> = 'starting'
   let failedStarts = 0
@@ -42,12 +43,12 @@ export function superviseProcess(
   let child = start()
 
   function start(): EngineProcess {
-    return startProcess(config, { onEvent, onExit })
+    return startProcess(config, { onEvent, onExit }, environment)
   }
 
   function onEvent(event: EngineEvent) {
-    if (event.kind === 'notice') return logger.warn(event.message)
-    if (event.kind === 'lost') lostBecause = event.reason
+    if (event.kind === 'warning') return logger.warn(event.message)
+    if (event.kind === 'deviceLost') lostBecause = event.reason
     if (event.kind !== 'ready') return handlers.onEvent(event)
     if (status === 'stopped') return
     status = 'ready'

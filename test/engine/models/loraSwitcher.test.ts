@@ -36,6 +36,7 @@ const settings = (changes: Partial<MergeSettings> = {}): MergeSettings => ({
 })
 
 const lora = (name: string, scale = 1): LoraFile => ({
+  name: 'lora',
   path: fixturePath(`lora/lora_${name}.safetensors`),
   scale,
 })
@@ -145,11 +146,11 @@ describe('the networks', () => {
     const encode = async (...loras: LoraFile[]) =>
       (await adapters.select('bf16', loras)).prompt.encode('a red fox')
     const base = await encode()
-    const changed = await encode({ path, scale: 1 })
+    const changed = await encode({ name: 'lora', path, scale: 1 })
     expect(changed.pooled).not.toEqual(base.pooled)
     expect(changed.hidden).toEqual(base.hidden)
-    expect(await encode({ path, scale: 0 })).toEqual(base)
-    expect(await encode({ path, scale: 1 })).toEqual(changed)
+    expect(await encode({ name: 'lora', path, scale: 0 })).toEqual(base)
+    expect(await encode({ name: 'lora', path, scale: 1 })).toEqual(changed)
   })
 
   test('follow a digest where there is one: nothing is read again, wherever the file is', async () => {
@@ -157,11 +158,18 @@ describe('the networks', () => {
     const [here, there] = [join(temporaryFolder(), 'a'), join(temporaryFolder(), 'b')]
     for (const path of [here, there]) copyFileSync(lora('peft').path, path)
     const digest = 'sha256:5f'
-    const first = await predict(adapters, 'bf16', { path: here, digest, scale: 1 })
+    const first = await predict(adapters, 'bf16', { name: 'lora', path: here, digest, scale: 1 })
     for (const path of [here, there]) rmSync(path)
-    expect(await predict(adapters, 'bf16', { path: there, digest, scale: 1 })).toEqual(first)
+    expect(
+      await predict(adapters, 'bf16', { name: 'lora', path: there, digest, scale: 1 }),
+    ).toEqual(first)
     expect(loaded).toEqual(['bf16'])
-    const scaled = await predict(adapters, 'bf16', { path: there, digest, scale: 0.5 })
+    const scaled = await predict(adapters, 'bf16', {
+      name: 'lora',
+      path: there,
+      digest,
+      scale: 0.5,
+    })
     expect(scaled).toEqual(await predict(adapters, 'bf16', lora('peft', 0.5)))
   })
 })

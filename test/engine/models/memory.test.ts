@@ -31,7 +31,7 @@ async function draw(models: Both, plan: GenerationPlan): Promise<Uint8Array> {
   return pictures[0]!
 }
 
-const lora = { path: fixturePath('lora/lora_peft.safetensors'), scale: 0.8 }
+const lora = { name: 'lora', path: fixturePath('lora/lora_peft.safetensors'), scale: 0.8 }
 const plans = (['bf16', 'fp8'] as const).flatMap((precision): GenerationPlan[] => [
   { ...foxPlan, precision },
   { ...foxPlan, precision, loras: [lora] },

@@ -11,7 +11,7 @@ import { prepareStart } from '../../../src/engine/pipeline/initLatents.js'
 import { packLatents, tokenGrid, unpackLatents } from '../../../src/engine/pipeline/latents.js'
 import { startNoise } from '../../../src/engine/pipeline/rng/randn.js'
 import { stepsToRun } from '../../../src/plan/plan.js'
-import { planGeneration } from '../../../src/plan/planGeneration.js'
+import { draftPlan, finishPlan } from '../../../src/plan/planGeneration.js'
 import { expectClose, expectOutputs, type GoldenCase, goldenCase } from '../../goldens.js'
 import { fromRgb } from '../images/pictures.js'
 import { checkpoints, listCases, noiseTolerance } from './layouts.js'
@@ -37,14 +37,10 @@ async function planCase({ model, params, inputs }: GoldenCase) {
     .png()
     .toBuffer()
   const mask = inputs['mask_u8'] && (await greyPng(inputs['mask_u8'].data as Uint8Array, size))
-  return planGeneration(wish, {
-    drawnSeed: 0,
-    noise: 'torch-cpu',
-    goFastLoraMultiplier: 1.5,
-    safetyChecker: false,
-    image: { bytes, size },
-    mask,
-  })
+  const settings = { noise: 'torch-cpu', goFastLoraMultiplier: 1.5, safetyChecker: false } as const
+  const draft = draftPlan(wish, [], settings)
+  if (draft.kind === 'invalid') throw draft.error
+  return finishPlan(draft, { image: { bytes, size }, mask, loras: [] })
 }
 
 const greyPng = (grey: Uint8Array, size: { width: number; height: number }) =>

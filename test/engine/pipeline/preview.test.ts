@@ -1,10 +1,10 @@
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { readConfig } from '../../../src/config/config.js'
-import type { EncodedImage } from '../../../src/engine/images/encode.js'
 import { loadModels, type Models } from '../../../src/engine/models/models.js'
 import { generate, type PreviewHooks } from '../../../src/engine/pipeline/generate.js'
 import { averageBlocks } from '../../../src/engine/pipeline/preview.js'
+import type { EncodedImage } from '../../../src/engine/protocol.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
 import { foxPlan } from '../../worker/engine/foxPlan.js'
 

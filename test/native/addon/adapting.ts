@@ -49,6 +49,7 @@ export async function create(own: Backend, capacity = Number.POSITIVE_INFINITY) 
 }
 
 export const lora = (name: string, scale: number): LoraFile => ({
+  name: 'lora',
   path: fixturePath(`lora/lora_${name}.safetensors`),
   scale,
 })

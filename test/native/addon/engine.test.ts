@@ -1,9 +1,11 @@
 /** An engine process over the addon, on the CPU, with the embedded models. */
+
 import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { requestOf } from '../../../src/bench/cases.js'
 import { readConfig } from '../../../src/config/config.js'
 import type { GenerationEvent } from '../../../src/engine/protocol.js'
 import type { BackendKind } from '../../../src/engine/runtime/backends/open.js'
@@ -25,7 +27,7 @@ const plan: GenerationPlan = {
   seed: 3,
 }
 const loraPath = `${loras.builtin}/fofr--shxdo-v2.safetensors`
-const lora = (scale: number) => [{ path: loraPath, scale }]
+const lora = (scale: number) => [{ name: 'lora', path: loraPath, scale }]
 
 let native: Engine
 let ort: Engine
@@ -39,7 +41,7 @@ afterAll(async () => {
 })
 
 async function draw(engine: Engine, changes: Partial<GenerationPlan>) {
-  const { images } = await engine.generate({ ...plan, ...changes })
+  const { images } = await engine.generate(requestOf({ ...plan, ...changes }))
   return images[0]!.bytes
 }
 
@@ -87,12 +89,12 @@ describe('a LoRA that is prepared while another picture is made', () => {
     ...{ ...plan, variant: 'dev', guidance: 3.5, steps: 6 },
     loras,
   })
-  const other = { path: `${loras.builtin}/bocaaa--np.safetensors`, scale: 1 }
+  const other = { name: 'lora', path: `${loras.builtin}/bocaaa--np.safetensors`, scale: 1 }
   /** A picture, and what comes next is told when it has begun. */
   async function drawBeside(loras: GenerationPlan['loras'], next: GenerationPlan['loras']) {
     const onEvent = ({ kind }: GenerationEvent) =>
-      void (kind === 'adapted' && native.prepare(styled(next)))
-    const { images } = await native.generate(styled(loras), { onEvent })
+      void (kind === 'lorasReady' && native.prefetch(requestOf(plan).draft, styled(next).loras))
+    const { images } = await native.generate(requestOf(styled(loras)), { onEvent })
     return images[0]!.bytes
   }
 
@@ -112,7 +114,7 @@ describe('a LoRA that is prepared while another picture is made', () => {
   test('is not read when its turn comes', async () => {
     const path = join(temporaryFolder(), 'lora.safetensors')
     copyFileSync(loraPath, path)
-    const known = [{ path, digest: 'sha256:5f', scale: 1 }]
+    const known = [{ name: 'lora', path, digest: 'sha256:5f', scale: 1 }]
     await drawBeside([], known)
     // Whoever selects waits for what is being prepared.
     await draw(native, styled([]))
@@ -123,10 +125,12 @@ describe('a LoRA that is prepared while another picture is made', () => {
   test('and is broken fails its own prediction and no other', async () => {
     const path = join(temporaryFolder(), 'broken.safetensors')
     writeFileSync(path, 'no LoRA')
-    const broken = [{ path, scale: 1 }]
+    const broken = [{ name: 'lora', path, scale: 1 }]
     const want = await draw(native, styled(lora(1)))
     expect(await drawBeside(lora(1), broken)).toEqual(want)
-    await expect(native.generate(styled(broken))).rejects.toMatchObject({ code: 'lora_invalid' })
+    await expect(native.generate(requestOf(styled(broken)))).rejects.toMatchObject({
+      code: 'lora_invalid',
+    })
     expect(await drawBeside(lora(1), broken)).toEqual(want)
     expect(await draw(native, styled(lora(1)))).toEqual(want)
   })
@@ -135,7 +139,7 @@ describe('a LoRA that is prepared while another picture is made', () => {
     const want = await draw(native, styled([other]))
     await drawBeside(lora(1), [other])
     const canceling = AbortSignal.abort()
-    const canceled = native.generate(styled([other]), { signal: canceling })
+    const canceled = native.generate(requestOf(styled([other])), { signal: canceling })
     await expect(canceled).rejects.toMatchObject({ code: 'canceled' })
     expect(await drawBeside(lora(1), [])).toEqual(await draw(native, styled(lora(1))))
     expect(await draw(native, styled([other]))).toEqual(want)
@@ -144,9 +148,9 @@ describe('a LoRA that is prepared while another picture is made', () => {
 
 test('a variant that is not loaded has nothing to prepare', async () => {
   await native.release('schnell')
-  native.prepare({ ...plan, loras: lora(1) })
-  native.prepare({ ...plan, loras: [{ path: '/nowhere', scale: 1 }] })
-  expect((await native.generate(plan)).images).toHaveLength(1)
+  native.prefetch(requestOf(plan).draft, lora(1))
+  native.prefetch(requestOf(plan).draft, [{ name: 'nowhere', path: '/nowhere', scale: 1 }])
+  expect((await native.generate(requestOf(plan))).images).toHaveLength(1)
 })
 
 const isProgress = (event: GenerationEvent) => event.kind === 'progress'
@@ -155,8 +159,10 @@ test('a prediction is canceled inside a step, and the engine goes on', async () 
   const canceling = new AbortController()
   let steps = 0
   const run = native.generate(
-    // A step of this size takes a second.
-    { ...plan, size: { width: 1440, height: 1440 }, steps: 50 },
+    requestOf(
+      // A step of this size takes a second.
+      { ...plan, size: { width: 1440, height: 1440 }, steps: 50 },
+    ),
     {
       signal: canceling.signal,
       onEvent: (event) => void (isProgress(event) && ++steps === 2 && canceling.abort()),
@@ -165,7 +171,7 @@ test('a prediction is canceled inside a step, and the engine goes on', async () 
   await expect(run).rejects.toMatchObject({ code: 'canceled' })
   // The third is under way when the cancel comes, and does not end.
   expect(steps).toBe(2)
-  expect((await native.generate(plan)).images).toHaveLength(1)
+  expect((await native.generate(requestOf(plan))).images).toHaveLength(1)
 })
 
 test('a released variant gives its memory back and loads again when it is needed', async () => {
@@ -182,10 +188,9 @@ test('a released variant gives its memory back and loads again when it is needed
 test('a killed engine comes back with the same pictures', async () => {
   const before = await draw(native, {})
   const killed = native.pid()!
-  const run = native.generate(
-    { ...plan, steps: 50 },
-    { onEvent: (event) => void (isProgress(event) && process.kill(killed, 'SIGKILL')) },
-  )
+  const run = native.generate(requestOf({ ...plan, steps: 50 }), {
+    onEvent: (event) => void (isProgress(event) && process.kill(killed, 'SIGKILL')),
+  })
   await expect(run).rejects.toMatchObject({ code: 'engine_died' })
   expect(await draw(native, {})).toEqual(before)
   expect(native.pid()).not.toBe(killed)

@@ -12,6 +12,7 @@ import { fusedBackend } from './kit.js'
 
 const backend = fusedBackend('F32')
 const lora = (scale: number): LoraFile => ({
+  name: 'lora',
   path: fixturePath('lora/lora_peft.safetensors'),
   scale,
 })

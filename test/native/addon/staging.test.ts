@@ -130,7 +130,7 @@ describe('a prepared set of LoRAs', () => {
     writeFileSync(path, 'no LoRA')
     const before = await draw(adapters, bf16(one))
     for (const bad of [path, '/nowhere.safetensors', fixturePath('tiny-dev-bfl/ae.safetensors')]) {
-      const wish = bf16([{ path: bad, scale: 1 }])
+      const wish = bf16([{ name: 'lora', path: bad, scale: 1 }])
       await adapters.prepare('bf16', wish.loras)
       await expect(draw(adapters, wish)).rejects.toMatchObject({ code: 'lora_invalid' })
       await adapters.prepare('bf16', wish.loras)

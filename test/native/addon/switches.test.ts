@@ -100,8 +100,8 @@ const sets: readonly (readonly LoraFile[])[] = [
   [lora('xlabs', 0.9)],
   [lora('lokr', 1)],
   [lora('loha', 0.5), lora('peft', 0.5)],
-  [{ path: clipOnly, scale: 1 }],
-  [{ path: clipOnly, scale: 0.5 }, lora('onetrainer', 1)],
+  [{ name: 'lora', path: clipOnly, scale: 1 }],
+  [{ name: 'lora', path: clipOnly, scale: 0.5 }, lora('onetrainer', 1)],
 ]
 const wishes = (['bf16', 'fp8'] as const).flatMap((precision) =>
   sets.map((loras): Wish => ({ precision, loras })),

@@ -2,10 +2,12 @@
  * FLUXD_VAE=float16 on the addon. On the CPU ONNX Runtime computes a float16 graph in float32, but
  * what our norms read and write is float16, and its range ends at 65504.
  */
+
 import { cpSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterAll, expect, test } from 'vitest'
+import { requestOf } from '../../../src/bench/cases.js'
 import { comparePictures } from '../../../src/cli/similarity.js'
 import { readConfig } from '../../../src/config/config.js'
 import { createRoom } from '../../../src/engine/models/memory.js'
@@ -46,7 +48,7 @@ function start(vae: 'float32' | 'float16', schnell = checkpoints.schnell) {
   const engine = startEngine(config, logger)
   engines.push(engine)
   const draw = async () => {
-    const { images } = await engine.generate(plan)
+    const { images } = await engine.generate(requestOf(plan))
     return images[0]!.bytes
   }
   return { draw, lines }

@@ -1,4 +1,6 @@
 /** Keys over the whole surface: who gets in, where, and how often. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { describe, expect, test, vi } from 'vitest'
 import type { NewKey } from '../../../src/server/auth/apiKeys.js'
@@ -7,9 +9,9 @@ import { buildTestApp } from './testApp.js'
 
 const everything = { scopes: ['predict'], priority: 0, ratePerMinute: 0 } as const
 
-function buildGuardedApp(changes: Partial<NewKey> = {}) {
-  const { app, services } = buildTestApp()
-  const key = services.keys.issue({ name: 'client', ...everything, ...changes })
+async function buildGuardedApp(changes: Partial<NewKey> = {}) {
+  const { app, services, dataDir } = await buildTestApp()
+  const key = await services.keys.issue({ name: 'client', ...everything, ...changes })
   const send = (
     method: 'GET' | 'POST' | 'DELETE',
     url: string,
@@ -22,19 +24,19 @@ function buildGuardedApp(changes: Partial<NewKey> = {}) {
       ...(payload && { payload }),
       headers: authorization === undefined ? {} : { authorization },
     })
-  return { app, services, send, bearer: `Bearer ${key}` }
+  return { app, services, dataDir, send, bearer: `Bearer ${key}` }
 }
 
 describe('without any key', () => {
   test('this machine may do everything, whatever it sends as a token', async () => {
-    const { app } = buildTestApp()
+    const { app } = await buildTestApp()
     const headers = { authorization: 'Bearer r8_whatever' }
     for (const url of ['/v1/predictions', '/metrics', '/v1/account'])
       expect((await app.inject({ url, headers })).statusCode).toBe(200)
   })
 
   test('a server that others can reach lets nobody in', async () => {
-    const { app } = buildTestApp({}, undefined, { FLUXD_HOST: '0.0.0.0' })
+    const { app } = await buildTestApp({}, undefined, { FLUXD_HOST: '0.0.0.0' })
     expect((await app.inject('/v1/predictions')).statusCode).toBe(401)
   })
 
@@ -57,7 +59,7 @@ describe('without any key', () => {
 
 describe('with a key', () => {
   test('who sends none gets the 401 of the surface', async () => {
-    const { send } = buildGuardedApp()
+    const { send } = await buildGuardedApp()
     const replicate = await send('GET', '/v1/predictions')
     expect(replicate.statusCode).toBe(401)
     expect(replicate.headers['content-type']).toContain('application/problem+json')
@@ -74,7 +76,7 @@ describe('with a key', () => {
   })
 
   test('no body is read before the key is', async () => {
-    const { app } = buildGuardedApp()
+    const { app } = await buildGuardedApp()
     const reply = await app.inject({
       method: 'POST',
       url: '/v1/predictions',
@@ -87,13 +89,13 @@ describe('with a key', () => {
   test.each(['/', '/health-check', '/livez', '/readyz', '/openapi.json', '/docs/'])(
     '%s needs none',
     async (url) => {
-      const { send } = buildGuardedApp()
+      const { send } = await buildGuardedApp()
       expect([200, 503]).toContain((await send('GET', url)).statusCode)
     },
   )
 
   test('an output needs none: its name is known to nobody else', async () => {
-    const { send, bearer } = buildGuardedApp()
+    const { send, bearer } = await buildGuardedApp()
     const created = await send('POST', '/v1/models/fluxd/flux/predictions', bearer)
     const { id } = created.json()
     const prediction = await vi.waitFor(async () => {
@@ -114,38 +116,38 @@ describe('with a key', () => {
     ['/v1/models', 'GET', 200],
     ['/v1/predictions', 'GET', 200],
   ])('one for predictions gets at %s %s: %i', async (url, method, status) => {
-    const { send, bearer } = buildGuardedApp()
+    const { send, bearer } = await buildGuardedApp()
     const reply = await send(method, url, bearer)
     expect(reply.statusCode).toBe(status)
     if (status === 403) expect(reply.json().detail).toMatch(/^Expected a key with scope \w+ but/)
   })
 
   test('one for metrics reads metrics and makes nothing', async () => {
-    const { send, bearer } = buildGuardedApp({ scopes: ['metrics'] })
+    const { send, bearer } = await buildGuardedApp({ scopes: ['metrics'] })
     expect((await send('GET', '/metrics', bearer)).body).toContain('fluxd_num_requests_waiting 0')
     expect((await send('POST', '/predictions', bearer)).statusCode).toBe(403)
   })
 
   test('it ends when it is revoked, while the server runs', async () => {
-    const { send, bearer, services } = buildGuardedApp()
+    const { send, bearer, services } = await buildGuardedApp()
     expect((await send('GET', '/v1/predictions', bearer)).statusCode).toBe(200)
-    services.keys.issue({ name: 'other', ...everything })
-    services.keys.revoke('client')
+    await services.keys.issue({ name: 'other', ...everything })
+    await services.keys.revoke('client')
     expect((await send('GET', '/v1/predictions', bearer)).statusCode).toBe(401)
   })
 
   test('nothing of it is echoed or stored with a prediction', async () => {
-    const { send, bearer, services } = buildGuardedApp()
+    const { send, bearer, dataDir } = await buildGuardedApp()
     const reply = await send('POST', '/v1/models/fluxd/flux/predictions', bearer)
     const secret = bearer.slice(-20)
     expect(reply.body).not.toContain(secret)
-    expect(services.database.sqlite.serialize().includes(secret)).toBe(false)
+    expect(readFileSync(join(dataDir, 'fluxd.sqlite')).includes(secret)).toBe(false)
   })
 })
 
 describe('a rate', () => {
   test('lets through as many of a burst as it allows, and no fewer', async () => {
-    const { send, bearer } = buildGuardedApp({ ratePerMinute: 2 })
+    const { send, bearer } = await buildGuardedApp({ ratePerMinute: 2 })
     const burst = Array.from({ length: 5 }, () =>
       send('POST', '/v1/models/fluxd/flux/predictions', bearer),
     )
@@ -170,7 +172,7 @@ describe('a rate', () => {
     })
 
   test('is that of new predictions, told in headers and in words', async () => {
-    const { app, bearer } = buildGuardedApp({ ratePerMinute: 2 })
+    const { app, bearer } = await buildGuardedApp({ ratePerMinute: 2 })
     const replies = [
       await create(app, bearer),
       await create(app, bearer),
@@ -187,8 +189,8 @@ describe('a rate', () => {
   })
 
   test('of one key is not that of another, nor that of reading', async () => {
-    const { app, services, bearer, send } = buildGuardedApp({ ratePerMinute: 1 })
-    const other = services.keys.issue({ name: 'other', ...everything, ratePerMinute: 1 })
+    const { app, services, bearer, send } = await buildGuardedApp({ ratePerMinute: 1 })
+    const other = await services.keys.issue({ name: 'other', ...everything, ratePerMinute: 1 })
     await create(app, bearer)
     expect((await create(app, bearer)).statusCode).toBe(429)
     expect((await create(app, `Bearer ${other}`)).statusCode).toBe(201)
@@ -208,13 +210,13 @@ describe('web pages of other origins', () => {
     })
 
   test('are not let in unasked', async () => {
-    const { app } = buildTestApp()
+    const { app } = await buildTestApp()
     expect((await ask(app)).headers).not.toHaveProperty('access-control-allow-origin')
   })
 
   test('are let in where the settings name them, and need a key as everybody does', async () => {
-    const { app, services } = buildTestApp({}, undefined, { FLUXD_CORS_ORIGINS: origin })
-    services.keys.issue({ name: 'client', ...everything })
+    const { app, services } = await buildTestApp({}, undefined, { FLUXD_CORS_ORIGINS: origin })
+    await services.keys.issue({ name: 'client', ...everything })
     const preflight = await ask(app)
     expect(preflight.statusCode).toBe(204)
     expect(preflight.headers).toMatchObject({
@@ -228,7 +230,7 @@ describe('web pages of other origins', () => {
 })
 
 test('replies carry headers that browsers heed', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const { headers } = await app.inject('/health-check')
   expect(headers).toMatchObject({
     'x-content-type-options': 'nosniff',

@@ -42,7 +42,7 @@ describe('the shape of JSON', () => {
   test.each(['/predictions', named])(
     'is refused by %s as a body that is too large',
     async (url) => {
-      const { app } = buildTestApp()
+      const { app } = await buildTestApp()
       for (const payload of [`{"input":{"deep":${nest(5000)}}}`, `{"input":{${keys(20_000)}}}`]) {
         const reply = await app.inject({ method: 'POST', url, headers, payload })
         expect(reply.statusCode).toBe(413)
@@ -74,7 +74,7 @@ describe('the shape of JSON', () => {
     ['input', `{"prompt":"p","deep":${nest(5000)}}`, true],
     ['deep', nest(5000), true],
   ])('is that of JSON inside a form, too: %s', async (name, text, isJson) => {
-    const { app } = buildTestApp()
+    const { app } = await buildTestApp()
     const reply = await sendForm(app, '/predictions', name, text, isJson)
     expect([reply.statusCode, reply.json().detail]).toEqual([
       413,
@@ -83,7 +83,7 @@ describe('the shape of JSON', () => {
   })
 
   test('of what describes an upload is refused where it is too much', async () => {
-    const { app } = buildTestApp()
+    const { app } = await buildTestApp()
     const reply = await app.inject({
       ...{ method: 'POST', url: '/v1/files' },
       headers: { 'content-type': 'multipart/form-data; boundary=b' },
@@ -100,7 +100,7 @@ describe('the shape of JSON', () => {
   })
 
   test('does not matter to a search, which is short', async () => {
-    const { app } = buildTestApp()
+    const { app } = await buildTestApp()
     const search = (payload: string) =>
       app.inject({
         method: 'QUERY',
@@ -114,14 +114,14 @@ describe('the shape of JSON', () => {
 })
 
 test('a body with thousands of faults is told a hundred of them', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const payload = `{"input":{"prompt":"p"},${keys(5000)}}`
   const reply = await app.inject({ method: 'POST', url: named, headers, payload })
   expect([reply.statusCode, reply.json().invalid_fields.length]).toEqual([422, 100])
 })
 
 test('a prompt longer than any encoder reads is refused on both surfaces', async () => {
-  const { app, predict } = buildTestApp()
+  const { app, predict } = await buildTestApp()
   const input = { prompt: 'p'.repeat(100_001) }
   expect(await predict({ input })).toEqual({
     status: 422,
@@ -142,7 +142,7 @@ test('a prompt longer than any encoder reads is refused on both surfaces', async
 })
 
 test('an input of many texts does not make a long line of a list', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const input: Record<string, string> = { prompt: 'p' }
   for (let n = 0; n < 500; n++) input[`k${n}`] = 'x'.repeat(4000)
   const created = await app.inject({ method: 'POST', url: named, payload: { input } })
@@ -153,7 +153,7 @@ test('an input of many texts does not make a long line of a list', async () => {
 })
 
 test('who never ends a request is not waited for without end', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   await app.ready()
   expect(app.server.requestTimeout).toBe(longestRequestMs)
 })

@@ -13,7 +13,7 @@ const linesOf = (logs: string) => logs.split('\n').filter((line) => line && !/%\
 
 describe('a prediction with an image', () => {
   test('is image to image, at the size of the image', async () => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     const image = await picture()
     const input = { prompt: 'a fox', image, seed: 3, num_inference_steps: 10, aspect_ratio: '16:9' }
     const { status, body } = await predict({ input: { ...input, disable_safety_checker: true } })
@@ -39,7 +39,7 @@ describe('a prediction with an image', () => {
   })
 
   test('and a mask is inpainting', async () => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     const mask = toDataUri(await flat(30, 20, 'white').webp().toBuffer(), 'image/webp')
     const { body } = await predict({ input: { prompt: '', image: await picture(), mask } })
     expect(linesOf(body.logs).at(-1)).toBe('[!] inpaint mode')
@@ -49,20 +49,20 @@ describe('a prediction with an image', () => {
   test('may be percent-encoded, and of any case', async () => {
     const bytes = await flat(20, 20, 'navy').png().toBuffer()
     const escaped = Array.from(bytes, (byte) => `%${byte.toString(16).padStart(2, '0')}`).join('')
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     await predict({ input: { prompt: '', image: `DATA:image/png,${escaped}` } })
     expect(engine.plans).toMatchObject([{ size: { width: 32, height: 32 } }])
   })
 
   test('in fast mode stays fast', async () => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     await predict({ input: { prompt: '', image: await picture(), go_fast: true } })
     expect(engine.plans).toMatchObject([{ precision: 'fp8', start: { kind: 'image' } }])
   })
 })
 
 test('a mask without an image is ignored: it is not even fetched', async () => {
-  const { predict } = buildTestApp()
+  const { predict } = await buildTestApp()
   const { body } = await predict({ input: { prompt: '', mask: 'http://127.0.0.1:1/mask.png' } })
   expect(body.status).toBe('succeeded')
   expect(body.logs).toContain('There is a mask but no image: the mask is ignored\n')
@@ -83,14 +83,14 @@ describe('a URL', () => {
   const media = () => createMediaClient({ allowAddress: (address) => address === '127.0.0.1' })
 
   test('is fetched', async () => {
-    const { predict, engine } = buildTestApp({}, media())
+    const { predict, engine } = await buildTestApp({}, media())
     await predict({ input: { prompt: '', image: `${await serve()}/a.jpg` } })
     expect(engine.plans).toMatchObject([{ size: { width: 48, height: 48 } }])
   })
 
   test('that is not there fails the prediction', async () => {
     const origin = await serve()
-    const { predict } = buildTestApp({}, media())
+    const { predict } = await buildTestApp({}, media())
     const { status, body } = await predict({ input: { prompt: '', image: `${origin}/b.jpg` } })
     expect(status).toBe(200)
     expect(body).toMatchObject({
@@ -101,7 +101,7 @@ describe('a URL', () => {
   })
 
   test('of this network fails the prediction, and nothing is connected to', async () => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     const { body } = await predict({ input: { prompt: '', image: `${await serve()}/a.jpg` } })
     expect(body).toMatchObject({
       status: 'failed',
@@ -116,7 +116,7 @@ test.each([
   ['data:image/png;base64', /^image: Expected a comma and data/],
   ['data:,<svg/>', /^Expected image to be a picture/],
 ])('%s fails the prediction with a sentence, and the server goes on', async (image, error) => {
-  const { predict } = buildTestApp()
+  const { predict } = await buildTestApp()
   const { status, body } = await predict({ input: { prompt: '', image } })
   expect(status).toBe(200)
   expect(body).toMatchObject({ status: 'failed', error: expect.stringMatching(error) })
@@ -124,7 +124,7 @@ test.each([
 })
 
 test('a strength that leaves no step fails before anything is fetched', async () => {
-  const { predict } = buildTestApp()
+  const { predict } = await buildTestApp()
   const { body } = await predict({
     input: { prompt: '', image: 'http://127.0.0.1:1/', prompt_strength: 0 },
   })

@@ -1,8 +1,8 @@
 /** Inputs whose image is a long data URI: a file behind the scenes, and the URI that was sent to everybody. */
 import { randomBytes } from 'node:crypto'
 import sharp from 'sharp'
-import { describe, expect, test } from 'vitest'
-import { clearOnce } from '../../../src/server/predictions/retention.js'
+import { describe, expect, test, vi } from 'vitest'
+import { startRetention } from '../../../src/server/predictions/retention.js'
 import { buildTestApp, type TestApp } from './testApp.js'
 
 /** A picture that compresses badly: more than 64 kB. */
@@ -14,8 +14,12 @@ const noisyPicture = () =>
 const toUri = (bytes: Buffer, head = 'data:image/png;base64,') =>
   `${head}${bytes.toString('base64')}`
 
-const inputFilesOf = ({ services: { database } }: TestApp) =>
-  database.sqlite.prepare(`SELECT name, size FROM files WHERE kind = 'input' ORDER BY name`).all()
+async function inputFilesOf({ services: { store } }: TestApp) {
+  const files = await store.files.list('input', { limit: 100 })
+  return files
+    .map(({ file: { name, size } }) => ({ name, size }))
+    .sort((a, b) => a.name.localeCompare(b.name))
+}
 
 const post = async ({ app }: TestApp, url: string, payload: object, headers = {}) =>
   app.inject({ method: 'POST', url, payload, headers })
@@ -25,7 +29,7 @@ const async = { prefer: 'respond-async' }
 
 describe('a long data URI', () => {
   test('is echoed as it was sent, wherever an input is shown, and made from', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const bytes = await noisyPicture()
     const input = {
       // Whatever else is in the input stays where and as it was.
@@ -49,14 +53,14 @@ describe('a long data URI', () => {
     expect(test.engine.plans).toMatchObject([
       { size: { width: 256, height: 128 }, start: { kind: 'inpaint' } },
     ])
-    expect(inputFilesOf(test)).toEqual([
+    expect(await inputFilesOf(test)).toEqual([
       { name: 'image', size: bytes.length },
       { name: 'mask', size: bytes.length },
     ])
   })
 
   test('is echoed on the surface of Cog: at the end, before it, by PUT, and in the last event', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const input = { prompt: '', image: toUri(await noisyPicture()) }
     const sync = await post(test, '/predictions', { input })
     expect(sync.json()).toMatchObject({ status: 'succeeded', input })
@@ -74,7 +78,7 @@ describe('a long data URI', () => {
   })
 
   test('is cut short in lists, which do not read it', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const input = { prompt: '', image: toUri(await noisyPicture()) }
     await post(test, named, { input })
     const { results } = (await test.app.inject('/v1/predictions')).json()
@@ -82,7 +86,7 @@ describe('a long data URI', () => {
   })
 
   test('that is written in another way than it would be again stays as it is', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const canonical = toUri(await noisyPicture())
     const percent = canonical.replace(/\+/g, '%2B')
     const broken = `${canonical.slice(0, 1000)}\n${canonical.slice(1000)}`
@@ -90,13 +94,13 @@ describe('a long data URI', () => {
       const { body } = await test.predict({ input: { prompt: '', image } })
       expect(body).toMatchObject({ status: 'succeeded', input: { image } })
     }
-    expect(inputFilesOf(test)).toEqual([])
+    expect(await inputFilesOf(test)).toEqual([])
   })
 })
 
 describe('the files of an input', () => {
   test('go with the data of their prediction', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const { id } = (
       await post(
         test,
@@ -107,16 +111,16 @@ describe('the files of an input', () => {
         },
       )
     ).json()
-    const { database, files } = test.services
+    const { store, files } = test.services
     const onFault = () => {}
-    await clearOnce({ database, files, retentionMs: 1, onFault }, new Date(Date.now() + 1000))
-    expect(inputFilesOf(test)).toEqual([])
+    startRetention({ store: store.predictions, files, retentionMs: 1, onFault })()
+    await vi.waitFor(async () => expect(await inputFilesOf(test)).toEqual([]))
     const cleared = (await test.app.inject(`/v1/predictions/${id}`)).json()
     expect(cleared).toMatchObject({ data_removed: true, input: {}, output: null })
   })
 
   test('are not left behind by a request that is in conflict or known already', async () => {
-    const test = buildTestApp({ gate: new Promise(() => {}) })
+    const test = await buildTestApp({ gate: new Promise(() => {}) })
     const image = toUri(await noisyPicture())
     const create = (body: object, headers = {}) =>
       post(
@@ -130,29 +134,29 @@ describe('the files of an input', () => {
     // At once, so that all of them have written their files before one is admitted.
     const replies = await Promise.all([create({ id: 'mine' }), create({}, key), create({}, key)])
     expect(replies.map(({ statusCode }) => statusCode)).toEqual([409, 202, 202])
-    expect(inputFilesOf(test)).toHaveLength(2)
+    expect(await inputFilesOf(test)).toHaveLength(2)
     await test.services.files.removeStrays()
-    expect(inputFilesOf(test)).toHaveLength(2)
+    expect(await inputFilesOf(test)).toHaveLength(2)
   })
 
   test('without a prediction are removed at the next start', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const { files } = test.services
     await files.add({
       ...{ kind: 'input', name: 'image', contentType: 'image/png', predictionId: 'never' },
       bytes: Buffer.from('x'),
     })
     await files.removeStrays()
-    expect(inputFilesOf(test)).toEqual([])
+    expect(await inputFilesOf(test)).toEqual([])
   })
 
   test('count for the quota, and a full one refuses them', async () => {
-    const test = buildTestApp({}, undefined, { FLUXD_FILES_BYTES: '17MiB' })
+    const test = await buildTestApp({}, undefined, { FLUXD_FILES_BYTES: '17MiB' })
     // The first fits, both do not.
     const uri = toUri(randomBytes(9_000_000))
     const input = { prompt: '', image: uri, mask: uri }
     const reply = await post(test, named, { input })
     expect(reply.json().detail).toMatch(/Expected room for more files but the quota of/)
-    expect(inputFilesOf(test)).toEqual([])
+    expect(await inputFilesOf(test)).toEqual([])
   })
 })

@@ -10,6 +10,7 @@ import { type Environment, readConfig } from '../../../src/config/config.js'
 import { buildApp } from '../../../src/server/app.js'
 import { openServices } from '../../../src/server/context.js'
 import { createFakeEngine, type FakeEngineOptions } from '../../fakeEngine.js'
+import { startTestWorker } from '../../testWorker.js'
 
 const model = '/v1/models/fluxd/flux/predictions'
 const payload = { input: { prompt: 'a secret garden' } }
@@ -25,7 +26,12 @@ async function buildLoggedApp(
   const lines: string[] = []
   const logger = pino({ level }, { write: (line) => void lines.push(line) })
   const engine = createFakeEngine(engineOptions)
-  const app = buildApp({ config, engine, services, logger })
+  const app = buildApp({
+    ...startTestWorker([engine], services, config),
+    config,
+    services,
+    logger,
+  })
   onTestFinished(async () => {
     await app.close()
     await services.close()
@@ -60,7 +66,7 @@ describe('the log', () => {
 
   test('has a line for each reply, without keys or names of files', async () => {
     const { app, services, log, text } = await buildLoggedApp()
-    const key = services.keys.issue({
+    const key = await services.keys.issue({
       name: 'k',
       scopes: ['predict'],
       priority: 0,
@@ -75,7 +81,7 @@ describe('the log', () => {
       method: 'POST',
       route: '/v1/models/:owner/:name/predictions',
       status: 201,
-      key: services.keys.list()[0]!.id,
+      key: (await services.keys.list())[0]!.id,
     })
     expect(read).toMatchObject({ route: '/files/:id/:name', status: 200 })
     for (const secret of [key, pathname.split('/')[2]!, urls.stream.split('stream-')[1]])

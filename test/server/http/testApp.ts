@@ -10,11 +10,13 @@ import type { MediaClient } from '../../../src/net/fetchMedia.js'
 import { buildApp } from '../../../src/server/app.js'
 import { createServices, type Services } from '../../../src/server/context.js'
 import { createFakeEngine, type FakeEngine, type FakeEngineOptions } from '../../fakeEngine.js'
+import { startTestWorker } from '../../testWorker.js'
 
 export type TestApp = {
   readonly app: FastifyInstance
   readonly engine: FakeEngine
   readonly services: Services
+  readonly dataDir: string
   readonly predict: (body: object) => Promise<{ status: number; body: PredictionBody }>
 }
 
@@ -25,18 +27,19 @@ const { catalog: folders, checkpoints } = readConfig({})
 const catalog = await openCatalog({ folders: { ...folders, own: '/nowhere' }, checkpoints })
 
 /** `environment` are settings other than the defaults, as `FLUXD_*` variables. */
-export function buildTestApp(
+export async function buildTestApp(
   options: FakeEngineOptions = {},
   media?: MediaClient,
   environment: Environment = {},
   shutdown: () => void = () => {},
-): TestApp {
+): Promise<TestApp> {
   const engine = createFakeEngine(options)
   const dataDir = mkdtempSync(join(tmpdir(), 'fluxd-app-'))
   const config = readConfig({ FLUXD_DATA_DIR: dataDir, FLUXD_NOISE: 'torch-cpu', ...environment })
-  const opened = createServices(config, catalog)
+  const opened = await createServices(config, catalog)
   const services = { ...opened, ...(media && { media }) }
-  const app = buildApp({ config, engine, services, shutdown })
+  const { worker, metrics } = startTestWorker([engine], services, config)
+  const app = buildApp({ config, worker, metrics, services, shutdown })
   onTestFinished(async () => {
     await app.close()
     await opened.close()
@@ -46,5 +49,5 @@ export function buildTestApp(
     const reply = await app.inject({ method: 'POST', url: '/predictions', payload })
     return { status: reply.statusCode, body: reply.json() }
   }
-  return { app, engine, services, predict }
+  return { app, engine, services, dataDir, predict }
 }

@@ -25,7 +25,7 @@ const local = { FLUXD_ALLOWED_HOSTS: '127.0.0.1', FLUXD_PUBLIC_URL: 'https://flu
 
 test('the receiver gets what GET answers with, signed with the secret that clients can read', async () => {
   const receiver = await startReceiver()
-  const { app } = buildTestApp({}, undefined, local)
+  const { app } = await buildTestApp({}, undefined, local)
   const payload = {
     input: { prompt: 'p' },
     webhook: receiver.url,
@@ -43,7 +43,7 @@ test('the receiver gets what GET answers with, signed with the secret that clien
 
 test('without a public URL the receiver gets that of the host which the request was sent to', async () => {
   const receiver = await startReceiver()
-  const { app } = buildTestApp({}, undefined, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
+  const { app } = await buildTestApp({}, undefined, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
   const payload = { input: { prompt: 'p' }, webhook: receiver.url }
   const headers = { host: 'fluxd.internal:5000' }
   await app.inject({ method: 'POST', url: model, payload, headers })
@@ -55,7 +55,7 @@ test('without a public URL the receiver gets that of the host which the request 
 
 test('start is told as processing, and completed is the last', async () => {
   const receiver = await startReceiver()
-  const { app } = buildTestApp({}, undefined, local)
+  const { app } = await buildTestApp({}, undefined, local)
   const payload = { input: { prompt: 'p' }, webhook: receiver.url }
   await app.inject({ method: 'POST', url: model, payload })
   await vi.waitFor(() => expect(receiver.bodies().at(-1)?.status).toBe('succeeded'))
@@ -68,7 +68,7 @@ test.each([
   [model, { replicate_weights: 'huggingface.co/nowhere' }],
 ])('start is told before the end of what fails early too: %s %j', async (url, fault) => {
   const receiver = await startReceiver()
-  const { app } = buildTestApp({}, undefined, local)
+  const { app } = await buildTestApp({}, undefined, local)
   const payload = {
     input: { prompt: 'p', ...fault },
     webhook: receiver.url,
@@ -84,7 +84,7 @@ test.each([
 
 test('a Cog prediction is told as Cog shows it, with its pictures in it', async () => {
   const receiver = await startReceiver()
-  const { app } = buildTestApp({}, undefined, local)
+  const { app } = await buildTestApp({}, undefined, local)
   const payload = {
     id: 'mine',
     input: { prompt: 'p' },
@@ -100,7 +100,7 @@ test('a Cog prediction is told as Cog shows it, with its pictures in it', async 
 test('its deliveries can be read, and sent once more', async () => {
   let status = 500
   const receiver = await startReceiver(() => status)
-  const { app } = buildTestApp({}, undefined, local)
+  const { app } = await buildTestApp({}, undefined, local)
   const payload = {
     input: { prompt: 'p' },
     webhook: receiver.url,
@@ -124,7 +124,7 @@ test('its deliveries can be read, and sent once more', async () => {
 })
 
 test('there is nothing to deliver for a prediction without a webhook', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const { id } = (
     await app.inject({ method: 'POST', url: model, payload: { input: { prompt: 'p' } } })
   ).json()
@@ -138,7 +138,7 @@ test('there is nothing to deliver for a prediction without a webhook', async () 
 
 test('a receiver in the server’s own network is not reached', async () => {
   const receiver = await startReceiver()
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const payload = { input: { prompt: 'p' }, webhook: receiver.url }
   const { id } = (await app.inject({ method: 'POST', url: model, payload })).json()
   await vi.waitFor(async () => {

@@ -6,22 +6,21 @@ import { FluxdError } from '../../../src/errors.js'
 import type { PredictionEvent } from '../../../src/predictions/eventLog.js'
 import { startRetention } from '../../../src/server/predictions/retention.js'
 import { createGate } from '../../gate.js'
-import { libraryOf, openPredictions, request } from './testPredictions.js'
+import { lorasOf, openPredictions, request } from './testPredictions.js'
 
 const never = new Promise<void>(() => {})
 const death = new FluxdError('engine_died', 'The engine process was killed by SIGKILL')
 
 describe('an admission', () => {
   test('is on disk when it is acknowledged', async () => {
-    const { predictions, database } = openPredictions({ fake: { gate: never } })
+    const { predictions, store } = await openPredictions({ fake: { gate: never } })
     const { id } = await predictions.create(request())
-    const row = database.sqlite.prepare('SELECT status FROM predictions WHERE id = ?').get(id)
-    expect(row).toBeDefined()
+    expect(await store.predictions.find(id)).toMatchObject({ id })
     expect(await predictions.get(id)).toMatchObject({ id, status: 'starting', logs: '' })
   })
 
   test('draws a seed once, and the echo does not have it', async () => {
-    const { predictions, engine } = openPredictions({ fake: { failures: [death] } })
+    const { predictions, engine } = await openPredictions({ fake: { failures: [death] } })
     const { id } = await predictions.create(request({}, { seed: undefined }))
     const { logs, input } = await predictions.waitUntilTerminal(id)
     const [first, second] = engine.plans.map(({ seed }) => seed)
@@ -31,7 +30,7 @@ describe('an admission', () => {
   })
 
   test('with an Idempotency-Key that was used is the same prediction', async () => {
-    const { predictions, engine } = openPredictions()
+    const { predictions, engine } = await openPredictions()
     const idempotency = { key: 'k', bodyDigest: 'd' }
     const all = await Promise.all([1, 2, 3].map(() => predictions.create(request({ idempotency }))))
     await predictions.waitUntilTerminal(all[0]!.id)
@@ -42,7 +41,7 @@ describe('an admission', () => {
   })
 
   test('with the key of another request is a conflict, unless it is another client’s', async () => {
-    const { predictions } = openPredictions()
+    const { predictions } = await openPredictions()
     await predictions.create(request({ idempotency: { key: 'k', bodyDigest: 'd' } }))
     const other = { key: 'k', bodyDigest: 'e' }
     await expect(predictions.create(request({ idempotency: other }))).rejects.toMatchObject({
@@ -52,7 +51,7 @@ describe('an admission', () => {
   })
 
   test('is refused when all places are taken, and a repeated one is not', async () => {
-    const { predictions, engine } = openPredictions({ fake: { gate: never }, maxQueue: 1 })
+    const { predictions, engine } = await openPredictions({ fake: { gate: never }, maxQueue: 1 })
     await predictions.create(request())
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
     const idempotency = { key: 'k', bodyDigest: 'd' }
@@ -65,17 +64,18 @@ describe('an admission', () => {
   })
 
   test('a hundred in one turn are all there', async () => {
-    const { predictions } = openPredictions({ fake: { gate: never } })
+    const { predictions } = await openPredictions({ fake: { gate: never } })
     const all = await Promise.all(Array.from({ length: 100 }, () => predictions.create(request())))
     expect(new Set(all.map(({ id }) => id)).size).toBe(100)
     expect((await predictions.list({ limit: 100 })).predictions).toHaveLength(100)
-    expect(predictions.liveCount()).toBe(100)
+    const { waiting, running } = await predictions.counts()
+    expect(waiting + running).toBe(100)
   })
 })
 
 describe('an engine that dies', () => {
   test('is given a second try with the same seed, and the log begins anew', async () => {
-    const { predictions, engine, faults } = openPredictions({ fake: { failures: [death] } })
+    const { predictions, engine, faults } = await openPredictions({ fake: { failures: [death] } })
     const { id } = await predictions.create(request())
     const prediction = await predictions.waitUntilTerminal(id)
     expect(prediction.status).toBe('succeeded')
@@ -86,7 +86,7 @@ describe('an engine that dies', () => {
   })
 
   test('twice fails the prediction with a sentence', async () => {
-    const { predictions, engine } = openPredictions({ fake: { failures: [death, death] } })
+    const { predictions, engine } = await openPredictions({ fake: { failures: [death, death] } })
     const { id } = await predictions.create(request())
     expect(await predictions.waitUntilTerminal(id)).toMatchObject({
       status: 'failed',
@@ -100,7 +100,7 @@ describe('an engine that dies', () => {
 
 test('an engine that is stopped for good fails nothing: the next server goes on', async () => {
   const failure = new FluxdError('not_ready', 'The engine is stopped')
-  const first = openPredictions({ fake: { failure } })
+  const first = await openPredictions({ fake: { failure } })
   const ids = await Promise.all([1, 2].map(() => first.predictions.create(request())))
   await vi.waitFor(() => expect(first.faults).toEqual([failure]))
   expect(
@@ -109,14 +109,14 @@ test('an engine that is stopped for good fails nothing: the next server goes on'
   vi.spyOn(first.engine, 'status').mockReturnValue('stopped')
   await expect(first.predictions.create(request())).rejects.toMatchObject({ status: 503 })
   first.kill()
-  const { predictions } = openPredictions({ folder: first.folder })
+  const { predictions } = await openPredictions({ folder: first.folder })
   for (const { id } of ids)
     expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
 })
 
 describe('a server that is killed', () => {
   test('leaves what it acknowledged to the next one, which runs it in order with the same seeds', async () => {
-    const first = openPredictions({ fake: { gate: never } })
+    const first = await openPredictions({ fake: { gate: never } })
     const ids: string[] = []
     for (const seed of [1, 2, 3]) {
       const { id } = await first.predictions.create(request({}, { seed }))
@@ -125,7 +125,7 @@ describe('a server that is killed', () => {
     await vi.waitFor(() => expect(first.engine.plans).toHaveLength(1))
     first.kill()
 
-    const { predictions, engine } = openPredictions({ folder: first.folder })
+    const { predictions, engine } = await openPredictions({ folder: first.folder })
     // What ran stays `processing`: states never go back.
     expect(await Promise.all(ids.map(async (id) => (await predictions.get(id))?.status))).toEqual([
       'processing',
@@ -138,19 +138,20 @@ describe('a server that is killed', () => {
   })
 
   test('twenty times under the same prediction fails it', async () => {
-    const opened = openPredictions({ fake: { gate: never } })
+    const opened = await openPredictions({ fake: { gate: never } })
     const { id } = await opened.predictions.create(request())
     await vi.waitFor(() => expect(opened.engine.plans).toHaveLength(1))
     opened.kill()
     const { folder } = opened
     for (let start = 1; start <= 20; start++) {
-      const next = openPredictions({ folder, fake: { gate: never } })
+      const next = await openPredictions({ folder, fake: { gate: never } })
       await vi.waitFor(() => expect(next.engine.plans).toHaveLength(1))
       next.kill()
     }
     const events: string[] = []
     const onEvent = (_: unknown, kind: string) => void events.push(kind)
-    const { predictions, engine } = openPredictions({ folder, onEvent })
+    const { predictions, engine } = await openPredictions({ folder, onEvent })
+    await predictions.waitUntilTerminal(id)
     expect(await predictions.get(id)).toMatchObject({
       status: 'failed',
       error: 'The server ended 20 times while it worked on this, and does not try again',
@@ -159,20 +160,20 @@ describe('a server that is killed', () => {
   })
 
   test('while the engine was not there yet had not begun, however often', async () => {
-    const opened = openPredictions({ fake: { ready: never } })
+    const opened = await openPredictions({ fake: { ready: never } })
     const { id } = await opened.predictions.create(request())
     await new Promise((resolve) => setTimeout(resolve, 20))
     expect(await opened.predictions.get(id)).toMatchObject({ status: 'starting', logs: '' })
     opened.kill()
     const { folder } = opened
     for (let start = 1; start <= 21; start++)
-      openPredictions({ folder, fake: { ready: never } }).kill()
-    const { predictions } = openPredictions({ folder })
+      (await openPredictions({ folder, fake: { ready: never } })).kill()
+    const { predictions } = await openPredictions({ folder })
     expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
   })
 
   test('a stop is no cancel: the prediction runs again at the next start', async () => {
-    const first = openPredictions({ fake: { gate: never } })
+    const first = await openPredictions({ fake: { gate: never } })
     const { id } = await first.predictions.create(request())
     await vi.waitFor(() => expect(first.engine.plans).toHaveLength(1))
     const waiting = first.predictions.waitUntilTerminal(id)
@@ -180,39 +181,39 @@ describe('a server that is killed', () => {
     expect(await waiting).toMatchObject({ status: 'processing' })
     await expect(first.predictions.create(request())).rejects.toMatchObject({ code: 'draining' })
     first.kill()
-    const { predictions } = openPredictions({ folder: first.folder })
+    const { predictions } = await openPredictions({ folder: first.folder })
     expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
   })
 })
 
 describe('a webhook’s event', () => {
   test('is stored if and only if the state is', async () => {
-    const deliveries: string[] = []
-    const opened = openPredictions({
-      onEvent: ({ id }, kind) => {
-        if (kind !== 'completed') return
-        opened.database.sqlite
-          .prepare(
-            'INSERT INTO deliveries (id, prediction_id, event, created_at) VALUES (?, ?, ?, 0)',
-          )
-          .run(`delivery-${id}`, id, kind)
-        deliveries.push(id)
-        if (deliveries.length === 1) throw new FluxdError('storage_full', 'full')
-      },
+    let refusals = 1
+    const { predictions, store } = await openPredictions({
+      wrap: (opened) => ({
+        ...opened,
+        predictions: {
+          ...opened.predictions,
+          async settle(claim, prediction) {
+            if (refusals-- > 0) throw new FluxdError('storage_full', 'full')
+            return opened.predictions.settle(claim, prediction)
+          },
+        },
+      }),
     })
-    const { id } = await opened.predictions.create(request())
-    await vi.waitFor(() => expect(deliveries).toHaveLength(1))
-    expect(await opened.predictions.get(id)).toMatchObject({ status: 'processing' })
-    const stored = opened.database.sqlite.prepare('SELECT count(*) FROM deliveries').pluck()
-    expect(stored.get()).toBe(0)
+    const webhook = { url: 'http://a.example', events: ['completed' as const] }
+    const { id } = await predictions.create(request({ webhook }))
+    await vi.waitFor(() => expect(refusals).toBe(0))
+    expect(await predictions.get(id)).toMatchObject({ status: 'processing' })
+    expect(await store.deliveries.listOfPrediction(id)).toEqual([])
     // The full disk is tried again.
-    expect(await opened.predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
-    expect(stored.get()).toBe(1)
+    expect(await predictions.waitUntilTerminal(id)).toMatchObject({ status: 'succeeded' })
+    expect(await store.deliveries.listOfPrediction(id)).toHaveLength(1)
   })
 
   test('comes once for the start, for each line and each picture, and for the end', async () => {
     const kinds: string[] = []
-    const { predictions } = openPredictions({
+    const { predictions } = await openPredictions({
       fake: { failures: [death] },
       onEvent: (_, kind) => void kinds.push(kind),
     })
@@ -230,7 +231,7 @@ describe('a webhook’s event', () => {
 describe('cancel', () => {
   test('ends a waiting and a running prediction at once, and what waits behind runs', async () => {
     const gate = createGate()
-    const { predictions, engine } = openPredictions({ fake: { gate: gate.promise } })
+    const { predictions, engine } = await openPredictions({ fake: { gate: gate.promise } })
     const [running, waiting, last] = await Promise.all(
       [1, 2, 3].map((seed) => predictions.create(request({}, { seed }))),
     )
@@ -246,16 +247,16 @@ describe('cancel', () => {
   })
 
   test('leaves no file behind', async () => {
-    const { predictions, engine, files } = openPredictions({ fake: { gate: never } })
+    const { predictions, engine, files } = await openPredictions({ fake: { gate: never } })
     const { id } = await predictions.create(request())
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
     await predictions.cancel(id)
     await predictions.stop()
-    expect(files.list('output', { limit: 10 })).toEqual([])
+    expect(await files.list('output', { limit: 10 })).toEqual([])
   })
 
   test.each(['waiting', 'running'])('a deadline cancels what is %s', async (state) => {
-    const { predictions, engine } = openPredictions({ fake: { gate: never } })
+    const { predictions, engine } = await openPredictions({ fake: { gate: never } })
     if (state === 'waiting') await predictions.create(request())
     const deadline = new Date(Date.now() + 80)
     const { id } = await predictions.create(request({ deadline }))
@@ -268,7 +269,7 @@ describe('cancel', () => {
 
 describe('waiting', () => {
   test('for what was admitted while the server stopped ends at once', async () => {
-    const { predictions } = openPredictions({ fake: { gate: never } })
+    const { predictions } = await openPredictions({ fake: { gate: never } })
     const admitting = predictions.create(request())
     const stopping = predictions.stop()
     const { id } = await admitting
@@ -277,7 +278,7 @@ describe('waiting', () => {
   })
 
   test('ends at the timeout and when the client hangs up, with the state of then', async () => {
-    const { predictions, engine } = openPredictions({ fake: { gate: never } })
+    const { predictions, engine } = await openPredictions({ fake: { gate: never } })
     const { id } = await predictions.create(request())
     await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
     expect((await predictions.waitUntilTerminal(id, { timeoutMs: 10 })).status).toBe('processing')
@@ -292,16 +293,15 @@ describe('waiting', () => {
 })
 
 describe('preparation', () => {
-  const lora = { source: 'a/b', scale: 1 }
+  const lora = { role: 'main', name: 'a/b', source: 'a/b', scale: 1 } as const
   const acquired = (release = () => {}) => ({ path: '/lora', digest: '0'.repeat(64), release })
-  const withLora = (seed: number) =>
-    request({ loras: { main: [lora], extra: [] } }, { replicate_weights: 'a/b', seed })
+  const withLora = (seed: number) => request({ loras: [lora] }, { replicate_weights: 'a/b', seed })
 
   test('of the next prediction happens while the current one runs', async () => {
     const gate = createGate()
     const acquire = vi.fn(async () => acquired())
-    const { predictions, engine } = openPredictions({
-      library: libraryOf(acquire),
+    const { predictions, engine } = await openPredictions({
+      loras: lorasOf(acquire),
       fake: { gate: gate.promise },
     })
     await predictions.create(withLora(1))
@@ -317,11 +317,10 @@ describe('preparation', () => {
 
   test('tells the engine of the LoRAs of the next one and of no other', async () => {
     const [ready, gate] = [createGate(), createGate()]
-    const { predictions, engine, files } = openPredictions({
-      library: libraryOf(async () => acquired()),
+    const { predictions, engine, files } = await openPredictions({
+      loras: lorasOf(async () => acquired()),
       fake: { ready: ready.promise, gate: gate.promise },
     })
-    const measure = vi.spyOn(engine, 'measure')
     const { id: upload } = await files.add({
       ...{ kind: 'upload', name: 'a.png', contentType: 'image/png' },
       bytes: await sharp({ create: { width: 32, height: 16, channels: 3, background: 'red' } })
@@ -332,42 +331,41 @@ describe('preparation', () => {
     const image = `http://localhost:5000/v1/files/${upload}`
     const next = await predictions.create(
       request(
-        { loras: { main: [lora], extra: [] } },
+        { loras: [{ ...lora, scale: 0.5 }] },
         { replicate_weights: 'a/b', lora_scale: 0.5, go_fast: true, image },
       ),
     )
     // The running one's own LoRAs come first.
-    expect(engine.prepared).toEqual([])
+    expect(engine.prefetched).toEqual([])
     ready.open()
-    const loras = (scale: number) => [{ path: '/lora', digest: '0'.repeat(64), scale }]
-    const fast = { variant: 'dev', precision: 'fp8', loras: loras(1.5) }
-    await vi.waitFor(() => expect(engine.prepared).toEqual([fast]))
-    expect(measure).not.toHaveBeenCalled()
+    const loras = (scale: number) => [{ name: 'a/b', path: '/lora', digest: '0'.repeat(64), scale }]
+    const fast = { variant: 'dev', precision: 'fp8', loras: loras(0.75) }
+    await vi.waitFor(() => expect(engine.prefetched).toEqual([fast]))
     await predictions.create(withLora(3))
     const urgent = await predictions.create(request({ priority: 1 }, { model: 'schnell' }))
     const plain = { variant: 'schnell', precision: 'bf16', loras: [] }
-    await vi.waitFor(() => expect(engine.prepared.slice(1)).toEqual([plain]))
+    await vi.waitFor(() => expect(engine.prefetched.slice(1)).toEqual([plain]))
     await predictions.cancel(urgent.id)
-    expect(engine.prepared.slice(2)).toEqual([fast])
+    await vi.waitFor(() => expect(engine.prefetched.slice(2)).toEqual([fast]))
     await predictions.cancel(next.id)
-    await vi.waitFor(() => expect(engine.prepared).toHaveLength(4))
-    expect(engine.prepared[3]).toEqual({ variant: 'dev', precision: 'bf16', loras: loras(1) })
+    await vi.waitFor(() => expect(engine.prefetched).toHaveLength(4))
+    expect(engine.prefetched[3]).toEqual({ variant: 'dev', precision: 'bf16', loras: loras(1) })
     gate.open()
   })
 
   test('is told of again to an engine that has died', async () => {
     const gate = createGate()
-    const { predictions, engine } = openPredictions({
-      library: libraryOf(async () => acquired()),
+    const { predictions, engine } = await openPredictions({
+      loras: lorasOf(async () => acquired()),
       fake: { gate: gate.promise, failures: [death] },
     })
     await predictions.create(withLora(1))
     const { id } = await predictions.create(withLora(2))
-    await vi.waitFor(() => expect(engine.prepared).toHaveLength(1))
+    await vi.waitFor(() => expect(engine.prefetched).toHaveLength(1))
     gate.open()
     await predictions.waitUntilTerminal(id)
     expect(engine.plans.map(({ seed }) => seed)).toEqual([1, 1, 2])
-    expect(engine.prepared).toHaveLength(2)
+    expect(engine.prefetched).toHaveLength(2)
   })
 
   test('that is slow lets the one behind it go first', async () => {
@@ -376,7 +374,7 @@ describe('preparation', () => {
       await gate.promise
       return acquired()
     }
-    const { predictions, engine } = openPredictions({ library: libraryOf(acquire) })
+    const { predictions, engine } = await openPredictions({ loras: lorasOf(acquire) })
     const slow = await predictions.create(withLora(1))
     const quick = await predictions.create(request({}, { seed: 2 }))
     expect(await predictions.waitUntilTerminal(quick.id)).toMatchObject({ status: 'succeeded' })
@@ -396,8 +394,8 @@ describe('preparation', () => {
         return acquired()
       },
     )
-    const { predictions } = openPredictions({
-      library: libraryOf(acquire),
+    const { predictions } = await openPredictions({
+      loras: lorasOf(acquire),
       fake: { failures: [death] },
     })
     const { id } = await predictions.create(withLora(7))
@@ -416,51 +414,51 @@ describe('preparation', () => {
   })
 
   test('that does not fit is called what the client called it, not where it lies', async () => {
-    const [path, source] = [acquired().path, 'https://a.example/x.safetensors?token=SECRET']
-    const failure = new FluxdError('lora_invalid', `${path}: expected a LoRA for Flux.1`)
-    const { predictions } = openPredictions({
-      library: libraryOf(async () => acquired()),
+    const [name, source] = [
+      'https://a.example/x.safetensors?…',
+      'https://a.example/x.safetensors?t=S',
+    ]
+    const failure = new FluxdError('lora_invalid', `${name}: expected a LoRA for Flux.1`)
+    const { predictions, engine } = await openPredictions({
+      loras: lorasOf(async () => acquired()),
       fake: { failure },
     })
-    const loras = { main: [{ source, scale: 1 }], extra: [] }
+    const loras = [{ ...lora, name, source }]
     const { id } = await predictions.create(request({ loras }))
-    expect((await predictions.waitUntilTerminal(id)).error).toBe(
-      'https://a.example/x.safetensors?token=***: expected a LoRA for Flux.1',
-    )
+    expect((await predictions.waitUntilTerminal(id)).error).toBe(failure.message)
+    expect(engine.requests).toMatchObject([{ loras: [{ name, path: acquired().path }] }])
   })
 
   test('hands a file of this machine to the engine under the digest that it has now', async () => {
     const open = vi.fn(async (path: string) => ({ ...acquired(), path }))
-    const library = { ...libraryOf(async () => acquired()), open }
-    const { predictions, engine } = openPredictions({ library })
-    const file = { source: '../../predictions/a.safetensors', path: '/own/a.safetensors', scale: 1 }
-    const { id } = await predictions.create(request({ loras: { main: [file], extra: [] } }))
+    const { predictions, engine } = await openPredictions({
+      loras: { ...lorasOf(async () => acquired()), open },
+    })
+    const file = { ...lora, name: 'a.safetensors', path: '/own/a.safetensors' }
+    const { id } = await predictions.create(request({ loras: [file] }))
     await predictions.waitUntilTerminal(id)
-    const lora = { path: '/own/a.safetensors', digest: '0'.repeat(64), scale: 1 }
-    expect(engine.plans).toMatchObject([{ loras: [lora] }])
+    const { name, path, scale } = file
+    const loras = [{ name, path, digest: '0'.repeat(64), scale }]
+    expect(engine.plans).toMatchObject([{ loras }])
   })
 
   test.each([
-    ['../../predictions/a.safetensors', '/own/a.safetensors', 'a.safetensors'],
-    [
-      'https://a.example/x.safetensors?token=SECRET',
-      undefined,
-      'https://a.example/x.safetensors?token=***',
-    ],
-  ])('refuses %s when it is not what the version was made of', async (source, path, name) => {
+    ['a file of this machine', { path: '/own/a.safetensors' }],
+    ['a reference', {}],
+  ])('refuses %s that is not what the version was made of', async (_, place) => {
     const open = async () => acquired()
-    const { predictions } = openPredictions({ library: { ...libraryOf(open), open } })
-    const lora = { source, scale: 1, sha256: '1'.repeat(64), ...(path && { path }) }
-    const { id } = await predictions.create(request({ loras: { main: [lora], extra: [] } }))
+    const { predictions } = await openPredictions({ loras: { ...lorasOf(open), open } })
+    const changed = { ...lora, name: 'a.safetensors', sha256: '1'.repeat(64), ...place }
+    const { id } = await predictions.create(request({ loras: [changed] }))
     expect((await predictions.waitUntilTerminal(id)).error).toBe(
-      `Expected ${name} to have the SHA-256 ${'1'.repeat(64)} but received ${'0'.repeat(64)}`,
+      `Expected a.safetensors to have the SHA-256 ${'1'.repeat(64)} but received ${'0'.repeat(64)}`,
     )
   })
 
   test('gives each LoRA back once, whatever happens', async () => {
     const release = vi.fn()
-    const { predictions, engine } = openPredictions({
-      library: libraryOf(async () => acquired(release)),
+    const { predictions, engine } = await openPredictions({
+      loras: lorasOf(async () => acquired(release)),
       fake: { gate: never },
     })
     const running = await predictions.create(withLora(1))
@@ -474,7 +472,7 @@ describe('preparation', () => {
   })
 
   test('reads this server’s own files from disk, whatever host is in front of them', async () => {
-    const { predictions, engine, files } = openPredictions()
+    const { predictions, engine, files } = await openPredictions()
     const create = { width: 40, height: 24, channels: 3, background: 'red' } as const
     const bytes = await sharp({ create }).png().toBuffer()
     const { id } = await files.add({
@@ -497,7 +495,7 @@ describe('preparation', () => {
   })
 
   test('says of one of its files that has gone that it has gone', async () => {
-    const { predictions } = openPredictions()
+    const { predictions } = await openPredictions()
     const id = '0'.repeat(26)
     const image = `http://127.0.0.1:5000/v1/files/${id}`
     const created = await predictions.create(request({}, { image }))
@@ -509,7 +507,7 @@ describe('preparation', () => {
 })
 
 test('the log of go_fast begins as the reference’s does', async () => {
-  const { predictions } = openPredictions()
+  const { predictions } = await openPredictions()
   const { id } = await predictions.create(request({}, { go_fast: true }))
   const lines = (await predictions.waitUntilTerminal(id)).logs.split('\n')
   expect(lines.slice(1, 3)).toEqual(['running quantized prediction', 'Using seed: 7'])
@@ -525,7 +523,7 @@ describe('watching', () => {
 
   test('tells all from the beginning, in order, with rising ids', async () => {
     const gate = createGate()
-    const { predictions } = openPredictions({ fake: { gate: gate.promise } })
+    const { predictions } = await openPredictions({ fake: { gate: gate.promise } })
     const { id } = await predictions.create(request())
     const { events, listener } = collect()
     await predictions.watch(id, listener)
@@ -544,7 +542,7 @@ describe('watching', () => {
   })
 
   test('goes on after the last event that was seen, also after the end', async () => {
-    const { predictions } = openPredictions()
+    const { predictions } = await openPredictions()
     const { id } = await predictions.create(request())
     const all = collect()
     await predictions.watch(id, all.listener)
@@ -556,12 +554,12 @@ describe('watching', () => {
   })
 
   test('retells what was over before the server started', async () => {
-    const first = openPredictions()
+    const first = await openPredictions()
     const { id } = await first.predictions.create(request())
     const done = await first.predictions.waitUntilTerminal(id)
     await first.predictions.stop()
     first.kill()
-    const { predictions } = openPredictions({ folder: first.folder })
+    const { predictions } = await openPredictions({ folder: first.folder })
     const { events, listener } = collect()
     await predictions.watch(id, listener)
     expect(
@@ -571,7 +569,7 @@ describe('watching', () => {
   })
 
   test('ends when it is stopped', async () => {
-    const { predictions } = openPredictions({ fake: { gate: never } })
+    const { predictions } = await openPredictions({ fake: { gate: never } })
     const { id } = await predictions.create(request())
     const { events, listener } = collect()
     const stop = await predictions.watch(id, listener)
@@ -581,8 +579,8 @@ describe('watching', () => {
   })
 })
 
-test('the outlook tells the place in the queue, and the time once it has been measured', async () => {
-  const first = openPredictions()
+test('the estimate is the place in the queue, and the time once it has been measured', async () => {
+  const first = await openPredictions()
   const { predictions } = first
   const measured = await predictions.create(request())
   expect(await predictions.queueEstimate(measured.id)).toEqual({ position: 0 })
@@ -590,14 +588,14 @@ test('the outlook tells the place in the queue, and the time once it has been me
   expect(await predictions.queueEstimate(measured.id)).toBeUndefined()
   const ids: string[] = []
   for (let n = 0; n < 3; n++) ids.push((await predictions.create(request())).id)
-  const outlooks = await Promise.all(ids.map((id) => predictions.queueEstimate(id)))
-  expect(outlooks.map((estimate) => estimate?.position)).toEqual([0, 1, 2])
-  for (const estimate of outlooks) expect(estimate?.etaSeconds).toBeGreaterThanOrEqual(0)
+  const estimates = await Promise.all(ids.map((id) => predictions.queueEstimate(id)))
+  expect(estimates.map((estimate) => estimate?.position)).toEqual([0, 1, 2])
+  for (const estimate of estimates) expect(estimate?.etaSeconds).toBeGreaterThanOrEqual(0)
 })
 
 describe('a list', () => {
   test('has the newest first, and its cursors lead to every page and back', async () => {
-    const { predictions } = openPredictions({ fake: { gate: never } })
+    const { predictions } = await openPredictions({ fake: { gate: never } })
     const ids: string[] = []
     for (let n = 0; n < 7; n++) ids.unshift((await predictions.create(request())).id)
     const idsOf = async (cursor?: string) => {
@@ -614,7 +612,7 @@ describe('a list', () => {
   })
 
   test('is bounded by times', async () => {
-    const { predictions } = openPredictions({ fake: { gate: never } })
+    const { predictions } = await openPredictions({ fake: { gate: never } })
     await predictions.create(request())
     const soon = new Date(Date.now() + 1000)
     expect((await predictions.list({ limit: 3, createdBefore: soon })).predictions).toHaveLength(1)
@@ -623,11 +621,11 @@ describe('a list', () => {
 })
 
 test('after the retention input, log and pictures are gone, and the record says so', async () => {
-  const { predictions, files, database, folder } = openPredictions()
+  const { predictions, files, store, folder } = await openPredictions()
   const { id } = await predictions.create(request())
   const { output } = await predictions.waitUntilTerminal(id)
   const { fileId } = output![0]!
-  const options = { database, files, onFault: () => {} }
+  const options = { store: store.predictions, files, onFault: () => {} }
   startRetention({ ...options, retentionMs: 60_000 })()
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect(await predictions.get(id)).toMatchObject({ dataRemoved: false })
@@ -635,7 +633,7 @@ test('after the retention input, log and pictures are gone, and the record says 
   await vi.waitFor(async () => expect((await predictions.get(id))?.dataRemoved).toBe(true))
   expect(await predictions.get(id)).toMatchObject({ id, status: 'succeeded', input: {}, logs: '' })
   expect((await predictions.get(id))?.output).toBeUndefined()
-  expect(files.find(fileId)).toBeUndefined()
+  expect(await files.find(fileId)).toBeUndefined()
   expect(existsSync(join(folder, 'files', fileId.slice(0, 2), fileId))).toBe(false)
   const events: PredictionEvent[] = []
   await predictions.watch(id, (event) => events.push(event))

@@ -8,7 +8,10 @@ import { createGuardedClient } from '../../../src/net/guardedClient.js'
 import { createPrediction, log, start, succeed } from '../../../src/predictions/prediction.js'
 import { createWebhooks, retryDelayMs } from '../../../src/server/predictions/webhooks.js'
 import { openDatabase } from '../../../src/store/sqlite/database.js'
-import { createDeliveryStore } from '../../../src/store/sqlite/webhookDeliveries.js'
+import {
+  createDeliveryStore,
+  createDeliveryTable,
+} from '../../../src/store/sqlite/webhookDeliveries.js'
 
 const secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'
 
@@ -45,15 +48,15 @@ function startWebhooks(path = ':memory:', allowAddress = () => true) {
   const database = openDatabase(path)
   const client = createGuardedClient({ allowAddress })
   const predictions = new Map<string, Prediction>()
-  let drawn = 0
+  const deliveries = createDeliveryStore(database, createDeliveryTable(database))
   const webhooks = createWebhooks({
     client,
-    deliveries: createDeliveryStore(database),
+    deliveries,
     find: async (id) => predictions.get(id),
     describe: async ({ id, status, logs }) => JSON.stringify({ id, status, logs }),
     secret,
     token: 'for-the-receiver',
-    drawId: () => `msg_${++drawn}`,
+    onFault: () => {},
   })
   const stop = async () => {
     await webhooks.stop()
@@ -64,8 +67,10 @@ function startWebhooks(path = ':memory:', allowAddress = () => true) {
   return {
     ...webhooks,
     stop,
-    tell(prediction: Prediction, event: WebhookEvent) {
+    /** What the store and the feed do: the delivery is written with the state. */
+    async tell(prediction: Prediction, event: WebhookEvent) {
       predictions.set(prediction.id, prediction)
+      if (event === 'completed') await deliveries.addCompleted(prediction)
       webhooks.onEvent(prediction, event)
     },
   }
@@ -95,7 +100,7 @@ test("the signature is that of replicate's own test", () => {
 test('a finished prediction is told, signed over the bytes that are sent', async () => {
   const { received, url } = await startReceiver()
   const { tell, listDeliveries } = startWebhooks()
-  tell(succeed(starting(url)), 'completed')
+  await tell(succeed(starting(url)), 'completed')
   await vi.waitFor(() => expect(received).toHaveLength(1))
   const { headers, body } = received[0]!
   expect(new Webhook(secret).verify(body, headers)).toMatchObject({ id: 'p', status: 'succeeded' })
@@ -114,7 +119,7 @@ test.each([503, 429, 404, 302])(
   async (status) => {
     const { received, url } = await startReceiver([status])
     const { tell, listDeliveries } = startWebhooks()
-    tell(succeed(starting(url)), 'completed')
+    await tell(succeed(starting(url)), 'completed')
     await vi.waitFor(async () =>
       expect((await listDeliveries('p'))[0]?.error).toContain(`status ${status}`),
     )
@@ -135,12 +140,12 @@ test('a delivery survives the end of the server', async () => {
   const { received, url } = await startReceiver([500])
   const first = startWebhooks(path)
   const prediction = succeed(starting(url))
-  first.tell(prediction, 'completed')
+  await first.tell(prediction, 'completed')
   await vi.waitFor(async () => expect((await first.listDeliveries('p'))[0]?.attempts).toBe(1))
   await first.stop()
 
   const second = startWebhooks(path)
-  second.tell(prediction, 'logs')
+  await second.tell(prediction, 'logs')
   await vi.waitFor(() => expect(received.length).toBeGreaterThan(1), 3000)
   await vi.waitFor(
     async () => expect((await second.listDeliveries('p'))[0]?.settledAt).toBeDefined(),
@@ -155,7 +160,7 @@ test('many log lines are told at most twice a second, the last of them always', 
   let prediction = start(starting(url), '')
   for (let i = 0; i < 50; i++) {
     prediction = log(prediction, `line ${i}`)
-    tell(prediction, 'logs')
+    await tell(prediction, 'logs')
   }
   await vi.waitFor(() => expect(received).toHaveLength(1), 2000)
   expect(JSON.parse(received[0]!.body).logs).toContain('line 49')
@@ -165,8 +170,8 @@ test('after completed nothing older is told', async () => {
   const { received, url } = await startReceiver()
   const { tell } = startWebhooks()
   const prediction = start(starting(url), '')
-  tell(prediction, 'logs')
-  tell(succeed(prediction), 'completed')
+  await tell(prediction, 'logs')
+  await tell(succeed(prediction), 'completed')
   await new Promise((resolve) => setTimeout(resolve, 800))
   expect(received.map(({ body }) => JSON.parse(body).status)).toEqual(['succeeded'])
 })
@@ -175,16 +180,16 @@ test('only what was asked for is told', async () => {
   const { received, url } = await startReceiver()
   const { tell } = startWebhooks()
   const prediction = starting(url, ['completed'])
-  tell(start(prediction, ''), 'start')
-  tell(start(prediction, ''), 'logs')
-  tell(succeed(prediction), 'completed')
+  await tell(start(prediction, ''), 'start')
+  await tell(start(prediction, ''), 'logs')
+  await tell(succeed(prediction), 'completed')
   await vi.waitFor(() => expect(received).toHaveLength(1))
 })
 
 test('an address that may not be reached is given up at once, with the reason', async () => {
   const { received, url } = await startReceiver()
   const { tell, listDeliveries } = startWebhooks(':memory:', () => false)
-  tell(succeed(starting(url)), 'completed')
+  await tell(succeed(starting(url)), 'completed')
   await vi.waitFor(async () => expect((await listDeliveries('p'))[0]?.settledAt).toBeDefined())
   expect((await listDeliveries('p'))[0]!.error).toContain('Expected the URL of a public server')
   expect(received).toHaveLength(0)
@@ -194,7 +199,7 @@ test('a finished prediction can be told again, as a new delivery', async () => {
   const { received, url } = await startReceiver()
   const { tell, redeliver, listDeliveries } = startWebhooks()
   const prediction = succeed(starting(url))
-  tell(prediction, 'completed')
+  await tell(prediction, 'completed')
   await redeliver(prediction)
   await vi.waitFor(() => expect(received).toHaveLength(2))
   expect(new Set(received.map(({ headers }) => headers['webhook-id'])).size).toBe(2)

@@ -1,7 +1,10 @@
 /** Pictures from pictures through a real engine process, with the tiny random-weight checkpoint. */
+
 import { pino } from 'pino'
 import sharp from 'sharp'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { requestOf } from '../../../src/bench/cases.js'
+import type { GenerationEvent } from '../../../src/engine/protocol.js'
 import type { GenerationPlan, Start } from '../../../src/plan/plan.js'
 import { type Engine, startEngine } from '../../../src/worker/engine/client.js'
 import { flat, fromRgb } from '../../engine/images/pictures.js'
@@ -50,7 +53,7 @@ async function inpaintStart(mask: Uint8Array): Promise<Start> {
 }
 
 async function generate(changes: Partial<GenerationPlan>): Promise<Uint8Array> {
-  const { images } = await engine.generate({ ...plan, ...changes })
+  const { images } = await engine.generate(requestOf({ ...plan, ...changes }))
   return sharp(images[0]!.bytes).removeAlpha().raw().toBuffer()
 }
 
@@ -70,12 +73,14 @@ function distance(a: Uint8Array, b: Uint8Array, from = 0, to: number = size.widt
   return sum / (3 * size.height * (to - from))
 }
 
-test('the engine measures a picture, and says when it is none', async () => {
-  expect(await engine.measure(await picture())).toEqual(size)
-  await expect(engine.measure(Buffer.from('<svg/>'))).rejects.toMatchObject({
-    code: 'invalid_input',
-    message: expect.stringMatching(/^Expected image to be a picture/),
+test('the engine reports the size of an image and of what is made from it, before it begins', async () => {
+  const events: GenerationEvent[] = []
+  const request = requestOf({
+    ...plan,
+    start: { kind: 'image', image: { bytes: await picture(), size } },
   })
+  await engine.generate(request, { onEvent: (event) => events.push(event) })
+  expect(events[0]).toMatchObject({ kind: 'planned', size, imageSize: size })
 })
 
 test('the picture moves away from its image with the strength', async () => {
@@ -114,15 +119,15 @@ describe('a picture that cannot be read', () => {
     const pid = engine.pid()
     const bad = (await picture()).subarray(0, 200)
     const start = { kind: 'image', image: { bytes: bad, size } } as const
-    await expect(engine.generate({ ...plan, start })).rejects.toMatchObject({
+    await expect(engine.generate(requestOf({ ...plan, start }))).rejects.toMatchObject({
       code: 'invalid_input',
       message: expect.stringMatching(/^Expected image to be a picture that can be read: /),
     })
     const masked = await inpaintStart(Buffer.from('no mask'))
-    await expect(engine.generate({ ...plan, start: masked })).rejects.toThrow(
+    await expect(engine.generate(requestOf({ ...plan, start: masked }))).rejects.toThrow(
       /^Expected mask to be/,
     )
-    expect((await engine.generate(plan)).images).toHaveLength(1)
+    expect((await engine.generate(requestOf(plan))).images).toHaveLength(1)
     expect(engine.pid()).toBe(pid)
   })
 })
@@ -136,7 +141,9 @@ test('a released variant loads its encoder again', async () => {
 
 test('every picture of a prediction has its own noise over the same image', async () => {
   const start = await imageStart()
-  const both = await engine.generate({ ...plan, start, firstStep: 5, count: 2 })
-  const second = await engine.generate({ ...plan, start, firstStep: 5, seed: plan.seed + 1 })
+  const both = await engine.generate(requestOf({ ...plan, start, firstStep: 5, count: 2 }))
+  const second = await engine.generate(
+    requestOf({ ...plan, start, firstStep: 5, seed: plan.seed + 1 }),
+  )
   expect(both.images[1]!.bytes).toEqual(second.images[0]!.bytes)
 })

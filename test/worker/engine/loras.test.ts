@@ -1,8 +1,10 @@
 /** Predictions with LoRAs, one after another in one engine: the tiny random-weight checkpoint. */
+
 import { copyFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { requestOf } from '../../../src/bench/cases.js'
 import type { GenerationEvent } from '../../../src/engine/protocol.js'
 import type { LoraFile } from '../../../src/plan/plan.js'
 import { type Engine, startEngine } from '../../../src/worker/engine/client.js'
@@ -12,6 +14,7 @@ import { temporaryFolder } from '../../weightFiles.js'
 import { foxPlan as plan } from './foxPlan.js'
 
 const lora = (name: string, scale: number): LoraFile => ({
+  name: 'lora',
   path: fixturePath(`lora/lora_${name}.safetensors`),
   scale,
 })
@@ -24,7 +27,7 @@ beforeAll(() => {
 afterAll(() => engine.stop())
 
 const draw = async (...loras: LoraFile[]) =>
-  (await engine.generate({ ...plan, loras })).images[0]!.bytes
+  (await engine.generate(requestOf({ ...plan, loras }))).images[0]!.bytes
 
 test('sets of LoRAs in any order give the pictures each gives alone', async () => {
   const sets = [
@@ -42,9 +45,13 @@ test('sets of LoRAs in any order give the pictures each gives alone', async () =
 
 test('an engine whose weights do not change in place is none the worse for knowing what comes next', async () => {
   const want = await draw(lora('kohya', 1))
-  const next = [[lora('aitoolkit', 1)], [lora('kohya', 1)], [{ path: '/nowhere', scale: 1 }]]
+  const next = [
+    [lora('aitoolkit', 1)],
+    [lora('kohya', 1)],
+    [{ name: 'lora', path: '/nowhere', scale: 1 }],
+  ]
   for (const loras of next) {
-    engine.prepare({ ...plan, loras })
+    engine.prefetch(requestOf(plan).draft, loras)
     expect(await draw(lora('kohya', 1))).toEqual(want)
   }
 })
@@ -59,9 +66,11 @@ test('a LoRA of scale 0 changes nothing', async () => {
 
 test('a file that is no LoRA fails its own prediction and leaves the engine as it was', async () => {
   const before = await draw(lora('kohya', 1))
-  const bad = { path: fixturePath('tiny-dev-bfl/ae.safetensors'), scale: 1 }
+  const bad = { name: 'lora', path: fixturePath('tiny-dev-bfl/ae.safetensors'), scale: 1 }
   await expect(draw(bad)).rejects.toMatchObject({ code: 'lora_invalid' })
-  await expect(draw({ path: '/nowhere.safetensors', scale: 1 })).rejects.toMatchObject({
+  await expect(
+    draw({ name: 'lora', path: '/nowhere.safetensors', scale: 1 }),
+  ).rejects.toMatchObject({
     code: 'lora_invalid',
     message: '/nowhere.safetensors: expected a LoRA file but nothing is there',
   })
@@ -71,9 +80,9 @@ test('a file that is no LoRA fails its own prediction and leaves the engine as i
 test('a file that changed is read again', async () => {
   const path = join(temporaryFolder(), 'lora.safetensors')
   copyFileSync(lora('kohya', 1).path, path)
-  const first = await draw({ path, scale: 1 })
+  const first = await draw({ name: 'lora', path, scale: 1 })
   copyFileSync(lora('lokr', 1).path, path)
-  expect(await draw({ path, scale: 1 })).toEqual(await draw(lora('lokr', 1)))
+  expect(await draw({ name: 'lora', path, scale: 1 })).toEqual(await draw(lora('lokr', 1)))
   expect(first).toEqual(await draw(lora('kohya', 1)))
 })
 
@@ -86,10 +95,11 @@ test('what of a LoRA is not merged is told with the others', async () => {
   })
   const notes: string[] = []
   const onEvent = (event: GenerationEvent) => {
-    if (event.kind === 'adapted') notes.push(...event.notes)
+    if (event.kind === 'lorasReady') notes.push(...event.notes)
   }
-  const loras = [lora('kohya', 1), { path, scale: 1 }]
-  for (let time = 0; time < 2; time++) await engine.generate({ ...plan, loras }, { onEvent })
-  const note = `${path}: 1 of its tensors are not merged, the first is ${key}`
+  const loras = [lora('kohya', 1), { name: 'other.safetensors', path, scale: 1 }]
+  for (let time = 0; time < 2; time++)
+    await engine.generate(requestOf({ ...plan, loras }), { onEvent })
+  const note = `other.safetensors: 1 of its tensors are not merged, the first is ${key}`
   expect(notes).toEqual([note, note])
 })

@@ -1,8 +1,11 @@
 /** Previews from a real engine process: only for those who want them, and from when they do. */
+
 import { pino } from 'pino'
 import { afterAll, expect, test } from 'vitest'
+import { requestOf } from '../../../src/bench/cases.js'
 import type { GenerationEvent } from '../../../src/engine/protocol.js'
-import { type PreviewWish, startEngine } from '../../../src/worker/engine/client.js'
+import type { PreviewSubscription } from '../../../src/predictions/feed.js'
+import { startEngine } from '../../../src/worker/engine/client.js'
 import { fixturePath } from '../../goldens.js'
 import { foxPlan } from './foxPlan.js'
 
@@ -16,27 +19,27 @@ const engine = startEngine(
 afterAll(() => engine.stop())
 
 /** The steps that are shown, of 40; `watch` is called after the tenth. */
-async function listShownSteps(previews: PreviewWish, watch = () => {}) {
+async function listShownSteps(previews: PreviewSubscription, watch = () => {}) {
   const events: GenerationEvent[] = []
   const onEvent = (event: GenerationEvent) => {
     events.push(event)
     if (event.kind === 'progress' && event.step === 10) watch()
   }
-  await engine.generate({ ...foxPlan, steps: 40 }, { onEvent, previews })
+  await engine.generate(requestOf({ ...foxPlan, steps: 40 }), { onEvent, previews })
   return events.filter((event) => event.kind === 'preview').map(({ step }) => step)
 }
 
-const always: PreviewWish = { isWanted: () => true, onChange: () => () => {} }
+const always: PreviewSubscription = { isWanted: () => true, onChange: () => () => {} }
 
-test('who does not want any gets none', async () => {
+test('a subscription that wants none gets none', async () => {
   expect(await listShownSteps({ ...always, isWanted: () => false })).toEqual([])
 })
 
-test('who wants them from the start gets the first after the first step', async () => {
+test('one that wants them from the start gets the first after the first step', async () => {
   expect((await listShownSteps(always))[0]).toBe(1)
 })
 
-test('who comes later gets them from then on', async () => {
+test('one that comes later gets them from then on', async () => {
   let isWanted = false
   let tell = () => {}
   const onChange = (listener: () => void) => {

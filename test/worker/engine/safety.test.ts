@@ -2,9 +2,11 @@
  * What becomes of unsafe pictures, with real networks: the tiny checkpoint draws, and copies of the
  * tiny safety checker are set to flag what a test wants flagged.
  */
+
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterEach, beforeAll, describe, expect, test } from 'vitest'
+import { requestOf } from '../../../src/bench/cases.js'
 import type { GenerationEvent } from '../../../src/engine/protocol.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
 import {
@@ -12,7 +14,7 @@ import {
   type GenerationResult,
   startEngine,
 } from '../../../src/worker/engine/client.js'
-import { createSafetyNarrator } from '../../../src/worker/safetyLines.js'
+import { createSafetyLines } from '../../../src/worker/logLines.js'
 import { fixturePath } from '../../goldens.js'
 import {
   always,
@@ -42,13 +44,15 @@ async function generate(changes: Partial<GenerationPlan> = {}) {
   const events: GenerationEvent[] = []
   const lines: string[] = []
   const wanted = { ...plan, ...changes }
-  const describeSafety = createSafetyNarrator(wanted)
+  const describeSafety = createSafetyLines(wanted)
   const onEvent = (event: GenerationEvent) => {
     events.push(event)
     const line = describeSafety(event)
     if (line !== undefined) lines.push(line)
   }
-  const outcome = await engine.generate(wanted, { onEvent }).catch((error: unknown) => error)
+  const outcome = await engine
+    .generate(requestOf(wanted), { onEvent })
+    .catch((error: unknown) => error)
   return { outcome, events, lines, result: outcome as GenerationResult }
 }
 

@@ -1,6 +1,10 @@
 import type { FastifyInstance } from 'fastify'
 import type { HealthCheck, HealthStatus } from '../../../contract/health.js'
-import type { Engine, EngineStatus } from '../../../worker/engine/client.js'
+import {
+  combineStatus,
+  type EngineStatus,
+  type WorkerPort,
+} from '../../../predictions/workerPort.js'
 import type { Setup } from '../../predictions/warmup.js'
 
 const statusOfEngine: Readonly<Record<EngineStatus, HealthStatus>> = {
@@ -12,9 +16,13 @@ const statusOfEngine: Readonly<Record<EngineStatus, HealthStatus>> = {
 }
 
 /** `GET /health-check` answers 200 whatever the state is; the state is in the body. */
-export function healthRoutes(app: FastifyInstance, engine: Engine, setup: () => Setup): void {
+export function healthRoutes(
+  app: FastifyInstance,
+  worker: Pick<WorkerPort, 'executors'>,
+  setup: () => Setup,
+): void {
   app.get('/health-check', { config: { access: 'public' } }, () =>
-    describeHealth(engine.status(), setup()),
+    describeHealth(combineStatus(worker.executors()), setup()),
   )
 }
 

@@ -10,7 +10,7 @@ import type { Catalog } from '../../../catalog/catalog.js'
 import type { Model } from '../../../catalog/model.js'
 import {
   CogPredictionId,
-  PredictionRequest,
+  CogPredictionRequest,
   type PredictionResponse,
   sentInput,
   toPredictionResponse,
@@ -20,9 +20,9 @@ import type { Prediction } from '../../../contract/prediction.js'
 import { FluxdError } from '../../../errors.js'
 import type { Files } from '../../../files/files.js'
 import { isTerminal } from '../../../predictions/prediction.js'
-import type { NewPrediction } from '../../../predictions/request.js'
+import type { PredictionRequest } from '../../../predictions/request.js'
 import type { Predictions } from '../../predictions/service.js'
-import { readWish } from '../createRequest.js'
+import { createRequest } from '../createRequest.js'
 import { disconnectSignal } from '../disconnect.js'
 import { readIdempotency } from '../idempotency.js'
 import { encodeWhole, withWholeInput } from '../inputEcho.js'
@@ -87,26 +87,26 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
 
   app.post(
     '/predictions',
-    { schema: { body: PredictionRequest }, preValidation, config: makesOne },
+    { schema: { body: CogPredictionRequest }, preValidation, config: makesOne },
     async (request, reply) => {
-      const wanted = toNewPrediction(request.body, request, services)
+      const wanted = toRequest(request.body, request, services)
       const { id } = await predictions.create(wanted)
       const comesBack = wanted.idempotency !== undefined
-      return answer(id, request, reply, comesBack ? () => {} : () => hangUp(id))
+      return answer(id, request, reply, comesBack ? staysForGood : () => hangUp(id))
     },
   )
 
   app.put(
     '/predictions/:id',
-    { schema: { params: IdPath, body: PredictionRequest }, preValidation, config: makesOne },
+    { schema: { params: IdPath, body: CogPredictionRequest }, preValidation, config: makesOne },
     async (request, reply) => {
       const { id } = request.params
       expectSameId(request.body.id, id)
       const known = await predictions.get(id)
       if (known) return answerKnown(known, request, reply)
-      const wanted = { ...toNewPrediction(request.body, request, services), id }
+      const wanted = { ...toRequest(request.body, request, services), id }
       await predictions.create(wanted).catch(ignoreConflict)
-      return answer(id, request, reply, () => {})
+      return answer(id, request, reply, staysForGood)
     },
   )
 
@@ -129,19 +129,22 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
   })
 
   /** The client is gone: a cancel that fails is only logged. */
-  function hangUp(id: string): void {
-    predictions
+  async function hangUp(id: string): Promise<void> {
+    await predictions
       .cancel(id)
       .catch((error: unknown) => app.log.error({ err: error, prediction: id }, 'cancel failed'))
   }
 
   async function answerKnown(prediction: Prediction, request: FastifyRequest, reply: FastifyReply) {
-    if (wantsEvents(request)) return answer(prediction.id, request, reply, () => {})
+    if (wantsEvents(request)) return answer(prediction.id, request, reply, staysForGood)
     tellOutlook(reply, await predictions.queueEstimate(prediction.id))
     reply.code(isTerminal(prediction) ? 200 : 202)
     return tell(services, prediction, request, reply)
   }
 }
+
+/** A client that comes back for its prediction cancels nothing when it hangs up. */
+const staysForGood = async () => {}
 
 /** What a client gets for its prediction: events, at once a 202, or the end of it. */
 function createAnswer(services: CogServices, openStreams: Set<() => void>) {
@@ -151,7 +154,7 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
     id: string,
     request: FastifyRequest,
     reply: FastifyReply,
-    onHangUp: () => void,
+    onHangUp: () => Promise<void>,
   ) {
     if (wantsEvents(request)) {
       const close = await streamPrediction(reply, id, {
@@ -171,7 +174,7 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
       return tell(services, (await predictions.get(id))!, request, reply)
     }
     const prediction = await predictions.waitUntilTerminal(id, { signal: disconnectSignal(reply) })
-    if (!isTerminal(prediction)) onHangUp()
+    if (!isTerminal(prediction)) await onHangUp()
     return tell(services, (await predictions.get(id))!, request, reply)
   }
 }
@@ -196,20 +199,20 @@ async function describe(
   prediction: Prediction,
   request: FastifyRequest,
 ): Promise<PredictionResponse> {
-  const body = request.body as PredictionRequest
+  const body = request.body as CogPredictionRequest
   const uris = await outputs.deliver(prediction, readTrace(request), body.output_file_prefix)
   return toPredictionResponse(prediction, uris)
 }
 
-function toNewPrediction(
-  body: PredictionRequest,
+function toRequest(
+  body: CogPredictionRequest,
   request: FastifyRequest,
   services: CogServices,
-): NewPrediction {
+): PredictionRequest {
   if (services.refusesWhenBusy && services.isSettingUp())
     throw new FluxdError('busy', 'Already running a prediction')
   return {
-    ...readWish(findModel(services), request.sentInput, body, request, services.catalog),
+    ...createRequest(findModel(services), request.sentInput, body, request, services.catalog),
     surface: 'cog',
     id: body.id,
     sentCreatedAt: body.created_at,

@@ -19,7 +19,7 @@ export type CogStreamOptions = {
   /** The prediction as it is then, as JSON. */
   readonly describe: () => Promise<string>
   /** The client has gone, or the server ends, before the end. */
-  readonly onHangUp: () => void
+  readonly onHangUp: () => Promise<void>
 }
 
 /** Answers with the events of prediction `id`, from its beginning to its end; returns how to break off. */
@@ -35,7 +35,8 @@ export async function streamPrediction(
   const stream = openEventStream(reply, () => {
     isClosed = true
     stop()
-    if (!isOver) onHangUp()
+    // It logs its own failure.
+    if (!isOver) void onHangUp()
   })
 
   async function translate(event: PredictionEvent): Promise<readonly Message[]> {

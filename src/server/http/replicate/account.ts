@@ -48,16 +48,16 @@ export function accountRoutes(server: FastifyInstance, services: ReplicateServic
   app.get(
     '/collections/:slug',
     { schema: { params: z.object({ slug: z.string() }) } },
-    (request) => {
+    async (request) => {
       if (request.params.slug !== everything.slug) throw notFound()
-      return { ...everything, models: presentModels(catalog.list(), request) }
+      return { ...everything, models: await presentModels(catalog.list(), request) }
     },
   )
 
-  app.get('/search', { schema: { querystring: SearchQuery } }, (request) => {
+  app.get('/search', { schema: { querystring: SearchQuery } }, async (request) => {
     const { query, limit } = request.query
     const found = searchModels(catalog.list(), query).slice(0, limit)
-    const models = presentModels(found, request).map((model) => ({ model, metadata: {} }))
+    const models = (await presentModels(found, request)).map((model) => ({ model, metadata: {} }))
     return { query, models, collections: [], pages: [] }
   })
 }

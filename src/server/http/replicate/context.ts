@@ -1,8 +1,8 @@
 /** What the routes of `/v1` stand on. */
 import type { Catalog } from '../../../catalog/catalog.js'
 import type { Files } from '../../../files/files.js'
-import type { DeploymentStore } from '../../../store/sqlite/deployments.js'
-import type { RunCounts } from '../../../store/sqlite/runCounts.js'
+import type { DeploymentStore } from '../../../store/deploymentStore.js'
+import type { RunCounts } from '../../../store/store.js'
 import type { Predictions } from '../../predictions/service.js'
 import type { Webhooks } from '../../predictions/webhooks.js'
 import type { PublicUrl } from '../publicUrl.js'

@@ -7,8 +7,8 @@ import type { Catalog } from '../../../catalog/catalog.js'
 import type { CreateNamedPrediction, ReplicatePrediction } from '../../../contract/replicate.js'
 import { FluxdError } from '../../../errors.js'
 import { isTerminal } from '../../../predictions/prediction.js'
-import type { NewPrediction } from '../../../predictions/request.js'
-import { readWish } from '../createRequest.js'
+import type { PredictionRequest } from '../../../predictions/request.js'
+import { createRequest } from '../createRequest.js'
 import { disconnectSignal } from '../disconnect.js'
 import { readIdempotency } from '../idempotency.js'
 import { withWholeInput } from '../inputEcho.js'
@@ -35,7 +35,7 @@ export function createAdmission(
 ): Admit {
   return async (target, body, request, reply) => {
     const { waitSeconds, output, applied } = parsePrefer(request.headers.prefer)
-    const wanted = toNewPrediction(target, body, request, catalog)
+    const wanted = toRequest(target, body, request, catalog)
     const created = await predictions.create(wanted).catch(explainConflict)
     const prediction =
       waitSeconds === undefined
@@ -61,15 +61,15 @@ const asStarting = (prediction: ReplicatePrediction): ReplicatePrediction => ({
   output: null,
 })
 
-function toNewPrediction(
+function toRequest(
   { model, deployment }: Target,
   body: CreateNamedPrediction,
   request: FastifyRequest,
   catalog: Catalog,
-): NewPrediction {
+): PredictionRequest {
   const seconds = parseCancelAfter(request.headers['cancel-after'])
   return {
-    ...readWish(model, body.input, body, request, catalog),
+    ...createRequest(model, body.input, body, request, catalog),
     surface: 'replicate',
     deployment,
     deadline: seconds === undefined ? undefined : new Date(Date.now() + seconds * 1000),

@@ -6,7 +6,7 @@ import {
   type Deployment,
   UpdateDeployment,
 } from '../../../contract/deployment.js'
-import type { StoredDeployment } from '../../../store/sqlite/deployments.js'
+import type { StoredDeployment } from '../../../store/deploymentStore.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { account } from './account.js'
 import { owner, type ReplicateServices } from './context.js'
@@ -20,8 +20,8 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
   const app = server.withTypeProvider<ZodTypeProvider>()
   const { deployments, catalog, publicUrl } = services
 
-  function expectDeployment(path: z.output<typeof NamePath>): StoredDeployment {
-    const deployment = path.owner === owner ? deployments.find(path.name) : undefined
+  async function expectDeployment(path: z.output<typeof NamePath>): Promise<StoredDeployment> {
+    const deployment = path.owner === owner ? await deployments.find(path.name) : undefined
     if (!deployment) throw notFound()
     return deployment
   }
@@ -37,12 +37,12 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
     )
   }
 
-  app.get('/deployments', { schema: { querystring: CursorQuery } }, (request) => {
-    const { results, ...cursors } = cutPage(deployments.list(), request.query.cursor)
+  app.get('/deployments', { schema: { querystring: CursorQuery } }, async (request) => {
+    const { results, ...cursors } = cutPage(await deployments.list(), request.query.cursor)
     return toPage({ results: results.map(toDeployment), ...cursors }, request, publicUrl)
   })
 
-  app.post('/deployments', { schema: { body: CreateDeployment }, ...change }, (request) => {
+  app.post('/deployments', { schema: { body: CreateDeployment }, ...change }, async (request) => {
     const { min_instances, max_instances, ...fields } = request.body
     const release = check({
       ...fields,
@@ -51,7 +51,7 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
       number: 1,
       createdAt: new Date(),
     })
-    if (deployments.insert(release)) return toDeployment(release)
+    if (await deployments.insert(release)) return toDeployment(release)
     throw problem(
       422,
       'Deployment already exists',
@@ -59,15 +59,15 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
     )
   })
 
-  app.get('/deployments/:owner/:name', { schema: { params: NamePath } }, (request) =>
-    toDeployment(expectDeployment(request.params)),
+  app.get('/deployments/:owner/:name', { schema: { params: NamePath } }, async (request) =>
+    toDeployment(await expectDeployment(request.params)),
   )
 
   app.patch(
     '/deployments/:owner/:name',
     { schema: { params: NamePath, body: UpdateDeployment }, ...change },
-    (request) => {
-      const current = expectDeployment(request.params)
+    async (request) => {
+      const current = await expectDeployment(request.params)
       const { min_instances, max_instances, ...fields } = request.body
       const release = check({
         ...current,
@@ -78,7 +78,7 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
         number: current.number + 1,
         createdAt: new Date(),
       })
-      deployments.update(release)
+      await deployments.update(release)
       return toDeployment(release)
     },
   )
@@ -86,8 +86,8 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
   app.delete(
     '/deployments/:owner/:name',
     { schema: { params: NamePath }, ...change },
-    (request, reply) => {
-      deployments.remove(expectDeployment(request.params).name)
+    async (request, reply) => {
+      await deployments.remove((await expectDeployment(request.params)).name)
       return reply.code(204).send()
     },
   )

@@ -8,7 +8,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { File as WireFile } from '../../../contract/file.js'
 import type { Files } from '../../../files/files.js'
-import type { StoredFile } from '../../../store/sqlite/files.js'
+import type { StoredFile } from '../../../store/fileStore.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
 import { ProblemError, problem } from './errors.js'
@@ -41,8 +41,8 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
     return reply.code(201).send(present(file, request))
   })
 
-  app.get('/files', { schema: { querystring: CursorQuery } }, (request) => {
-    const listed = files.list('upload', {
+  app.get('/files', { schema: { querystring: CursorQuery } }, async (request) => {
+    const listed = await files.list('upload', {
       limit: pageSize + 1,
       before: decodeSequence(request.query.cursor),
     })
@@ -52,38 +52,38 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
     return toPage({ results, next }, request, publicUrl)
   })
 
-  app.get('/files/:id', { schema: { params: IdPath } }, (request) =>
-    present(expectUpload(files, request.params.id), request),
+  app.get('/files/:id', { schema: { params: IdPath } }, async (request) =>
+    present(await expectUpload(files, request.params.id), request),
   )
 
   app.delete('/files/:id', { schema: { params: IdPath } }, async (request, reply) => {
-    await files.remove(expectUpload(files, request.params.id).id)
+    await files.remove((await expectUpload(files, request.params.id)).id)
     return reply.code(204).send()
   })
 
   app.get(
     '/files/:id/download',
     { schema: { params: IdPath, querystring: DownloadQuery }, config: { access: 'public' } },
-    (request, reply) => {
+    async (request, reply) => {
       const { id } = request.params
       const { expiry, signature } = request.query
       if (!isSigned(downloadSecret, `${request.query.owner} ${id} ${expiry}`, signature, expiry))
         throw problem(403, 'Forbidden', 'Expected a signature of this URL that has not expired')
-      const file = expectUpload(files, id)
+      const file = await expectUpload(files, id)
       // Never shown as a page of this server: what is in it, its sender decided.
       return reply
         .header('content-disposition', 'attachment')
         .header('x-content-type-options', 'nosniff')
         .header('content-length', file.size)
         .type(file.contentType)
-        .send(files.stream(id))
+        .send(await files.stream(id))
     },
   )
 }
 
 /** Uploads only: the pictures we made are not in this list. */
-function expectUpload(files: Files, id: string): StoredFile {
-  const file = files.find(id)
+async function expectUpload(files: Files, id: string): Promise<StoredFile> {
+  const file = await files.find(id)
   if (file?.kind === 'upload') return file
   throw new ProblemError(404, { detail: 'File not found' })
 }

@@ -31,11 +31,11 @@ export function expectVersion(catalog: Catalog, version: string): Model {
 }
 
 /** Throws a 404 for a deployment that is not there, a 422 for one whose version is no more. */
-export function expectDeployed(
+export async function expectDeployed(
   { catalog, deployments }: Pick<ReplicateServices, 'catalog' | 'deployments'>,
   path: z.output<typeof NamePath>,
-): Target {
-  const release = path.owner === owner ? deployments.find(path.name) : undefined
+): Promise<Target> {
+  const release = path.owner === owner ? await deployments.find(path.name) : undefined
   if (!release) throw notFound()
   const model = expectVersion(catalog, `${release.model}:${release.version}`)
   return { model, deployment: `${owner}/${release.name}` }

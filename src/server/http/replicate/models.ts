@@ -32,11 +32,16 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
   const { catalog, publicUrl } = services
   const presentAll = createModelPresenter(services)
   const toVersion = createVersions()
-  const presentOne = (model: Model, request: FastifyRequest) => presentAll([model], request)[0]!
+  const presentOne = async (model: Model, request: FastifyRequest) =>
+    (await presentAll([model], request))[0]!
 
-  function present(models: readonly Model[], cursor: string | undefined, request: FastifyRequest) {
+  async function present(
+    models: readonly Model[],
+    cursor: string | undefined,
+    request: FastifyRequest,
+  ) {
     const { results, ...cursors } = cutPage(models, cursor)
-    return toPage({ results: presentAll(results, request), ...cursors }, request, publicUrl)
+    return toPage({ results: await presentAll(results, request), ...cursors }, request, publicUrl)
   }
 
   app.get('/models', { schema: { querystring: ListQuery } }, (request) => {
@@ -62,7 +67,7 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
         ...(weights_url && { loras: [{ source: weights_url }] }),
       },
     )
-    return reply.code(201).send(presentOne(model, request))
+    return reply.code(201).send(await presentOne(model, request))
   })
 
   app.get('/models/:owner/:name', { schema: { params: NamePath } }, (request) =>
@@ -157,8 +162,8 @@ function readQuery(body: unknown): string {
 
 export function createModelPresenter({ runs, publicUrl }: ReplicateServices) {
   const toVersion = createVersions()
-  return (models: readonly Model[], request: FastifyRequest): WireModel[] => {
-    const counts = runs.count()
+  return async (models: readonly Model[], request: FastifyRequest): Promise<WireModel[]> => {
+    const counts = await runs.count()
     return models.map((model) => {
       const name = `${model.owner}/${model.name}`
       const url = `${publicUrl(request)}/v1/models/${name}`

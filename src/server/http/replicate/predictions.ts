@@ -55,8 +55,8 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
   app.post(
     '/deployments/:owner/:name/predictions',
     { ...creation, schema: { body: CreateNamedPrediction, params: NamePath } },
-    (request, reply) =>
-      admit(expectDeployed(services, request.params), request.body, request, reply),
+    async (request, reply) =>
+      admit(await expectDeployed(services, request.params), request.body, request, reply),
   )
 
   app.get('/predictions', { schema: { querystring: ListQuery } }, async (request) => {

@@ -19,7 +19,7 @@ const done = (test: TestApp, id: string) => test.app.predictions.waitUntilTermin
 describe('Prefer: respond-async', () => {
   test('answers 202 at once, with an id to ask for', async () => {
     const gate = createGate()
-    const test = buildTestApp({ gate: gate.promise })
+    const test = await buildTestApp({ gate: gate.promise })
     const reply = await send(test, 'POST', '/predictions', { input }, respondAsync)
     expect(reply.statusCode).toBe(202)
     expect(reply.json()).toMatchObject({ input, output: null, status: 'starting', logs: '' })
@@ -33,7 +33,7 @@ describe('Prefer: respond-async', () => {
   test.each(['respond-async, wait=5', 'Respond-Async', 'wait'])(
     'is compared exactly: %s is answered with the end',
     async (prefer) => {
-      const reply = await send(buildTestApp(), 'POST', '/predictions', { input }, { prefer })
+      const reply = await send(await buildTestApp(), 'POST', '/predictions', { input }, { prefer })
       expect(reply.statusCode).toBe(200)
       expect(reply.json().status).toBe('succeeded')
     },
@@ -42,14 +42,14 @@ describe('Prefer: respond-async', () => {
 
 describe('PUT /predictions/{id}', () => {
   test('makes a prediction with that id', async () => {
-    const reply = await send(buildTestApp(), 'PUT', '/predictions/mine')
+    const reply = await send(await buildTestApp(), 'PUT', '/predictions/mine')
     expect(reply.statusCode).toBe(200)
     expect(reply.json()).toMatchObject({ id: 'mine', status: 'succeeded' })
   })
 
   test('again is a 202 with the state while it is in flight, the same body or not', async () => {
     const gate = createGate()
-    const test = buildTestApp({ gate: gate.promise })
+    const test = await buildTestApp({ gate: gate.promise })
     await send(test, 'PUT', '/predictions/mine', { input }, respondAsync)
     await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
     for (const payload of [{ input }, { input: { prompt: 'other' } }]) {
@@ -63,7 +63,7 @@ describe('PUT /predictions/{id}', () => {
   })
 
   test('again is a 200 with the finished prediction, which does not run again', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const first = await send(test, 'PUT', '/predictions/mine')
     const second = await send(test, 'PUT', '/predictions/mine')
     expect(second.statusCode).toBe(200)
@@ -72,7 +72,7 @@ describe('PUT /predictions/{id}', () => {
   })
 
   test('twice at the same time is one prediction', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const replies = await Promise.all(
       [1, 2, 3].map(() => send(test, 'PUT', '/predictions/mine', { input }, respondAsync)),
     )
@@ -82,7 +82,7 @@ describe('PUT /predictions/{id}', () => {
   })
 
   test('twice at the same time is answered twice with its end', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const replies = await Promise.all(
       [1, 2, 3].map(() => send(test, 'PUT', '/predictions/mine', { input })),
     )
@@ -92,7 +92,10 @@ describe('PUT /predictions/{id}', () => {
   })
 
   test('with another id in its body is a 422', async () => {
-    const reply = await send(buildTestApp(), 'PUT', '/predictions/mine', { id: 'yours', input })
+    const reply = await send(await buildTestApp(), 'PUT', '/predictions/mine', {
+      id: 'yours',
+      input,
+    })
     expect(reply.statusCode).toBe(422)
     expect(reply.json()).toEqual({
       detail: [
@@ -107,13 +110,13 @@ describe('PUT /predictions/{id}', () => {
 })
 
 test.each(['a b', 'a/b', 'a\nb', '', 'x'.repeat(201)])('%j is no id', async (id) => {
-  const reply = await send(buildTestApp(), 'POST', '/predictions', { id, input })
+  const reply = await send(await buildTestApp(), 'POST', '/predictions', { id, input })
   expect(reply.statusCode).toBe(422)
   expect(reply.json().detail).toMatchObject([{ loc: ['body', 'id'], type: 'value_error' }])
 })
 
 test('POST with an id that is taken is a 409: it must not be answered with another picture', async () => {
-  const test = buildTestApp()
+  const test = await buildTestApp()
   await send(test, 'POST', '/predictions', { id: 'mine', input })
   const reply = await send(test, 'POST', '/predictions', { id: 'mine', input })
   expect(reply.statusCode).toBe(409)
@@ -127,7 +130,7 @@ describe('Idempotency-Key', () => {
     ['without an id', { input }],
     ['with an id of its own', { id: 'mine', input }],
   ])('makes a POST %s that comes again the same prediction', async (_, payload) => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     const replies = await Promise.all(
       [1, 2, 3].map(() => send(test, 'POST', '/predictions', payload, again)),
     )
@@ -140,7 +143,7 @@ describe('Idempotency-Key', () => {
   })
 
   test('is a 409 with another input, and a 422 when it is too long', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     await send(test, 'POST', '/predictions', { input }, again)
     const other = { input: { ...input, seed: 8 } }
     const reply = await send(test, 'POST', '/predictions', other, again)
@@ -161,7 +164,7 @@ describe('Idempotency-Key', () => {
 
   test('lets a prediction go on whose client hangs up: it will ask again', async () => {
     const gate = createGate()
-    const test = buildTestApp({ gate: gate.promise })
+    const test = await buildTestApp({ gate: gate.promise })
     const origin = await test.app.listen({ port: 0, host: '127.0.0.1' })
     const hangUp = new AbortController()
     const post = (signal?: AbortSignal) =>
@@ -186,7 +189,7 @@ describe('Idempotency-Key', () => {
 test('a prediction that is not over says where it stands and, once that is known, for how long', async () => {
   const gates = [createGate(), createGate()]
   let gate = gates[0]!
-  const test = buildTestApp({
+  const test = await buildTestApp({
     get gate() {
       return gate.promise
     },
@@ -216,7 +219,7 @@ test('a prediction that is not over says where it stands and, once that is known
 
 describe('POST /predictions/{id}/cancel', () => {
   test('ends what runs and what waits with an empty object', async () => {
-    const test = buildTestApp({ gate: new Promise(() => {}) })
+    const test = await buildTestApp({ gate: new Promise(() => {}) })
     for (const id of ['running', 'waiting'])
       await send(test, 'PUT', `/predictions/${id}`, { input }, respondAsync)
     await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
@@ -231,7 +234,7 @@ describe('POST /predictions/{id}/cancel', () => {
   })
 
   test('is a 404 with an empty object for one that is over or was never there', async () => {
-    const test = buildTestApp()
+    const test = await buildTestApp()
     await send(test, 'PUT', '/predictions/mine')
     for (const id of ['mine', 'unknown']) {
       const reply = await send(test, 'POST', `/predictions/${id}/cancel`)
@@ -242,7 +245,7 @@ describe('POST /predictions/{id}/cancel', () => {
 
 test('FLUXD_COG_BUSY=409 refuses what would have to wait', async () => {
   const gate = createGate()
-  const test = buildTestApp({ gate: gate.promise }, undefined, { FLUXD_COG_BUSY: '409' })
+  const test = await buildTestApp({ gate: gate.promise }, undefined, { FLUXD_COG_BUSY: '409' })
   await test.app.ready()
   const first = send(test, 'POST', '/predictions')
   await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
@@ -256,12 +259,14 @@ test('FLUXD_COG_BUSY=409 refuses what would have to wait', async () => {
 
 test('FLUXD_COG_BUSY=409 refuses while the model is loading', async () => {
   const loading = new Promise<void>(() => {})
-  const test = buildTestApp({ loading }, undefined, { FLUXD_COG_BUSY: '409' })
+  const test = await buildTestApp({ loading }, undefined, { FLUXD_COG_BUSY: '409' })
   expect((await send(test, 'POST', '/predictions')).statusCode).toBe(409)
 })
 
 test('a full queue is a 429 that says when to come again', async () => {
-  const test = buildTestApp({ gate: new Promise(() => {}) }, undefined, { FLUXD_MAX_QUEUE: '2' })
+  const test = await buildTestApp({ gate: new Promise(() => {}) }, undefined, {
+    FLUXD_MAX_QUEUE: '2',
+  })
   const create = () => send(test, 'POST', '/predictions', { input }, respondAsync)
   expect((await create()).statusCode).toBe(202)
   await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
@@ -273,7 +278,7 @@ test('a full queue is a 429 that says when to come again', async () => {
 })
 
 test('a store that is full is a 507 that says so, and nothing is admitted', async () => {
-  const test = buildTestApp({}, undefined, { FLUXD_FILES_BYTES: '1MiB' })
+  const test = await buildTestApp({}, undefined, { FLUXD_FILES_BYTES: '1MiB' })
   const reply = await send(test, 'POST', '/predictions')
   expect(reply.statusCode).toBe(507)
   expect(reply.json().detail).toBe(
@@ -285,7 +290,7 @@ test('a store that is full is a 507 that says so, and nothing is admitted', asyn
 
 test('a server that drains admits nothing more and ends what runs', async () => {
   const gate = createGate()
-  const test = buildTestApp({ gate: gate.promise })
+  const test = await buildTestApp({ gate: gate.promise })
   await send(test, 'PUT', '/predictions/mine', { input }, respondAsync)
   await vi.waitFor(() => expect(test.engine.plans).toHaveLength(1))
   const drained = test.app.predictions.drain()
@@ -299,7 +304,7 @@ test('a server that drains admits nothing more and ends what runs', async () => 
 
 test('POST /shutdown is answered with an empty object and ends the server', async () => {
   const shutdown = vi.fn()
-  const { app } = buildTestApp({}, undefined, {}, shutdown)
+  const { app } = await buildTestApp({}, undefined, {}, shutdown)
   const reply = await app.inject({ method: 'POST', url: '/shutdown' })
   expect([reply.statusCode, reply.json()]).toEqual([200, {}])
   expect(shutdown).toHaveBeenCalledOnce()

@@ -80,7 +80,7 @@ describe('a body that is wrong', () => {
     ],
     [[], [], 'Input should be a valid dictionary', 'dict_type'],
   ])('%j is a 422 that says where and why', async (input, path, msg, type) => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     const { status, body } = await predict({ input })
     expect(status).toBe(422)
     expect(body).toEqual({ detail: [{ loc: ['body', 'input', ...path], msg, type }] })
@@ -88,7 +88,7 @@ describe('a body that is wrong', () => {
   })
 
   test('is told all its faults at once', async () => {
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const { body } = await predict({ input: { num_outputs: 0, model: 'pro' } })
     expect(body.detail.map(({ loc }: { loc: string[] }) => loc.at(-1))).toEqual([
       'prompt',
@@ -99,8 +99,8 @@ describe('a body that is wrong', () => {
 })
 
 describe('a request that is not JSON', () => {
-  const post = (payload: string | undefined, headers: Record<string, string>) =>
-    buildTestApp().app.inject({
+  const post = async (payload: string | undefined, headers: Record<string, string>) =>
+    (await buildTestApp()).app.inject({
       method: 'POST',
       url: '/predictions',
       headers,
@@ -146,26 +146,26 @@ test.each([
   ['DELETE', '/predictions?a=b', 'POST'],
   ['POST', '/docs/static/index.css', 'GET, HEAD'],
 ] as const)('%s %s is a 405 that names what is allowed', async (method, url, allowed) => {
-  const reply = await buildTestApp().app.inject({ method, url })
+  const reply = await (await buildTestApp()).app.inject({ method, url })
   expect(reply.statusCode).toBe(405)
   expect(reply.headers.allow).toBe(allowed)
   expect(reply.json()).toEqual({ detail: 'Method Not Allowed' })
 })
 
 test.each(['/nowhere', '/predictions/a/b'])('GET %s is a 404', async (url) => {
-  const reply = await buildTestApp().app.inject(url)
+  const reply = await (await buildTestApp()).app.inject(url)
   expect(reply.statusCode).toBe(404)
   expect(reply.json()).toEqual({ detail: 'Not Found' })
 })
 
 test('a malformed URL is a 400 with a sentence', async () => {
-  const reply = await buildTestApp().app.inject('/%zz')
+  const reply = await (await buildTestApp()).app.inject('/%zz')
   expect(reply.statusCode).toBe(400)
   expect(reply.json()).toEqual({ detail: "'/%zz' is not a valid url component" })
 })
 
 test('a fault of our own is a 500 that gives nothing away', async () => {
-  const { app, engine } = buildTestApp()
+  const { app, engine } = await buildTestApp()
   vi.spyOn(engine, 'status').mockImplementation(() => {
     throw new Error('/secret/path is gone')
   })

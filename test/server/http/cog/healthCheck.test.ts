@@ -9,12 +9,13 @@ import { buildApp } from '../../../../src/server/app.js'
 import type { EngineStatus } from '../../../../src/worker/engine/client.js'
 import { createFakeEngine, type FakeEngineOptions } from '../../../fakeEngine.js'
 import { temporaryData } from '../../../temporaryData.js'
+import { startTestWorker } from '../../../testWorker.js'
 import { buildTestApp } from '../testApp.js'
 
 const noChecker = 'No safety checker is installed: no output is checked\n'
 
 async function checkHealth(options: FakeEngineOptions) {
-  const { app, predict } = buildTestApp(options)
+  const { app, predict } = await buildTestApp(options)
   await app.ready()
   return { reply: await app.inject('/health-check'), predict }
 }
@@ -61,7 +62,7 @@ test('a server whose model is loading is STARTING', async () => {
 })
 
 test('a server with a safety checker says so', async () => {
-  const { app } = buildTestApp({}, undefined, { FLUXD_SAFETY_MODEL: '/models/safety' })
+  const { app } = await buildTestApp({}, undefined, { FLUXD_SAFETY_MODEL: '/models/safety' })
   const reply = await app.inject('/health-check')
   expect(reply.json()).toMatchObject({ setup: { logs: '' }, safety_checker: 'installed' })
   expect(HealthCheck.safeParse(reply.json()).success).toBe(true)
@@ -72,10 +73,11 @@ test.each([
   ['with one does not', { FLUXD_SAFETY_MODEL: '/models/safety' }, 0],
 ])('a server %s at its start', async (_, environment, count) => {
   const lines: string[] = []
-  const { services } = buildTestApp()
+  const { services } = await buildTestApp()
+  const config = readConfig(environment)
   const app = buildApp({
-    config: readConfig(environment),
-    engine: createFakeEngine(),
+    ...startTestWorker([createFakeEngine()], services, config),
+    config,
     services,
     logger: pino({}, { write: (line) => void lines.push(line) }),
   })
@@ -90,10 +92,11 @@ test.each([
   ['is not there when it cannot be loaded', { loadFailure: new Error('no model') }, false],
 ])('the file that Kubernetes looks for %s', async (_, engine, isThere) => {
   const readyFile = join(temporaryData(), 'cog/ready')
-  const { services } = buildTestApp()
+  const { services } = await buildTestApp()
+  const config = { ...readConfig({}), readyFile }
   const app = buildApp({
-    config: { ...readConfig({}), readyFile },
-    engine: createFakeEngine(engine),
+    ...startTestWorker([createFakeEngine(engine)], services, config),
+    config,
     services,
   })
   await app.ready()

@@ -31,7 +31,7 @@ describe('FLUXD_UPLOAD_URL', () => {
   test('takes each picture by PUT, and the output names its URLs without their query', async () => {
     const { uploads, origin } = await receive(ok)
     const environment = { FLUXD_UPLOAD_URL: `${origin}/bucket` }
-    const { app } = buildTestApp({}, undefined, environment)
+    const { app } = await buildTestApp({}, undefined, environment)
     const reply = await app.inject({
       method: 'POST',
       url: '/predictions',
@@ -60,7 +60,7 @@ describe('FLUXD_UPLOAD_URL', () => {
     const { uploads, origin } = await receive((response, count) =>
       response.writeHead(201, { location: `/stored/${count}?signature=s` }).end(),
     )
-    const { app } = buildTestApp({}, undefined, { FLUXD_UPLOAD_URL: origin })
+    const { app } = await buildTestApp({}, undefined, { FLUXD_UPLOAD_URL: origin })
     const put = async () =>
       (
         await app.inject({
@@ -78,7 +78,7 @@ describe('FLUXD_UPLOAD_URL', () => {
     const { uploads, origin } = await receive((response, count) =>
       response.writeHead(count === 1 ? 503 : 200).end(),
     )
-    const { predict } = buildTestApp({}, undefined, { FLUXD_UPLOAD_URL: origin })
+    const { predict } = await buildTestApp({}, undefined, { FLUXD_UPLOAD_URL: origin })
     const { body } = await predict({ input: { ...input, num_outputs: 1 } })
     expect(body.output).toEqual([`${origin}/out-0.png`])
     expect(uploads).toHaveLength(2)
@@ -86,7 +86,7 @@ describe('FLUXD_UPLOAD_URL', () => {
 
   test('that fails for good loses nothing: the picture is a data URI', async () => {
     const { uploads, origin } = await receive((response) => response.writeHead(403).end())
-    const { predict } = buildTestApp({}, undefined, { FLUXD_UPLOAD_URL: origin })
+    const { predict } = await buildTestApp({}, undefined, { FLUXD_UPLOAD_URL: origin })
     const { body } = await predict({ input: { ...input, num_outputs: 1 } })
     expect(body).toMatchObject({
       status: 'succeeded',
@@ -99,7 +99,7 @@ describe('FLUXD_UPLOAD_URL', () => {
 describe('output_file_prefix', () => {
   test('takes each picture as a form, and the URL is told as it is', async () => {
     const { uploads, origin } = await receive(ok)
-    const { predict } = buildTestApp({}, undefined, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
+    const { predict } = await buildTestApp({}, undefined, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
     const prefix = `${origin}/a?name=`
     const { body } = await predict({
       input: { ...input, num_outputs: 1 },
@@ -113,7 +113,7 @@ describe('output_file_prefix', () => {
 
   test('of this network is not connected to, as it is the client’s', async () => {
     const { uploads, origin } = await receive(ok)
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const { body } = await predict({ input, output_file_prefix: origin })
     expect(body.output[0]).toMatch(/^data:/)
     expect(uploads).toEqual([])

@@ -8,7 +8,7 @@ const utcTime = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
 
 describe('a prediction that succeeds', () => {
   test('answers 200 with every field of Cog and the picture as a data URI', async () => {
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const input = { prompt: 'a red circle', seed: 7, num_inference_steps: 2 }
     const { status, body } = await predict({ input })
     expect(status).toBe(200)
@@ -35,7 +35,7 @@ describe('a prediction that succeeds', () => {
   })
 
   test('logs its seed, its prompt and its steps as clients read them', async () => {
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const input = { prompt: 'p', seed: 7, num_inference_steps: 2, num_outputs: 2 }
     const { body } = await predict({ input })
     const lines = body.logs.split('\n')
@@ -56,21 +56,21 @@ describe('a prediction that succeeds', () => {
   })
 
   test('gives back id and created_at as they were sent', async () => {
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const origin = { id: 'my-id', created_at: '2026-01-02T03:04:05Z' }
     const { body } = await predict({ ...origin, input: { prompt: '' } })
     expect(body).toMatchObject(origin)
   })
 
   test('has one output for each picture, in the format asked for', async () => {
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const { body } = await predict({ input: { prompt: '', num_outputs: 3, output_format: 'jpg' } })
     expect(body.output).toHaveLength(3)
     expect(body.output[2]).toMatch(/^data:image\/jpeg;base64,/)
   })
 
   test('takes a 16-bit seed of its own where none is sent', async () => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     const { body } = await predict({ input: { prompt: '', seed: -1 } })
     const seed = engine.plans[0]!.seed
     expect(seed).toBeGreaterThanOrEqual(0)
@@ -79,7 +79,7 @@ describe('a prediction that succeeds', () => {
   })
 
   test('null counts as absent, and unknown fields are dropped but echoed', async () => {
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const input = { prompt: 'p', seed: null, image: null, negative_prompt: 'blur' }
     const { status, body } = await predict({ input, webhook: null, unknown: 1 })
     expect(status).toBe(200)
@@ -93,7 +93,7 @@ describe('a prediction that fails', () => {
     [new FluxdError('checkpoint_invalid', 'Expected vae/config.json in /models')],
     [new Error('out of memory')],
   ])('answers 200 with status failed and the reason: %s', async (failure) => {
-    const { predict } = buildTestApp({ failure })
+    const { predict } = await buildTestApp({ failure })
     const { status, body } = await predict({ input: { prompt: '', seed: 5 } })
     expect(status).toBe(200)
     expect(body).toMatchObject({
@@ -106,7 +106,7 @@ describe('a prediction that fails', () => {
   })
 
   test('custom without width and height is a failed prediction that never reaches the engine', async () => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     const { status, body } = await predict({ input: { prompt: '', aspect_ratio: 'custom' } })
     expect(status).toBe(200)
     expect(body).toMatchObject({
@@ -117,7 +117,7 @@ describe('a prediction that fails', () => {
   })
 
   test('does not keep the next one from running', async () => {
-    const { predict, engine } = buildTestApp()
+    const { predict, engine } = await buildTestApp()
     await predict({ input: { prompt: '', aspect_ratio: 'custom' } })
     const { body } = await predict({ input: { prompt: '' } })
     expect(body.status).toBe('succeeded')
@@ -126,7 +126,7 @@ describe('a prediction that fails', () => {
 })
 
 test('a LoRA is loaded before the seed is told, and its time is measured', async () => {
-  const { predict, engine } = buildTestApp()
+  const { predict, engine } = await buildTestApp()
   const input = { prompt: 'p', seed: 7, replicate_weights: 'fofr/shxdo-v2', lora_scale: 0.5 }
   const { body } = await predict({ input: { ...input, disable_safety_checker: true } })
   expect(engine.plans[0]!.loras).toMatchObject([
@@ -143,7 +143,7 @@ test('a LoRA is loaded before the seed is told, and its time is measured', async
 })
 
 test('a LoRA reference that is none fails the prediction with the words of the reference', async () => {
-  const { predict, engine } = buildTestApp()
+  const { predict, engine } = await buildTestApp()
   const { status, body } = await predict({ input: { prompt: '', extra_lora: 'what is this' } })
   expect(status).toBe(200)
   expect(body).toMatchObject({
@@ -154,7 +154,9 @@ test('a LoRA reference that is none fails the prediction with the words of the r
 })
 
 test('the model that is served is a setting, and its defaults and LoRAs count', async () => {
-  const { predict, engine } = buildTestApp({}, undefined, { FLUXD_COG_MODEL: 'fofr/shxdo-v2' })
+  const { predict, engine } = await buildTestApp({}, undefined, {
+    FLUXD_COG_MODEL: 'fofr/shxdo-v2',
+  })
   const { body } = await predict({ input: { prompt: '' } })
   expect(body.status).toBe('succeeded')
   expect(engine.plans[0]!.loras).toMatchObject([
@@ -167,14 +169,14 @@ describe('a webhook', () => {
     ['webhook', 'ftp://a.example', 'Expected an http or https URL'],
     ['output_file_prefix', '/tmp/', 'Expected an http or https URL'],
   ])('or prefix that is no URL is a 422: %s', async (field, value, msg) => {
-    const { predict } = buildTestApp()
+    const { predict } = await buildTestApp()
     const { status, body } = await predict({ input: { prompt: '' }, [field]: value })
     expect(status).toBe(422)
     expect(body.detail).toEqual([{ loc: ['body', field], msg, type: 'value_error' }])
   })
 
   test('is kept with its events, all four by default', async () => {
-    const { predict, app } = buildTestApp()
+    const { predict, app } = await buildTestApp()
     const webhook = 'http://a.example/hook'
     const one = await predict({ input: { prompt: '' }, webhook })
     const two = await predict({
@@ -196,7 +198,7 @@ test('predictions run one at a time, in order of arrival', async () => {
   const gate = new Promise<void>((resolve) => {
     open = resolve
   })
-  const { predict, engine } = buildTestApp({ gate })
+  const { predict, engine } = await buildTestApp({ gate })
   const first = predict({ input: { prompt: 'first', seed: 1 } })
   await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
   const second = predict({ input: { prompt: 'second', seed: 2 } })
@@ -209,7 +211,7 @@ test('predictions run one at a time, in order of arrival', async () => {
 })
 
 test('closing the server cancels what runs and what waits, and answers both', async () => {
-  const { app, predict, engine } = buildTestApp({ gate: new Promise(() => {}) })
+  const { app, predict, engine } = await buildTestApp({ gate: new Promise(() => {}) })
   const running = predict({ input: { prompt: '', seed: 1 } })
   const waiting = predict({ input: { prompt: '', seed: 2 } })
   await vi.waitFor(() => expect(engine.plans).toHaveLength(1))
@@ -234,7 +236,7 @@ describe('a client that hangs up', () => {
     const gate = new Promise<void>((resolve) => {
       open = resolve
     })
-    const { app, engine } = buildTestApp({ gate })
+    const { app, engine } = await buildTestApp({ gate })
     await app.listen({ host: '127.0.0.1', port: 0 })
     const { port } = app.server.address() as AddressInfo
     const [leaving, staying] = [connect(port), connect(port)]
@@ -252,7 +254,7 @@ describe('a client that hangs up', () => {
 })
 
 test('GET / lists the routes that are there', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const index = (await app.inject('/')).json<Record<string, string>>()
   expect(Object.keys(index)).toEqual([
     'cog_version',
@@ -269,7 +271,7 @@ test('GET / lists the routes that are there', async () => {
 })
 
 test('GET /openapi.json describes the input', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const document = (await app.inject('/openapi.json')).json()
   expect(document.openapi).toBe('3.0.2')
   expect(document.components.schemas.Input.required).toEqual(['prompt'])

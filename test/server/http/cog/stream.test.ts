@@ -18,7 +18,7 @@ const parse = (text: string): Event[] =>
     })
 
 test('a prediction can be followed from its start to its end', async () => {
-  const { app } = buildTestApp()
+  const { app } = await buildTestApp()
   const reply = await app.inject({
     method: 'POST',
     url: '/predictions',
@@ -50,7 +50,7 @@ test('a prediction can be followed from its start to its end', async () => {
 })
 
 test('a prediction that fails is told as completed with its error', async () => {
-  const { app } = buildTestApp({ failure: new Error('out of memory') })
+  const { app } = await buildTestApp({ failure: new Error('out of memory') })
   const reply = await app.inject({
     method: 'POST',
     url: '/predictions',
@@ -66,7 +66,7 @@ test('a prediction that fails is told as completed with its error', async () => 
 describe('a client that hangs up', () => {
   async function follow(method: 'POST' | 'PUT', url: string) {
     const gate = createGate()
-    const { app, engine } = buildTestApp({ gate: gate.promise })
+    const { app, engine } = await buildTestApp({ gate: gate.promise })
     await app.listen({ host: '127.0.0.1', port: 0 })
     const { port } = app.server.address() as AddressInfo
     const leaving = new AbortController()
@@ -107,7 +107,7 @@ describe('a client that hangs up', () => {
 })
 
 test('a server that closes ends its streams', async () => {
-  const { app, engine } = buildTestApp({ gate: new Promise(() => {}) })
+  const { app, engine } = await buildTestApp({ gate: new Promise(() => {}) })
   await app.listen({ host: '127.0.0.1', port: 0 })
   const { port } = app.server.address() as AddressInfo
   const reply = await fetch(`http://127.0.0.1:${port}/predictions`, {

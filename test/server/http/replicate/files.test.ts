@@ -1,7 +1,6 @@
 import { createHmac } from 'node:crypto'
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
-import { createSecretStore } from '../../../../src/store/sqlite/secrets.js'
 import { startServer, type TestServer } from '../../../conformance/server.js'
 
 const drawPng = async () =>
@@ -141,7 +140,7 @@ describe('a download', () => {
   test('ends when its time is over', async () => {
     const server = await startServer()
     const { id } = await uploadPage(server)
-    const secret = createSecretStore(server.services.database).read('downloads')
+    const secret = server.services.downloadSecret
     const ask = (expiry: number) => {
       const text = `fluxd ${id} ${expiry}`
       const signature = createHmac('sha256', secret).update(text).digest('base64')
