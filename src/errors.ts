@@ -51,6 +51,10 @@ export class FluxdError extends Error {
   }
 }
 
+/** Whether it is a FluxdError with this code. */
+export const hasErrorCode = (error: unknown, code: ErrorCode) =>
+  error instanceof FluxdError && error.code === code
+
 export const invalidInput = (message: string) => new FluxdError('invalid_input', message)
 
 /** A bad environment variable: found at start, and the process does not start. */

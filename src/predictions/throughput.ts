@@ -9,9 +9,14 @@ import { type Amount, type Cost, type CostKind, type CostTotals, listAmounts } f
 export type Spent = { readonly steps: number; readonly rest: number }
 
 export type Throughput = {
-  readonly record: (work: Cost, spent: Spent) => void
+  readonly record: (cost: Cost, spent: Spent) => void
   /** Seconds; undefined until work of each of its kinds has been recorded. */
   readonly estimate: (load: CostTotals) => number | undefined
+  /** Seconds of a step of one image of `tokens` tokens, and of all beside the steps. */
+  readonly expect: (
+    kind: CostKind,
+    tokens: number,
+  ) => { readonly step: number; readonly rest: number } | undefined
 }
 
 /** Seconds for one unit of each. */
@@ -41,6 +46,10 @@ export function createThroughput(): Throughput {
         else if (amount.tokens > 0) return undefined
       }
       return seconds
+    },
+    expect(kind, tokens) {
+      const rates = means.get(kind)
+      return rates && { step: tokens * rates.perStepToken, rest: tokens * rates.perToken }
     },
   }
 }

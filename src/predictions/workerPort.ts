@@ -3,7 +3,8 @@ import type { PlanDraft } from '../plan/planGeneration.js'
 import type { Feed } from './feed.js'
 import type { Throughput } from './throughput.js'
 
-export type EngineStatus = 'starting' | 'ready' | 'busy' | 'restarting' | 'stopped'
+/** `failing`: its process does not start, and is tried again from time to time. */
+export type EngineStatus = 'starting' | 'ready' | 'busy' | 'restarting' | 'failing' | 'stopped'
 
 export type ExecutorStatus = {
   /** Names it in the store, in metrics and in logs. */
@@ -35,7 +36,14 @@ export type WorkerPort = {
 
 /** The state of all engines as one: the best of them, and `busy` only when none is free. */
 export function combineStatus(executors: readonly Pick<ExecutorStatus, 'engine'>[]): EngineStatus {
-  const order: readonly EngineStatus[] = ['ready', 'busy', 'restarting', 'starting', 'stopped']
+  const order: readonly EngineStatus[] = [
+    'ready',
+    'busy',
+    'restarting',
+    'starting',
+    'failing',
+    'stopped',
+  ]
   const found = order.find((status) => executors.some(({ engine }) => engine === status))
   return found ?? 'stopped'
 }

@@ -6,16 +6,17 @@ import type { Files } from '../files/files.js'
 import { stepsToRun } from '../plan/plan.js'
 import type { ValidDraft } from '../plan/planGeneration.js'
 import { type Cost, costOf } from '../predictions/cost.js'
-import type { Spent } from '../predictions/throughput.js'
+import type { Spent, Throughput } from '../predictions/throughput.js'
 import type { Metrics } from '../telemetry/metrics.js'
-import { retryWhileDiskFull } from './diskFull.js'
 import type { Engine, GenerationResult } from './engine/client.js'
 import type { ReadyPrediction } from './held.js'
 import { createLogLines } from './logLines.js'
+import { retryWhileDiskFull } from './storeRetry.js'
 
 export type AttemptContext = {
   readonly engine: Pick<Engine, 'generate'>
   readonly files: Pick<Files, 'add' | 'removeOutputs'>
+  readonly throughput: Pick<Throughput, 'expect'>
   readonly metrics: Pick<Metrics, 'generationEnded' | 'imageFlagged' | 'engineRestarted'>
   /** The engine takes it up; its log begins with `logs`. */
   readonly begin: (logs: string) => Promise<void>
@@ -56,11 +57,12 @@ export async function runWithRetry(
 async function runAttempt(
   { draft, state: { assets }, feed, abort: { signal }, id }: ReadyPrediction,
   logs: string,
-  { engine, files, metrics, begin, onLorasReady }: AttemptContext,
+  { engine, files, throughput, metrics, begin, onLorasReady }: AttemptContext,
 ): Promise<AttemptReport> {
   if (draft.kind === 'invalid') throw draft.error
   await files.removeOutputs(id)
   const logLines = createLogLines(draft, assets.loras.length)
+  const { kind, tokens } = costOf({ ...draft, count: 1 })
   const saver = createImageSaver(id, draft, files, signal, feed.addOutput)
   let size = draft.size
   const onEvent = (event: GenerationEvent) => {
@@ -78,7 +80,13 @@ async function runAttempt(
   try {
     const { timings } = await engine.generate(
       { draft, image: assets.image, mask: assets.mask, loras: assets.loras },
-      { signal, onEvent, onStart, previews: feed.previews },
+      {
+        signal,
+        onEvent,
+        onStart,
+        previews: feed.previews,
+        expected: throughput.expect(kind, tokens),
+      },
     )
     await saver.done()
     report(metrics, draft, timings)

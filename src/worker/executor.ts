@@ -60,6 +60,8 @@ export type Executor = {
 const slowAfterMs = 100
 // Each may hold an image of 100 MiB in memory.
 const maxAhead = 8
+// After an engine has refused a prediction because it does not run.
+const engineLostPauseMs = 1000
 
 export function createExecutor(options: ExecutorOptions): Executor {
   const { name, engine, store, onFault } = options
@@ -73,6 +75,7 @@ export function createExecutor(options: ExecutorOptions): Executor {
   let isClosed = false
   let isStopping = false
   let idleSinceMs = performance.now()
+  let claimsAgainAtMs = 0
   let lastSet: string | undefined
 
   function wake(): void {
@@ -91,9 +94,16 @@ export function createExecutor(options: ExecutorOptions): Executor {
   async function claimAll(): Promise<void> {
     while (isWoken && !isClosed) {
       isWoken = false
-      while (!isClosed && ahead.size < maxAhead && (await claimOne())) startNext()
+      while (mayClaim() && (await claimOne())) startNext()
     }
   }
+
+  /** Not for an engine that does not start: another executor may have one. */
+  const mayClaim = () =>
+    !isClosed &&
+    ahead.size < maxAhead &&
+    performance.now() >= claimsAgainAtMs &&
+    !['failing', 'stopped'].includes(engine.status())
 
   /** Claims one where none is held, or one that is more urgent; whether it did. */
   async function claimOne(): Promise<boolean> {
@@ -214,9 +224,9 @@ export function createExecutor(options: ExecutorOptions): Executor {
     return Math.max(0, stoodStillMs) + 1000 * loraSeconds
   }
 
-  /** Without an engine nothing ends any more, and nothing is lost: it waits for another executor. */
+  /** Without an engine nothing is lost: what is held waits again. */
   async function giveUp(held: HeldPrediction, error: unknown): Promise<void> {
-    isClosed = true
+    claimsAgainAtMs = performance.now() + engineLostPauseMs
     onFault(error, held.id)
     await settlement.release(held)
     await releaseAhead()

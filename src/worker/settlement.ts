@@ -7,8 +7,8 @@ import { FluxdError, toErrorRecord } from '../errors.js'
 import type { Files } from '../files/files.js'
 import { cancel, fail, start } from '../predictions/prediction.js'
 import type { PredictionStore } from '../store/predictionStore.js'
-import { retryWhileDiskFull } from './diskFull.js'
 import { type HeldPrediction, releaseAssets } from './held.js'
+import { retryWrite } from './storeRetry.js'
 
 export type SettlementOptions = {
   readonly store: PredictionStore
@@ -34,10 +34,16 @@ export type Settlement = {
 const checkpointMs = 1000
 
 export function createSettlement({ store, files, onFault }: SettlementOptions): Settlement {
+  const onError = (held: HeldPrediction) => (error: unknown) => onFault(error, held.id)
+
   async function begin(held: HeldPrediction, logs: string): Promise<void> {
     const prediction = start(held.feed.prediction(), logs)
     const { signal } = held.abort
-    const isHeld = await retryWhileDiskFull(() => store.begin(held.claim, prediction), signal)
+    const isHeld = await retryWrite(
+      () => store.begin(held.claim, prediction),
+      signal,
+      onError(held),
+    )
     if (!isHeld) throw new FluxdError('canceled', `The claim on prediction ${held.id} is lost`)
     held.feed.begin(prediction)
   }
@@ -46,7 +52,8 @@ export function createSettlement({ store, files, onFault }: SettlementOptions): 
     const { abort, claim, feed } = held
     if (abort.signal.aborted) return
     const prediction = change(feed.prediction())
-    const isSettled = await retryWhileDiskFull(() => store.settle(claim, prediction), abort.signal)
+    const write = () => store.settle(claim, prediction)
+    const isSettled = await retryWrite(write, abort.signal, onError(held))
     if (isSettled) feed.settle(prediction)
     if (!isSettled || prediction.status !== 'succeeded') await files.removeOutputs(held.id)
   }

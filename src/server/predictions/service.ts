@@ -15,7 +15,7 @@ import {
 import type { EventHook, PreviewListener } from '../../predictions/feed.js'
 import { isTerminal } from '../../predictions/prediction.js'
 import type { PredictionRequest } from '../../predictions/request.js'
-import type { WorkerPort } from '../../predictions/workerPort.js'
+import type { ExecutorStatus, WorkerPort } from '../../predictions/workerPort.js'
 import type { QueuePosition } from '../../store/predictionStore.js'
 import type { Store } from '../../store/store.js'
 import { createAdmission } from './admission.js'
@@ -99,7 +99,7 @@ export function createPredictions(options: PredictionOptions): Predictions {
 
   async function create(request: PredictionRequest): Promise<Prediction> {
     if (isDraining) throw new FluxdError('draining', 'The server is shutting down')
-    if (isStopped()) throw new FluxdError('not_ready', 'The engine is stopped')
+    if (isWithoutEngine()) throw new FluxdError('not_ready', 'No engine runs')
     const draft = draftPlan(request.input, request.loras, settings)
     worker.assertFits(draft)
     const outcome = await admission.admit(request, draft)
@@ -108,9 +108,11 @@ export function createPredictions(options: PredictionOptions): Predictions {
     return outcome.prediction
   }
 
-  function isStopped(): boolean {
+  /** A server whose predictions are run elsewhere has no executors. */
+  function isWithoutEngine(): boolean {
     const executors = worker.executors()
-    return executors.length > 0 && executors.every(({ engine }) => engine === 'stopped')
+    const isGone = ({ engine }: ExecutorStatus) => engine === 'stopped' || engine === 'failing'
+    return executors.length > 0 && executors.every(isGone)
   }
 
   /** The row, with what its worker has logged and made since. */

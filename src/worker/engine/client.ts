@@ -18,6 +18,7 @@ import { FluxdError, fromErrorRecord } from '../../errors.js'
 import type { LoraFile, Variant } from '../../plan/plan.js'
 import { planWeights, type ValidDraft } from '../../plan/planGeneration.js'
 import type { PreviewSubscription } from '../../predictions/feed.js'
+import { createHangWatch, type ExpectedSeconds } from './hangWatch.js'
 import { assertFits } from './memoryFit.js'
 import type { Environment } from './process.js'
 import { type Supervisor, superviseProcess } from './supervisor.js'
@@ -38,6 +39,8 @@ export type GenerateOptions = {
   /** Called when the engine is there and takes it up; it begins when this resolves. */
   readonly onStart?: () => Promise<void>
   readonly previews?: PreviewSubscription
+  /** Seconds that a step is expected to take, and everything beside the steps. */
+  readonly expected?: ExpectedSeconds | undefined
 }
 
 /** The worker's view of one engine process. */
@@ -84,6 +87,8 @@ export function startEngine(
   environment?: Environment,
 ): Engine {
   const estimates = new Map<Variant, MemoryEstimate>()
+  /** By the process that runs now. */
+  const loaded = new Set<Variant>()
   let task: Task | undefined
   let isBusy = false
   let tail: Promise<unknown> = Promise.resolve()
@@ -91,11 +96,15 @@ export function startEngine(
   const { send } = supervisor
 
   function onEvent(event: EngineEvent) {
-    if (event.kind === 'memoryEstimate') estimates.set(event.variant, event.estimate)
-    else task?.onEvent(event)
+    if (event.kind === 'memoryEstimate') {
+      estimates.set(event.variant, event.estimate)
+      loaded.add(event.variant)
+    }
+    task?.onEvent(event)
   }
 
   function onDeath(reason: string) {
+    loaded.clear()
     const message = `The engine process ${reason} while it worked on this; it is being restarted`
     task?.reject(new FluxdError('engine_died', message))
   }
@@ -133,11 +142,15 @@ export function startEngine(
 
   async function generate(
     generation: GenerateRequest,
-    { signal, onEvent: notify, onStart, previews }: GenerateOptions = {},
+    { signal, onEvent: notify, onStart, previews, expected }: GenerateOptions = {},
   ) {
     const id = randomUUID()
     const images: GeneratedImage[] = []
-    const cancel = () => send({ kind: 'cancel', id })
+    const watch = createHangWatch(supervisor.replace, expected)
+    const cancel = () => {
+      send({ kind: 'cancel', id })
+      watch.canceled()
+    }
     const wantsPreviews = () => previews?.isWanted() ?? false
     return exclusively(async () => {
       throwIfCanceled(signal)
@@ -148,10 +161,12 @@ export function startEngine(
         send({ kind: 'preview', id, isWanted: wantsPreviews() }),
       )
       try {
+        watch.sent()
         return await request<GenerationResult>(
           { ...generation, kind: 'generate', id, wantsPreviews: wantsPreviews() },
           (event, resolve, reject) => {
             if (!('id' in event) || event.id !== id) return
+            watch.heard(event, loaded.has(generation.draft.variant))
             notify?.(event)
             if (event.kind === 'image') {
               const { index, bytes, mimeType } = event
@@ -162,6 +177,7 @@ export function startEngine(
           },
         )
       } finally {
+        watch.stop()
         signal?.removeEventListener('abort', cancel)
         stopPreviews?.()
       }

@@ -8,6 +8,8 @@ import type { EngineCommand, EngineConfig, EngineEvent } from '../../engine/prot
 export type EngineProcess = {
   readonly pid: number | undefined
   readonly send: (command: EngineCommand) => void
+  /** Ends it at once; a process that hangs does not answer anything else. */
+  readonly kill: () => void
   /** Ends the process: asks first, kills what does not answer. Resolves when it is gone. */
   readonly stop: () => Promise<void>
 }
@@ -29,22 +31,32 @@ export function startProcess(
   environment?: Environment,
 ): EngineProcess {
   const child = forkWorker(config, environment)
-  // An engine uses every core it gets; the API process must still answer at once.
+  // An engine uses every core it gets; this process must still answer at once.
   if (child.pid !== undefined) setPriority(child.pid, constants.priority.PRIORITY_BELOW_NORMAL)
   child.on('message', (event: EngineEvent) => handlers.onEvent(event))
   const gone = new Promise<void>((resolve) => {
-    child.once('exit', (code, signal) => {
-      handlers.onExit(signal ? `was killed by ${signal}` : `ended with exit code ${code}`)
+    function end(reason: string) {
+      handlers.onExit(reason)
       resolve()
+    }
+    child.once('exit', (code, signal) =>
+      end(signal ? `was killed by ${signal}` : `ended with exit code ${code}`),
+    )
+    child.on('error', (error) => {
+      // A process that could not be spawned has no exit.
+      if (child.pid === undefined) end(`could not be started (${error.message})`)
+      else child.kill('SIGKILL')
     })
   })
-  child.on('error', () => child.kill('SIGKILL'))
 
   return {
     pid: child.pid,
     send(command) {
       // A process that is going down no longer reads; its exit is what tells the caller.
       if (child.connected) child.send(command, () => {})
+    },
+    kill: () => {
+      child.kill('SIGKILL')
     },
     async stop() {
       if (child.connected) child.send({ kind: 'shutdown' } satisfies EngineCommand, () => {})

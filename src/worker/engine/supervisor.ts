@@ -1,19 +1,25 @@
-/** Keeps one engine process running: whenever it ends, another one is started, a little later each time. */
+/**
+ * Keeps one engine process running: whenever it ends, another one is started, a little later each time.
+ * A process that keeps dying before it is ready is started again once a minute.
+ */
 import type { Logger } from 'pino'
 import type { EngineCommand, EngineConfig, EngineEvent } from '../../engine/protocol.js'
 import { FluxdError } from '../../errors.js'
 import { type EngineProcess, type Environment, startProcess } from './process.js'
 
 export type Supervisor = {
-  readonly status: () => 'starting' | 'ready' | 'restarting' | 'stopped'
+  /** `failing`: it does not start, and is tried again from time to time. */
+  readonly status: () => 'starting' | 'ready' | 'restarting' | 'failing' | 'stopped'
   /** The process that runs now; another one after a restart. */
   readonly pid: () => number | undefined
   readonly send: (command: EngineCommand) => void
   /**
-   * Resolves when there is a process that takes commands. Throws `engine_failed` when none will start,
-   * and `not_ready` when there will be none any more.
+   * Resolves when there is a process that takes commands. Throws `not_ready` when none starts, or
+   * none will any more.
    */
   readonly ready: () => Promise<void>
+  /** Ends a process that does not answer; another one is started. */
+  readonly replace: (reason: string) => void
   readonly stop: () => Promise<void>
 }
 
@@ -25,8 +31,9 @@ export type SupervisorHandlers = {
 }
 
 const firstRestartMs = 100
-// A process that keeps dying before it is ready will not do better the next time.
-const maxFailedStarts = 5
+// A process that keeps dying before it is ready will hardly do better the next time.
+const maxQuickStarts = 5
+const slowRestartMs = 60_000
 
 /** Starts an engine process and keeps it running until `stop`. */
 export function superviseProcess(
@@ -62,20 +69,22 @@ export function superviseProcess(
     handlers.onDeath(reason)
     if (status === 'stopped') return
     logger.error({ reason }, 'the engine process is gone')
-    if (failedStarts++ === maxFailedStarts) return giveUp(reason)
-    // Whoever waits for a process that never became ready goes on waiting for the next one.
+    if (failedStarts++ >= maxQuickStarts) return startSlowly(reason)
+    // What waits for a process that never became ready goes on waiting for the next one.
     if (status === 'ready') ready = waitForReady()
     status = 'restarting'
     setTimeout(restart, firstRestartMs * 2 ** failedStarts)
   }
 
   function restart() {
-    if (status === 'restarting') child = start()
+    if (status !== 'stopped') child = start()
   }
 
-  function giveUp(reason: string) {
-    status = 'stopped'
-    ready.reject(new FluxdError('engine_failed', `The engine process does not start: it ${reason}`))
+  function startSlowly(reason: string) {
+    status = 'failing'
+    ready.reject(new FluxdError('not_ready', `The engine process does not start: it ${reason}`))
+    ready = waitForReady()
+    setTimeout(restart, slowRestartMs).unref()
   }
 
   function throwIfStopped() {
@@ -86,7 +95,13 @@ export function superviseProcess(
     status: () => status,
     pid: () => child.pid,
     send: (command) => child.send(command),
+    replace(reason) {
+      lostBecause = reason
+      child.kill()
+    },
     async ready() {
+      if (status === 'failing')
+        throw new FluxdError('not_ready', 'The engine process does not start')
       throwIfStopped()
       await ready.promise
       throwIfStopped()
@@ -99,7 +114,7 @@ export function superviseProcess(
   }
 }
 
-/** A promise that is settled from outside; nobody has to be waiting for it. */
+/** A promise that is settled from outside; it may have no waiter. */
 function waitForReady() {
   let resolve = () => {}
   let reject = (_: Error) => {}

@@ -12,6 +12,7 @@ const statusOfEngine: Readonly<Record<EngineStatus, HealthStatus>> = {
   restarting: 'STARTING',
   ready: 'READY',
   busy: 'BUSY',
+  failing: 'DEFUNCT',
   stopped: 'DEFUNCT',
 }
 
@@ -39,7 +40,7 @@ const describeHealth = (engine: EngineStatus, setup: Setup): HealthCheck => ({
 
 /** A dead engine outweighs how its setup went. */
 function chooseStatus(engine: EngineStatus, setup: Setup): HealthStatus {
-  if (engine === 'stopped') return 'DEFUNCT'
+  if (engine === 'stopped' || engine === 'failing') return 'DEFUNCT'
   if (setup.status === 'failed') return 'SETUP_FAILED'
   if (setup.status === 'starting') return 'STARTING'
   return statusOfEngine[engine]
