@@ -54,7 +54,8 @@ test('the runs of a store that did not count them are counted when it is opened'
   // As the version before left it.
   const old = new Sqlite(path)
   old.exec(`
-    DROP TRIGGER count_run; DROP TABLE runs; ALTER TABLE inputs DROP COLUMN files_json;
+    DROP TRIGGER count_run; DROP TRIGGER queue_entered; DROP TRIGGER queue_left;
+    DROP TRIGGER queue_returned; DROP TABLE queue_totals; DROP TABLE runs; ALTER TABLE inputs DROP COLUMN files_json;
     DROP INDEX predictions_queue; DROP INDEX predictions_by_owner; DROP INDEX predictions_held;
     DROP INDEX predictions_by_deadline;
     ${newColumns.map((name) => `ALTER TABLE predictions DROP COLUMN ${name};`).join(' ')}

@@ -18,21 +18,22 @@ const pollMs = 1000
 
 export function createWaiters(signals: Signals): Waiters {
   const waiting = new Map<string, Set<() => void>>()
-  const stopping = new AbortController()
+  const open = new Set<() => void>()
+  let isStopped = false
   const stopListening = signals.listen((signal) => {
     if (signal.kind === 'ended')
       for (const resolve of [...(waiting.get(signal.id) ?? [])]) resolve()
   })
 
   function wait(id: string, { timeoutMs, signal }: WaitOptions, isOver: () => Promise<boolean>) {
-    if (signal?.aborted || stopping.signal.aborted) return Promise.resolve()
+    if (signal?.aborted || isStopped) return Promise.resolve()
     return new Promise<void>((resolve, reject) => {
       const waiters = waiting.get(id) ?? new Set()
       waiting.set(id, waiters.add(done))
       const timeout = timeoutMs === undefined ? undefined : setTimeout(done, timeoutMs)
       const poll = setInterval(look, pollMs)
       signal?.addEventListener('abort', done, { once: true })
-      stopping.signal.addEventListener('abort', done, { once: true })
+      open.add(done)
       look()
 
       function look() {
@@ -49,7 +50,7 @@ export function createWaiters(signals: Signals): Waiters {
         clearTimeout(timeout)
         clearInterval(poll)
         signal?.removeEventListener('abort', done)
-        stopping.signal.removeEventListener('abort', done)
+        open.delete(done)
         waiters.delete(done)
         if (waiters.size === 0) waiting.delete(id)
         resolve()
@@ -61,7 +62,8 @@ export function createWaiters(signals: Signals): Waiters {
     wait,
     stop() {
       stopListening()
-      stopping.abort()
+      isStopped = true
+      for (const done of [...open]) done()
     },
   }
 }

@@ -3,6 +3,7 @@ import type Sqlite from 'better-sqlite3'
 import { FluxdError } from '../../errors.js'
 import { keyTable } from './apiKeys.js'
 import { deploymentTable } from './deployments.js'
+import { queueTotals } from './predictionQueue.js'
 import { runIndex, runTable } from './runCounts.js'
 import { secretTable } from './secrets.js'
 
@@ -107,7 +108,8 @@ const steps: readonly string[] = [
     WHERE completed_at IS NULL AND is_running = 0;
   CREATE INDEX predictions_held ON predictions (executor) WHERE executor IS NOT NULL;
   CREATE INDEX predictions_by_deadline ON predictions (deadline)
-    WHERE deadline IS NOT NULL AND completed_at IS NULL`,
+    WHERE deadline IS NOT NULL AND completed_at IS NULL;
+  ${queueTotals}`,
 ]
 
 /** Brings the file to the newest version; throws when it is of a newer one than this fluxd. */

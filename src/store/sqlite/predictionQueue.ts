@@ -10,8 +10,45 @@ import type { Database } from './database.js'
 /** What waits or is claimed ahead. As in the indexes, so that SQLite uses them. */
 const inQueue = 'completed_at IS NULL AND is_running = 0'
 
+const isIn = (row: 'OLD' | 'NEW') => `${row}.completed_at IS NULL AND ${row}.is_running = 0`
+
+const addTo = (row: 'OLD' | 'NEW', sign: '+' | '-') => `
+    INSERT INTO queue_totals VALUES (${row}.priority, ${row}.cost_kind, ${sign}1,
+      ${sign}${row}.cost_tokens, ${sign}${row}.cost_step_tokens)
+    ON CONFLICT (priority, cost_kind) DO UPDATE SET number = number + excluded.number,
+      tokens = tokens + excluded.tokens, step_tokens = step_tokens + excluded.step_tokens`
+
+/**
+ * What waits, added up: every reply about a prediction asks for it, and queues have thousands. A cost is
+ * a whole number, so that the sums stay exact.
+ */
+export const queueTotals = `
+  CREATE TABLE queue_totals (
+    priority INTEGER NOT NULL,
+    cost_kind TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    tokens REAL NOT NULL,
+    step_tokens REAL NOT NULL,
+    PRIMARY KEY (priority, cost_kind)
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO queue_totals SELECT priority, cost_kind, COUNT(*), SUM(cost_tokens),
+    SUM(cost_step_tokens) FROM predictions WHERE ${inQueue} GROUP BY priority, cost_kind;
+  CREATE TRIGGER queue_entered AFTER INSERT ON predictions WHEN ${isIn('NEW')} BEGIN
+    ${addTo('NEW', '+')};
+  END;
+  CREATE TRIGGER queue_left AFTER UPDATE OF completed_at, is_running ON predictions
+    WHEN (${isIn('OLD')}) AND NOT (${isIn('NEW')}) BEGIN
+    ${addTo('OLD', '-')};
+  END;
+  CREATE TRIGGER queue_returned AFTER UPDATE OF completed_at, is_running ON predictions
+    WHEN NOT (${isIn('OLD')}) AND (${isIn('NEW')}) BEGIN
+    ${addTo('NEW', '+')};
+  END`
+
 // An executor looks so far for a prediction whose LoRAs are in place.
 const affinityWindow = 32
+// So many turns behind a place are read sooner than all that comes before it.
+const nearEnd = 200
 
 export type QueueIndex = {
   /** The turn of a new prediction. */
@@ -21,7 +58,8 @@ export type QueueIndex = {
   /** Who is next for an executor; the head that is overtaken for it is marked. */
   readonly choose: (options: ClaimOptions, nowMs: number) => number | undefined
   readonly position: (id: string) => QueuePosition | undefined
-  readonly counts: () => { readonly waiting: number; readonly running: number }
+  readonly waiting: () => number
+  readonly running: () => readonly RunningPrediction[]
 }
 
 type Candidate = {
@@ -70,20 +108,20 @@ export function createQueueIndex({ sqlite }: Database): QueueIndex {
     `SELECT sequence, priority, turn, is_running FROM predictions
      WHERE id = ? AND completed_at IS NULL`,
   )
-  // Three ranges of the index: a comparison of rows would read all of it.
-  const before = sqlite.prepare<Place, TotalRow>(`
-    SELECT cost_kind, SUM(number) AS number, SUM(cost_tokens) AS cost_tokens,
-      SUM(cost_step_tokens) AS cost_step_tokens
-    FROM (
-      SELECT 1 AS number, cost_kind, cost_tokens, cost_step_tokens FROM predictions
-      WHERE ${inQueue} AND priority > @priority
-      UNION ALL
-      SELECT 1, cost_kind, cost_tokens, cost_step_tokens FROM predictions
-      WHERE ${inQueue} AND priority = @priority AND turn < @turn
-      UNION ALL
-      SELECT 1, cost_kind, cost_tokens, cost_step_tokens FROM predictions
-      WHERE ${inQueue} AND priority = @priority AND turn = @turn AND sequence <= @sequence
-    ) GROUP BY cost_kind`)
+  // Ranges of the index: a comparison of rows would read all of it.
+  const upTo = sqlite.prepare<Place, TotalRow>(sumOf('<', '<='))
+  const behind = sqlite.prepare<Place, TotalRow>(sumOf('>', '>'))
+  const isNearEnd = sqlite
+    .prepare<Place, number>(
+      `SELECT COUNT(*) FROM (SELECT 1 FROM predictions WHERE ${inQueue} AND priority = @priority
+         AND turn > @turn LIMIT ${nearEnd})`,
+    )
+    .pluck()
+  const totals = sqlite.prepare<[number, number], TotalRow>(
+    `SELECT cost_kind, SUM(number) AS number, SUM(tokens) AS cost_tokens,
+       SUM(step_tokens) AS cost_step_tokens FROM queue_totals
+     WHERE priority >= ? AND priority <= ? GROUP BY cost_kind`,
+  )
   const running = sqlite.prepare<
     [],
     CostRow & { readonly id: string; readonly started_at: number }
@@ -92,7 +130,7 @@ export function createQueueIndex({ sqlite }: Database): QueueIndex {
      WHERE executor IS NOT NULL AND is_running = 1 ORDER BY started_at`,
   )
   const countWaiting = sqlite
-    .prepare<[], number>(`SELECT COUNT(*) FROM predictions WHERE ${inQueue}`)
+    .prepare<[], number>('SELECT COALESCE(SUM(number), 0) FROM queue_totals')
     .pluck()
 
   const headTurn = (priority: number) => head.get(priority) ?? 0
@@ -112,6 +150,15 @@ export function createQueueIndex({ sqlite }: Database): QueueIndex {
     }
   }
 
+  /** What comes before a place, and its own; near the end it is all but what comes behind. */
+  function sumUpTo(place: Place): TotalRow[] {
+    const { priority } = place
+    const higher = totals.all(priority + 1, Number.MAX_SAFE_INTEGER)
+    if ((isNearEnd.get(place) ?? 0) >= nearEnd) return addRows([...higher, ...upTo.all(place)])
+    const all = totals.all(priority, priority)
+    return addRows([...higher, ...all, ...behind.all(place).map(negate)])
+  }
+
   const listRunning = (): RunningPrediction[] =>
     running.all().map((row) => ({
       id: row.id,
@@ -128,12 +175,13 @@ export function createQueueIndex({ sqlite }: Database): QueueIndex {
       const place = placeOf.get(id)
       if (!place) return undefined
       if (place.is_running === 1) return { cost: {}, running: listRunning() }
-      const rows = before.all(place)
+      const rows = sumUpTo(place)
       const number = rows.reduce((sum, row) => sum + row.number, 0)
       // Its own row is counted among those before it.
       return { before: number - 1, cost: toTotals(rows), running: listRunning() }
     },
-    counts: () => ({ waiting: countWaiting.get() ?? 0, running: running.all().length }),
+    waiting: () => countWaiting.get() ?? 0,
+    running: listRunning,
   }
 }
 
@@ -142,6 +190,39 @@ export const toCost = (row: CostRow): Cost => ({
   tokens: row.cost_tokens,
   stepTokens: row.cost_step_tokens,
 })
+
+/** The sums of a priority's places on one side of a place, by kind. */
+const sumOf = (turns: '<' | '>', sequences: '<=' | '>') => `
+  SELECT cost_kind, COUNT(*) AS number, SUM(cost_tokens) AS cost_tokens,
+    SUM(cost_step_tokens) AS cost_step_tokens
+  FROM (
+    SELECT cost_kind, cost_tokens, cost_step_tokens FROM predictions
+    WHERE ${inQueue} AND priority = @priority AND turn ${turns} @turn
+    UNION ALL
+    SELECT cost_kind, cost_tokens, cost_step_tokens FROM predictions
+    WHERE ${inQueue} AND priority = @priority AND turn = @turn AND sequence ${sequences} @sequence
+  ) GROUP BY cost_kind`
+
+const negate = (row: TotalRow): TotalRow => ({
+  cost_kind: row.cost_kind,
+  number: -row.number,
+  cost_tokens: -row.cost_tokens,
+  cost_step_tokens: -row.cost_step_tokens,
+})
+
+function addRows(rows: readonly TotalRow[]): TotalRow[] {
+  const sums = new Map<CostKind, TotalRow>()
+  for (const row of rows) {
+    const sum = sums.get(row.cost_kind)
+    sums.set(row.cost_kind, {
+      cost_kind: row.cost_kind,
+      number: row.number + (sum?.number ?? 0),
+      cost_tokens: row.cost_tokens + (sum?.cost_tokens ?? 0),
+      cost_step_tokens: row.cost_step_tokens + (sum?.cost_step_tokens ?? 0),
+    })
+  }
+  return [...sums.values()].filter(({ number }) => number > 0)
+}
 
 const toTotals = (rows: readonly CostRow[]): CostTotals =>
   Object.fromEntries(

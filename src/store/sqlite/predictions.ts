@@ -52,9 +52,9 @@ export function createPredictionStore(
     if (known && known.bodyDigest === sent.bodyDigest)
       return { kind: 'repeated', id: known.predictionId }
     if (known) return { kind: 'conflict', field: 'idempotencyKey' }
-    if (rows.byId.get(prediction.id)) return { kind: 'conflict', field: 'id' }
-    const { waiting, running } = queue.counts()
-    if (unlessBusy && waiting + running > 0) return { kind: 'busy' }
+    if (rows.isKnown.get(prediction.id)) return { kind: 'conflict', field: 'id' }
+    const waiting = queue.waiting()
+    if (unlessBusy && waiting + queue.running().length > 0) return { kind: 'busy' }
     if (waiting >= maxWaiting) return { kind: 'full' }
     return undefined
   }
@@ -181,7 +181,7 @@ export function createPredictionStore(
     findByStreamToken: async (token) => toWhole(rows.byToken.get(token)),
     list: async (query): Promise<ListedPrediction[]> => lists.list(query),
     queuePosition: async (id) => queue.position(id),
-    counts: async () => queue.counts(),
+    counts: async () => ({ waiting: queue.waiting(), running: queue.running().length }),
     claim,
     takeOver,
     begin: (held, prediction) => writeLater(() => save(held, prediction, 1)),
@@ -242,6 +242,7 @@ function prepareRows({ sqlite }: Database) {
     ),
     // One statement with the input, as each takes a lock.
     byId: sqlite.prepare<[string], WholeRow & QueueColumns>(whole('id = ?')),
+    isKnown: sqlite.prepare<[string], unknown>('SELECT 1 FROM predictions WHERE id = ?'),
     byToken: sqlite.prepare<[string], WholeRow>(whole('stream_token = ?')),
     overdue: sqlite.prepare<[number], WholeRow>(
       whole('deadline IS NOT NULL AND completed_at IS NULL AND deadline <= ?'),
