@@ -4,11 +4,12 @@
  */
 import type { FastifyInstance } from 'fastify'
 import { FluxdError } from '../../errors.js'
+import { HttpError } from './errors.js'
 import { halfCharacters, isWellFormed, refuseShape } from './jsonLimits.js'
 
 export const maxBodyBytes = 105 * 1024 * 1024
 
-/** Who takes longer to send a request does not mean to: 105 MiB at 1.5 Mbit/s. */
+/** What a client may take to send a request: 105 MiB at 1.5 Mbit/s. */
 export const longestRequestMs = 600_000
 
 export function acceptJsonOnly(app: FastifyInstance): void {
@@ -54,10 +55,7 @@ function explainJson(text: string): string {
 const mayHaveHalves = (body: Buffer) => body.includes('\\ud') || body.includes('\\uD')
 
 const unreadable = (fault: string) =>
-  Object.assign(new Error(`Expected a body of JSON but it cannot be read: ${fault}`), {
-    statusCode: 400,
-  })
+  new HttpError(400, `Expected a body of JSON but it cannot be read: ${fault}`)
 
-/** The 413 of a body, in either surface's shape. */
-export const tooLarge = (sentence: string) =>
-  Object.assign(new Error(sentence), { statusCode: 413 })
+/** The 413 of a body. */
+export const tooLarge = (sentence: string) => new HttpError(413, sentence)

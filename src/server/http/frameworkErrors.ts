@@ -1,6 +1,7 @@
-/** Paths that are refused before there is a route, as the surface that they were meant for refuses. */
+/** Errors that come before there is a route, as the surface that the path belongs to writes them. */
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { sendProblem } from './cog/errors.js'
+import { HttpError } from './errors.js'
 import { sendProblem as sendReplicateProblem } from './replicate/errors.js'
 
 /** Characters between two slashes: an id of the Cog surface, each of its own percent-encoded. */
@@ -18,7 +19,4 @@ export function refusePath(
 
 /** Without the path, which fastify would repeat. */
 const tooLong = () =>
-  Object.assign(
-    new Error(`Expected at most ${longestPart} characters between two slashes of the path`),
-    { statusCode: 414 },
-  )
+  new HttpError(414, `Expected at most ${longestPart} characters between two slashes of the path`)

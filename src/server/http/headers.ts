@@ -2,7 +2,7 @@
 import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
 import type { FastifyInstance } from 'fastify'
-import { outlookHeaders } from './queueHeaders.js'
+import { queueHeaders } from './queueHeaders.js'
 
 /** Adds them to the routes that are registered later; pages of `origins` may read what a client may. */
 export async function addHeaders(app: FastifyInstance, origins: readonly string[]): Promise<void> {
@@ -31,7 +31,7 @@ async function allowOrigins(app: FastifyInstance, origins: readonly string[]): P
       'location',
       'retry-after',
       'preference-applied',
-      ...Object.values(outlookHeaders),
+      ...Object.values(queueHeaders),
     ],
   })
 }

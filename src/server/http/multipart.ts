@@ -10,6 +10,7 @@ import { inputTypes } from '../../contract/inputTypes.js'
 import { isRecord } from '../../contract/records.js'
 import { sniffType } from '../../net/mimeType.js'
 import { maxBodyBytes, tooLarge } from './bodyParser.js'
+import { HttpError } from './errors.js'
 import { isWellFormed, refuseShape, refuseValue } from './jsonLimits.js'
 
 type Body = Record<string, unknown>
@@ -47,9 +48,9 @@ async function readParts(request: FastifyRequest) {
 
 /** Throws `error` as a 400: what the parser says of a body that is no form carries no status of its own. */
 export function explainMalformed(error: unknown): never {
-  if (!(error instanceof Error) || 'statusCode' in error) throw error
+  if (!(error instanceof Error) || error instanceof HttpError || 'statusCode' in error) throw error
   const message = `Expected a well-formed form but received one that is malformed (${error.message})`
-  throw Object.assign(new Error(message, { cause: error }), { statusCode: 400 })
+  throw new HttpError(400, message, { cause: error })
 }
 
 /** A field that a browser left empty is none. */

@@ -2,7 +2,7 @@
 import type { FastifyReply } from 'fastify'
 import type { QueueEstimate } from '../../predictions/estimate.js'
 
-export const outlookHeaders = {
+export const queueHeaders = {
   /** How many come before it; 0 when it runs. */
   position: 'fluxd-queue-position',
   /** Whole seconds until it is done, where they can be foretold. */
@@ -10,9 +10,9 @@ export const outlookHeaders = {
 } as const
 
 /** Sets them on the reply that tells of the prediction; nothing for one that is over. */
-export function tellOutlook(reply: FastifyReply, outlook: QueueEstimate | undefined): void {
+export function sendQueueHeaders(reply: FastifyReply, outlook: QueueEstimate | undefined): void {
   if (!outlook) return
-  reply.header(outlookHeaders.position, outlook.position)
+  reply.header(queueHeaders.position, outlook.position)
   if (outlook.etaSeconds !== undefined)
-    reply.header(outlookHeaders.eta, Math.ceil(outlook.etaSeconds))
+    reply.header(queueHeaders.eta, Math.ceil(outlook.etaSeconds))
 }

@@ -1,11 +1,10 @@
 /**
- * How often a key may ask: its own rate for new predictions, five times that for everything else
- * (Replicate's 600 and 3000 a minute). Who needs no key has no limit.
+ * Rate limits by key: its own rate for new predictions, five times that for everything else
+ * (Replicate's 600 and 3000 a minute). Callers without a key have no limit.
  */
-import rateLimit from '@fastify/rate-limit'
+import rateLimit, { type FastifyRateLimitStore } from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { FluxdError } from '../../errors.js'
-import { RateCounts } from './rateLimitStore.js'
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -19,7 +18,7 @@ const readsPerCreate = 5
 export async function limitRates(app: FastifyInstance): Promise<void> {
   await app.register(rateLimit, {
     timeWindow: 60_000,
-    store: RateCounts,
+    store: RateLimitStore,
     // `ratelimit-remaining` and `ratelimit-reset`, as Replicate names them.
     enableDraftSpec: true,
     max: (request) => limitOf(request),
@@ -41,3 +40,36 @@ const throttled = (seconds: number) =>
     'throttled',
     `Request was throttled. Expected available in ${seconds} second${seconds === 1 ? '' : 's'}.`,
   )
+
+type Count = { readonly current: number; readonly endsAtMs: number }
+
+/**
+ * Counts requests in windows of time. The plugin's own store returns an object that it goes on to
+ * change: of requests in one turn of the event loop each would see the count of all, and none would
+ * pass when together they are more than allowed. A class, as the plugin makes it with `new`.
+ */
+class RateLimitStore implements FastifyRateLimitStore {
+  readonly #counts = new Map<string, Count>()
+
+  incr(
+    key: string,
+    callback: (error: null, result: { current: number; ttl: number }) => void,
+    timeWindowMs: number,
+  ): void {
+    // The wall clock may be set back; then a used-up key would wait for hours.
+    const nowMs = performance.now()
+    const known = this.#counts.get(key)
+    const isOver = known === undefined || known.endsAtMs <= nowMs
+    const count: Count = isOver
+      ? { current: 1, endsAtMs: nowMs + timeWindowMs }
+      : { ...known, current: known.current + 1 }
+    // There are no more of them than keys that were issued.
+    this.#counts.set(key, count)
+    callback(null, { current: count.current, ttl: Math.ceil(count.endsAtMs - nowMs) })
+  }
+
+  /** No route has a window of its own. */
+  child(): RateLimitStore {
+    return this
+  }
+}

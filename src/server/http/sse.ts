@@ -65,3 +65,32 @@ export function formatEvent({ event, data, id }: ServerSentEvent): string {
   const lines = data.split(/\r\n|\r|\n/).map((line) => `data: ${line}\n`)
   return `${id === undefined ? '' : `id: ${id}\n`}event: ${event}\n${lines.join('')}\n`
 }
+
+/**
+ * Runs asynchronous writes to a stream one after the other, in the order of the calls: an event may
+ * need an image that has to be read first. `onFailure` receives the first failure; nothing is
+ * written after it.
+ */
+export function createOrderedWriter(
+  onFailure: (error: unknown) => void,
+): (write: () => void | Promise<void>) => void {
+  let pending: Promise<void> = Promise.resolve()
+  let hasFailed = false
+  return (write) => {
+    pending = pending
+      .then(() => (hasFailed ? undefined : write()))
+      .catch((error: unknown) => {
+        hasFailed = true
+        onFailure(error)
+      })
+  }
+}
+
+/** A signal that aborts when the client goes away before it has its whole reply. */
+export function disconnectSignal(reply: FastifyReply): AbortSignal {
+  const controller = new AbortController()
+  reply.raw.once('close', () => {
+    if (!reply.raw.writableFinished) controller.abort()
+  })
+  return controller.signal
+}

@@ -44,6 +44,8 @@ const maxAttempts = 12
 const maxDelayMs = 300_000
 const keptMs = 7 * 24 * 3600 * 1000
 const maxInFlight = 32
+// A clock that is set back makes what is due seem far away.
+const longestDelayMs = 60_000
 // Of a store that could not be read.
 const retryMs = 1000
 
@@ -154,7 +156,8 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
   function setAlarm(atMs: number): void {
     clearTimeout(alarm)
     if (isStopped) return
-    alarm = setTimeout(look, Math.max(0, atMs - Date.now())).unref()
+    const delayMs = Math.min(Math.max(0, atMs - Date.now()), longestDelayMs)
+    alarm = setTimeout(look, delayMs).unref()
   }
 
   deliveries.removeSettled(new Date(Date.now() - keptMs)).catch(options.onFault)

@@ -113,28 +113,26 @@ async function encodeForm(form: FormData) {
   }
 }
 
-/** Again where that may help: after a network error, 408, 429 and 5xx. */
+/** Tries again where that may help: after a network error, 408, 429 and 5xx. */
 async function retry(attempt: Attempt): Promise<Reply> {
   for (let number = 1; ; number++) {
-    try {
-      const reply = await attempt()
-      if (!isPassing(reply.statusCode) || number === attempts) return expectSuccess(reply)
-      discard(reply)
-    } catch (error) {
-      if (error instanceof RefusedUpload || number === attempts) throw error
+    const outcome = await attempt().catch((error: unknown) => ({ error }))
+    const isLast = number === attempts
+    if ('error' in outcome) {
+      if (isLast) throw outcome.error
+    } else {
+      discard(outcome)
+      if (isLast || !isTemporary(outcome.statusCode)) return expectSuccess(outcome)
     }
     await delay(firstRetryMs * 2 ** (number - 1))
   }
 }
 
-const isPassing = (status: number) => status === 408 || status === 429 || status >= 500
-
-class RefusedUpload extends Error {}
+const isTemporary = (status: number) => status === 408 || status === 429 || status >= 500
 
 function expectSuccess(reply: Reply): Reply {
-  discard(reply)
   if (reply.statusCode < 300) return reply
-  throw new RefusedUpload(
+  throw new Error(
     `Expected ${reply.url.origin} to take the upload but it answered with status ${reply.statusCode}`,
   )
 }

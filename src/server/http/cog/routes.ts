@@ -23,11 +23,11 @@ import { isTerminal } from '../../../predictions/prediction.js'
 import type { PredictionRequest } from '../../../predictions/request.js'
 import type { Predictions } from '../../predictions/service.js'
 import { createRequest } from '../createRequest.js'
-import { disconnectSignal } from '../disconnect.js'
 import { readIdempotency } from '../idempotency.js'
 import { encodeWhole, withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
-import { tellOutlook } from '../queueHeaders.js'
+import { sendQueueHeaders } from '../queueHeaders.js'
+import { disconnectSignal } from '../sse.js'
 import type { ZodTypeProvider } from '../zod.js'
 import type { CogOutputs, Trace } from './outputs.js'
 import { streamPrediction } from './stream.js'
@@ -137,7 +137,7 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
 
   async function answerKnown(prediction: Prediction, request: FastifyRequest, reply: FastifyReply) {
     if (wantsEvents(request)) return answer(prediction.id, request, reply, staysForGood)
-    tellOutlook(reply, await predictions.queueEstimate(prediction.id))
+    sendQueueHeaders(reply, await predictions.queueEstimate(prediction.id))
     reply.code(isTerminal(prediction) ? 200 : 202)
     return tell(services, prediction, request, reply)
   }
@@ -169,7 +169,7 @@ function createAnswer(services: CogServices, openStreams: Set<() => void>) {
     }
     // Cog compares the header by exact equality; any other preference is ignored.
     if (request.headers.prefer === 'respond-async') {
-      tellOutlook(reply, await predictions.queueEstimate(id))
+      sendQueueHeaders(reply, await predictions.queueEstimate(id))
       reply.code(202)
       return tell(services, (await predictions.get(id))!, request, reply)
     }

@@ -9,7 +9,7 @@ import type { OutputFile, Prediction } from '../../../contract/prediction.js'
 import type { PredictionEvent } from '../../../predictions/eventLog.js'
 import { isTerminal } from '../../../predictions/prediction.js'
 import type { Predictions } from '../../predictions/service.js'
-import { openEventStream } from '../sse.js'
+import { createOrderedWriter, openEventStream } from '../sse.js'
 
 type Message = { readonly event: string /** JSON. */; readonly data: string }
 
@@ -54,16 +54,17 @@ export async function streamPrediction(
     }
   }
 
-  // In their order, though a picture has to be read before it can be told.
-  let told: Promise<void> = Promise.resolve()
+  const write = createOrderedWriter((error) => {
+    reply.log.error({ err: error, prediction: id }, 'event stream broken off')
+    stream.end()
+  })
   stop = await predictions.watch(id, (event) => {
     if (event.kind === 'status' && isTerminal(event.prediction)) isOver = true
-    told = told.then(async () => {
+    write(async () => {
       for (const { event: name, data } of await translate(event))
         stream.send({ event: name, data, id: String(event.id) })
       if (isOver && event.kind === 'status') stream.end()
     })
-    told.catch(() => stream.end())
   })
   if (isClosed) stop()
   return () => stream.end()

@@ -9,10 +9,10 @@ import { FluxdError } from '../../../errors.js'
 import { isTerminal } from '../../../predictions/prediction.js'
 import type { PredictionRequest } from '../../../predictions/request.js'
 import { createRequest } from '../createRequest.js'
-import { disconnectSignal } from '../disconnect.js'
 import { readIdempotency } from '../idempotency.js'
 import { withWholeInput } from '../inputEcho.js'
-import { tellOutlook } from '../queueHeaders.js'
+import { sendQueueHeaders } from '../queueHeaders.js'
+import { disconnectSignal } from '../sse.js'
 import type { ReplicateServices } from './context.js'
 import { problem } from './errors.js'
 import type { Target } from './lookup.js'
@@ -47,7 +47,7 @@ export function createAdmission(
     const body201 = await present(prediction, request, output)
     reply.header('location', body201.urls.get)
     if (applied) reply.header('preference-applied', applied)
-    tellOutlook(reply, await predictions.queueEstimate(prediction.id))
+    sendQueueHeaders(reply, await predictions.queueEstimate(prediction.id))
     const isLate = waitSeconds !== undefined && !isTerminal(prediction)
     reply.code(isLate ? 202 : 201)
     return withWholeInput(isLate ? asStarting(body201) : body201, prediction, files, reply)

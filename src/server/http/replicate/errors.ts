@@ -1,14 +1,14 @@
-/** How an error becomes a problem of `/v1`. What is wrong on our side is not described. */
+/** An error as a problem (RFC 7807) of `/v1`, in the words of Replicate. */
 import { STATUS_CODES } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { z } from 'zod'
 import {
   describeFields,
   type Problem,
   problemMimeType,
   toInputProblem,
 } from '../../../contract/problem.js'
-import { type ErrorCode, FluxdError } from '../../../errors.js'
+import type { ErrorCode } from '../../../errors.js'
+import { type ErrorReply, prepareReply, toReply } from '../errors.js'
 
 /** A reply of `/v1` whose words are the contract's. */
 export class ProblemError extends Error {
@@ -37,37 +37,43 @@ export const unknownVersion = () =>
 /** The error handler of `/v1`. */
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const { status, body } = toProblem(error)
-  if (status >= 500) request.log.error({ err: error }, 'request failed')
-  if (error instanceof FluxdError && error.retryAfterSeconds !== undefined)
-    reply.header('retry-after', Math.ceil(error.retryAfterSeconds))
+  prepareReply(error, { ...toReply(error), status } as ErrorReply, request, reply)
   // Replicate's beta client repeats a POST after 408, 409 and 5xx unless it is told not to.
   if (request.method === 'POST') reply.header('x-should-retry', String(status === 429))
   // As bytes: fastify adds a charset to any other JSON.
-  reply
-    .code(status)
-    .type(problemMimeType)
-    .send(Buffer.from(JSON.stringify(body)))
+  reply.type(problemMimeType).send(Buffer.from(JSON.stringify(body)))
 }
 
 export function toProblem(error: unknown): { status: number; body: Problem } {
   if (error instanceof ProblemError) return { status: error.status, body: error.body }
-  if (error instanceof z.ZodError) return { status: 422, body: toInputProblem(error.issues) }
-  if (error instanceof FluxdError && isTold(error)) return describeOurs(error)
-  const status = statusOf(error)
-  const detail =
-    status < 500 && error instanceof Error ? error.message : 'Something went wrong here.'
-  return describe(status, detail)
+  const outcome = toReply(error)
+  switch (outcome.kind) {
+    case 'invalid':
+      return { status: 422, body: toInputProblem(outcome.issues) }
+    case 'fault':
+      return describe(outcome.status, hidden)
+    case 'refused':
+      return describeRefusal(outcome)
+    default:
+      return outcome satisfies never
+  }
 }
 
-/** What the server lacks for a while is told; where it keeps what is not. */
-const isTold = ({ status, code }: FluxdError) =>
-  status < 500 || code === 'draining' || code === 'not_ready' || code === 'storage_full'
-
-function describeOurs({ status, code, field, message }: FluxdError) {
-  if (field === undefined) return describe(status, message, titles[code])
-  const body = describeFields([{ type: code, field: `input.${field}`, description: message }])
+function describeRefusal({ status, code, field, detail }: Refusal) {
+  if (status >= 500 && (code === undefined || !temporary.includes(code)))
+    return describe(status, hidden)
+  if (code === undefined || field === undefined)
+    return describe(status, detail, code && titles[code])
+  const body = describeFields([{ type: code, field: `input.${field}`, description: detail }])
   return { status, body }
 }
+
+type Refusal = Extract<ErrorReply, { kind: 'refused' }>
+
+const hidden = 'Something went wrong here.'
+
+/** Faults of ours that pass: clients are told of them, as they may try again. */
+const temporary: readonly ErrorCode[] = ['draining', 'not_ready', 'storage_full']
 
 const describe = (status: number, detail: string, title = STATUS_CODES[status] ?? 'Error') => ({
   status,
@@ -77,15 +83,4 @@ const describe = (status: number, detail: string, title = STATUS_CODES[status] ?
 const titles: Readonly<Partial<Record<ErrorCode, string>>> = {
   unauthenticated: 'Unauthenticated',
   not_found: 'Not found',
-}
-
-/** fastify's own errors (malformed JSON, too large, wrong content type) carry their status. */
-function statusOf(error: unknown): number {
-  const status = error instanceof FluxdError ? error.status : foreignStatus(error)
-  return status >= 400 ? status : 500
-}
-
-function foreignStatus(error: unknown): number {
-  const status = error instanceof Error && 'statusCode' in error ? error.statusCode : undefined
-  return typeof status === 'number' ? status : 500
 }

@@ -5,7 +5,7 @@ import type { Prediction } from '../../../contract/prediction.js'
 import { CreateNamedPrediction, CreatePrediction } from '../../../contract/replicate.js'
 import { withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
-import { tellOutlook } from '../queueHeaders.js'
+import { sendQueueHeaders } from '../queueHeaders.js'
 import type { ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { createAdmission } from './createPrediction.js'
@@ -76,7 +76,7 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
   app.get('/predictions/:id', { schema: { params: IdPath } }, async (request, reply) => {
     const { output } = parsePrefer(request.headers.prefer)
     const prediction = orNotFound(await predictions.get(request.params.id))
-    tellOutlook(reply, await predictions.queueEstimate(prediction.id))
+    sendQueueHeaders(reply, await predictions.queueEstimate(prediction.id))
     return presentWhole(prediction, request, reply, output)
   })
 

@@ -9,7 +9,12 @@ import type { Prediction } from '../../../contract/prediction.js'
 import type { PredictionEvent } from '../../../predictions/eventLog.js'
 import type { Preview } from '../../../predictions/feed.js'
 import { isTerminal } from '../../../predictions/prediction.js'
-import { type EventStream, openEventStream, type ServerSentEvent } from '../sse.js'
+import {
+  createOrderedWriter,
+  type EventStream,
+  openEventStream,
+  type ServerSentEvent,
+} from '../sse.js'
 import type { ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { notFound } from './errors.js'
@@ -41,16 +46,16 @@ export function streamRoutes(
         open.delete(stream)
       })
       open.add(stream)
-      const narrate = createNarrator(stream, presenter, request)
+      const sendEvent = createEventWriter(stream, presenter, request, prediction)
       const after = parseEventId(request.headers['last-event-id'])
       stops.push(
-        await predictions.watch(prediction.id, narrate, after === undefined ? {} : { after }),
+        await predictions.watch(prediction.id, sendEvent, after === undefined ? {} : { after }),
       )
       if (request.query.preview === '1' && !isTerminal(prediction))
         stops.push(predictions.watchPreviews(prediction.id, (preview) => show(preview, stream)))
       // Nothing came after the end, which was seen: say again that it is one.
       if (after !== undefined && isTerminal(prediction))
-        narrate({ kind: 'status', prediction, id: after })
+        sendEvent({ kind: 'status', prediction, id: after })
       if (isClosed) for (const stop of stops) stop()
       return reply
     },
@@ -69,15 +74,19 @@ function show({ image, step, steps, bytes, mimeType }: Preview, stream: EventStr
   stream.sendIfKeepingUp({ event: 'preview', data })
 }
 
-/** Writes events in their order, though a picture may have to be read before it can be told. */
-function createNarrator(
+/** Translates events into Replicate's and writes them in their order. */
+function createEventWriter(
   stream: EventStream,
   { presentFile }: Presenter,
   request: FastifyRequest,
+  prediction: Prediction,
 ): (event: PredictionEvent) => void {
-  let told: Promise<void> = Promise.resolve()
+  const write = createOrderedWriter((error) => {
+    request.log.error({ err: error, prediction: prediction.id }, 'event stream broken off')
+    stream.end()
+  })
 
-  async function narrate(event: PredictionEvent): Promise<void> {
+  async function send(event: PredictionEvent): Promise<void> {
     const id = formatEventId(event.id)
     switch (event.kind) {
       case 'log':
@@ -93,9 +102,7 @@ function createNarrator(
     }
   }
 
-  return (event) => {
-    told = told.then(() => narrate(event)).catch(() => stream.end())
-  }
+  return (event) => write(() => send(event))
 }
 
 /** An error comes before the end that it explains. */
