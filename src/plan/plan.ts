@@ -11,7 +11,7 @@ export type NoiseSource = (typeof noiseSources)[number]
 
 export type PixelSize = { readonly width: number; readonly height: number }
 
-/** A picture that the user sent: the file, and how large it is as stored. */
+/** An image that the user sent: the file, and its size in pixels. */
 export type InputImage = { readonly bytes: Uint8Array; readonly size: PixelSize }
 
 /** What the latents start from. With a mask, white is repainted and the rest put back after each step. */
@@ -24,7 +24,7 @@ export type OutputFormat = 'webp' | 'jpg' | 'png'
 
 /** A LoRA file on this machine, and how strongly it is applied. */
 export type LoraFile = {
-  /** What errors call it: clients are not told where files lie. */
+  /** What errors call it: a path is nothing for clients. */
   readonly name: string
   readonly path: string
   /** SHA-256 of its content, where it is known. */
@@ -50,7 +50,7 @@ export type GenerationPlan = {
   readonly count: number
   readonly noise: NoiseSource
   readonly output: { readonly format: OutputFormat; readonly quality: number }
-  /** Whether a picture is checked before it is handed over. */
+  /** Whether images are checked for safety before they are returned. */
   readonly checkSafety: boolean
   /** What was decided against the letter of the input; lines of the prediction's log. */
   readonly notes: readonly string[]
@@ -59,6 +59,6 @@ export type GenerationPlan = {
 /** The part of a plan that decides which weights the networks have. */
 export type WeightsPlan = Pick<GenerationPlan, 'variant' | 'precision' | 'loras'>
 
-/** How many steps are made for each picture. */
+/** How many steps are made for each image. */
 export const stepsToRun = ({ steps, firstStep }: Pick<GenerationPlan, 'steps' | 'firstStep'>) =>
   steps - firstStep

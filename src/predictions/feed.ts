@@ -34,7 +34,7 @@ export type Feed = {
   readonly has: (id: string) => boolean
   /** Replays what came after the event `after`, then what comes; returns how to stop. */
   readonly watch: (id: string, listener: PredictionListener, after?: number) => () => void
-  /** Previews are made while somebody watches; returns how to stop. */
+  /** Previews are made while there is a watcher; returns how to stop. */
   readonly watchPreviews: (id: string, listener: PreviewListener) => () => void
   /** The end of one that no worker holds. */
   readonly end: (prediction: Prediction) => void
@@ -96,7 +96,7 @@ export function createLocalFeed(nextEventId = createEventIds()): LocalFeed {
     return channel
   }
 
-  /** A channel that nobody writes, reads or remembers goes. */
+  /** Drops a channel without writer or watchers that is not remembered either. */
   function dropIdle(id: string): void {
     const channel = channels.get(id)
     if (channel && !channel.held && channel.watchers === 0 && !ended.includes(id))

@@ -36,7 +36,7 @@ export const start = (prediction: Prediction, logs: string, at = new Date()): Pr
 export const log = (prediction: Prediction, line: string): Prediction =>
   change(prediction, { logs: `${prediction.logs}${line}\n` })
 
-/** One more picture is there; they are listed by index. */
+/** Adds an image; they are listed by index. */
 export const addOutput = (prediction: Prediction, file: OutputFile): Prediction =>
   change(prediction, {
     output: [...(prediction.output ?? []), file].sort((a, b) => a.index - b.index),

@@ -4,14 +4,14 @@ import type { Prediction } from '../contract/prediction.js'
 import type { LoraRef } from '../plan/loraRef.js'
 
 export type PredictionRequest = {
-  /** Chosen by a Cog client; drawn where it is absent. */
+  /** Chosen by a Cog client; random where it is absent. */
   readonly id?: string | undefined
   readonly surface: Prediction['surface']
   readonly model: string
   readonly version: string
   readonly deployment?: string | undefined
   readonly keyId?: string | undefined
-  /** Validated; its seed is drawn. */
+  /** Validated; its seed is resolved. */
   readonly input: FluxInput
   /** The input as it was sent, without secrets: what clients read back. */
   readonly inputEcho: Readonly<Record<string, unknown>>

@@ -4,7 +4,7 @@
 export type FileKind = 'upload' | 'output' | 'input'
 
 export type StoredFile = {
-  /** Unguessable: whoever knows it may read the file. */
+  /** Unguessable: it is all that is needed to read the file. */
   readonly id: string
   readonly kind: FileKind
   readonly name: string

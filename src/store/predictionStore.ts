@@ -114,7 +114,7 @@ export type PredictionStore = {
   readonly takeOver: (claim: Claim, executor: string) => Promise<Claim | undefined>
   /** It runs, as `prediction` says. False: the claim no longer holds. */
   readonly begin: (claim: Claim, prediction: Prediction) => Promise<boolean>
-  /** What it has logged and made so far, for those who read the row. */
+  /** What it has logged and made so far, for readers of the row. */
   readonly checkpoint: (claim: Claim, prediction: Prediction) => Promise<boolean>
   /** It is over, as `prediction` says; its `completed` webhook is due. False: it was over before. */
   readonly settle: (claim: Claim, prediction: Prediction) => Promise<boolean>

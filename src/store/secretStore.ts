@@ -4,7 +4,7 @@
 export type SecretName = 'webhooks' | 'downloads'
 
 export type SecretStore = {
-  /** The bytes of the secret `name`, drawn when it is asked for the first time. */
+  /** The bytes of the secret `name`, made when it is read for the first time. */
   readonly read: (name: SecretName) => Promise<Buffer>
 }
 

@@ -68,7 +68,7 @@ export async function fetchAssets(
   try {
     const lorasBeganAtMs = performance.now()
     const files: LoraFile[] = []
-    // One after the other, as in the reference: the log tells them apart.
+    // One after the other, as in the reference: the log lists them apart.
     for (const ref of loras) files.push(await fetchLora(ref, acquired, sources, context))
     const lorasReadyAtMs = performance.now()
     const images = await fetchImages(input, sources.media, context.signal)

@@ -287,7 +287,7 @@ type Running = {
   readonly held: ReadyPrediction
   /** The engine has time for the LoRAs of the next one. */
   readonly lorasAreReady: boolean
-  /** What the engine was told to prefetch. */
+  /** The prediction whose LoRAs the engine prefetches. */
   prefetched: string | undefined
 }
 

@@ -1,4 +1,4 @@
-/** Writes that must not be lost are tried again: the disk may have room, or the store be free, later. */
+/** Writes that must not be lost are tried again: the disk may have space, or the store be free, later. */
 import { setTimeout as delay } from 'node:timers/promises'
 import { hasErrorCode } from '../errors.js'
 
@@ -41,5 +41,5 @@ export async function retryWhileDiskFull<T>(
   }
 }
 
-/** An abort ends the pause; the next try tells how it went. */
+/** An abort ends the pause; the next try decides. */
 const pause = (signal: AbortSignal) => delay(pauseMs, undefined, { signal }).catch(() => {})

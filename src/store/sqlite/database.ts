@@ -88,7 +88,7 @@ export function openDatabase(path: string): Database {
         .transaction(() => {
           for (const { run } of writes) {
             const failure = run()
-            // A full disk ends the whole transaction: nothing of the batch may be told as written.
+            // A full disk ends the whole transaction: nothing of the batch may be acknowledged.
             if (!sqlite.inTransaction) throw failure ?? rolledBack(path)
           }
         })

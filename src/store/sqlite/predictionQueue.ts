@@ -55,7 +55,7 @@ export type QueueIndex = {
   readonly nextTurn: (owner: string, priority: number) => number
   /** The turn that stands before all others of a priority. */
   readonly headTurn: (priority: number) => number
-  /** Who is next for an executor; the head that is overtaken for it is marked. */
+  /** The next prediction for an executor; a head that is overtaken for it is marked. */
   readonly choose: (options: ClaimOptions, nowMs: number) => number | undefined
   readonly position: (id: string) => QueuePosition | undefined
   readonly waiting: () => number

@@ -45,7 +45,7 @@ export type WholeRow = Row & {
   readonly files_json: string | null
 }
 
-// A prompt is shorter, a data URI of a picture longer.
+// A prompt is shorter, a data URI of an image longer.
 const longestInRow = 4096
 // A page of the list holds a hundred.
 const longestInput = 64 * 1024
@@ -113,12 +113,12 @@ export function toWhole(row: WholeRow | undefined): Prediction | undefined {
 
 /** The input with long values cut and what is too much left out; the same object when there is neither. */
 export function shorten(input: Prediction['input']): Prediction['input'] {
-  let room = longestInput
+  let left = longestInput
   const entries = Object.entries(input)
   const kept = entries.flatMap(([name, value]) => {
     const short = cut(value)
-    room -= name.length + lengthOf(short)
-    return room < 0 ? [] : [[name, short] as const]
+    left -= name.length + lengthOf(short)
+    return left < 0 ? [] : [[name, short] as const]
   })
   const isWhole =
     kept.length === entries.length && kept.every(([name, value]) => value === input[name])

@@ -141,7 +141,7 @@ export function createPredictionStore(
     return outcome
   }
 
-  /** Without a claim: a cancel counts whoever holds the prediction. */
+  /** Without a claim: a cancel counts whichever executor holds the prediction. */
   function cancelRow(found: Prediction | undefined, progress?: Progress): CancelOutcome {
     if (!found) return { prediction: undefined, isCanceled: false }
     const prediction = cancel({ ...found, ...progress })

@@ -25,7 +25,7 @@ import { type Supervisor, superviseProcess } from './supervisor.js'
 
 export type EngineStatus = ReturnType<Supervisor['status']> | 'busy'
 
-/** `index` counts all pictures of the prediction, those that the safety checker left out too. */
+/** `index` counts all images of the prediction, also those that the safety checker left out. */
 export type GeneratedImage = EncodedImage & { readonly index: number }
 
 export type GenerationResult = {

@@ -3,7 +3,7 @@ import type { MemoryEstimate } from '../../engine/protocol.js'
 import { FluxdError } from '../../errors.js'
 import type { ValidDraft } from '../../plan/planGeneration.js'
 
-/** Throws `not_supported`, with the numbers, where not even an empty device has room for the plan. */
+/** Throws `not_supported`, with the numbers, where the plan exceeds even an empty device. */
 export function assertFits(
   { capacity, weights, checker, baseBytes, bytesPerPixel }: MemoryEstimate,
   { precision, size, checkSafety }: Pick<ValidDraft, 'precision' | 'size' | 'checkSafety'>,

@@ -52,7 +52,7 @@ export function startProcess(
   return {
     pid: child.pid,
     send(command) {
-      // A process that is going down no longer reads; its exit is what tells the caller.
+      // A process that is going down no longer reads; its exit ends what the caller waits for.
       if (child.connected) child.send(command, () => {})
     },
     kill: () => {
