@@ -1,8 +1,8 @@
 /** One after the other, in the order of the calls, whether those before succeed or fail. */
-export type InTurn = <T>(work: () => Promise<T>) => Promise<T>
+export type Mutex = <T>(work: () => Promise<T>) => Promise<T>
 
 /** Makes what it is given wait for each other. */
-export function createTurns(): InTurn {
+export function createMutex(): Mutex {
   let tail: Promise<unknown> = Promise.resolve()
   return (work) => {
     const turn = tail.then(work)

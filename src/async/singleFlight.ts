@@ -8,7 +8,7 @@ export type Waiter = {
   readonly onProgress: (done: number, total: number | undefined) => void
 }
 
-export type Flights<T extends { readonly release: () => void }> = {
+export type SingleFlight<T extends { readonly release: () => void }> = {
   /**
    * What `start` returns for the first who asks for `key`, shared with those who ask meanwhile:
    * each gets a share of their own. A late one is told the earlier lines.
@@ -24,9 +24,9 @@ type Flight<T> = {
 }
 
 /** `share` makes another hold of the same thing. */
-export function createFlights<T extends { readonly release: () => void }>(
+export function createSingleFlight<T extends { readonly release: () => void }>(
   share: (thing: T) => T,
-): Flights<T> {
+): SingleFlight<T> {
   const flights = new Map<string, Flight<T>>()
 
   function launch(key: string, start: (all: Waiter) => Promise<T>): Flight<T> {

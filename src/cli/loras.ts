@@ -3,9 +3,9 @@ import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
-import { findBuiltinIn } from '../loras/bundled.js'
+import { findBundledIn } from '../loras/bundled.js'
 import { type ListedLora, listLoras as readListing } from '../loras/listing.js'
-import { createLibrary, type Library } from '../loras/loraCache.js'
+import { createLoraCache, type LoraCache } from '../loras/loraCache.js'
 import { showBytes } from './downloadBars.js'
 import { showTransfer } from './transferBar.js'
 
@@ -27,17 +27,17 @@ export async function listLoras(
 
 /** Keeps the file `source`, or what the reference `source` leads to, under `name`. */
 export function addLora(name: string, source: string, context: LorasContext) {
-  return withLibrary(context, async (library) => {
-    if (isFile(source)) await library.addFile(name, resolve(source))
-    else await fetchLora(library, name, await expectReference(source, library), context)
-    context.stdout.write(`${name} is ${await library.find(name)}\n`)
+  return withLoraCache(context, async (cache) => {
+    if (isFile(source)) await cache.addFile(name, resolve(source))
+    else await fetchLora(cache, name, await expectReference(source, cache), context)
+    context.stdout.write(`${name} is ${await cache.find(name)}\n`)
   })
 }
 
 /** Forgets `name`, and removes its file if nothing else needs it. Throws `not_found`. */
 export function removeLora(name: string, context: LorasContext) {
-  return withLibrary(context, async (library) => {
-    await library.remove(name)
+  return withLoraCache(context, async (cache) => {
+    await cache.remove(name)
     context.stdout.write(`removed ${name}\n`)
   })
 }
@@ -45,18 +45,18 @@ export function removeLora(name: string, context: LorasContext) {
 /** The file that `place` is: a path, or the name of a LoRA. */
 export async function locateLora(place: string, context: LorasContext): Promise<string> {
   if (isFile(place)) return resolve(place)
-  return withLibrary(context, async (library) => (await library.find(place)) ?? resolve(place))
+  return withLoraCache(context, async (cache) => (await cache.find(place)) ?? resolve(place))
 }
 
 /** But for names, no reference is without a slash or begins as a path does. */
-async function expectReference(source: string, library: Library): Promise<string> {
+async function expectReference(source: string, cache: LoraCache): Promise<string> {
   const isPath = !source.includes('/') || /^(\.{0,2}\/|~)/.test(source)
-  if (!isPath || (await library.find(source)) !== undefined) return source
+  if (!isPath || (await cache.find(source)) !== undefined) return source
   throw invalidInput(`Expected a file or a reference but there is no file ${source}`)
 }
 
 async function fetchLora(
-  library: Library,
+  cache: LoraCache,
   name: string,
   source: string,
   { signal, stderr }: LorasContext,
@@ -64,23 +64,23 @@ async function fetchLora(
   const transfer = showTransfer(name, stderr)
   const writeLine = (line: string) => transfer.note(line)
   try {
-    await library.add(name, source, { signal, writeLine, onProgress: transfer.update })
+    await cache.add(name, source, { signal, writeLine, onProgress: transfer.update })
   } finally {
     transfer.stop()
   }
 }
 
 /** Whoever runs the command may reach every server that their machine reaches. */
-async function withLibrary<T>(
+async function withLoraCache<T>(
   { config }: LorasContext,
-  work: (library: Library) => Promise<T>,
+  work: (cache: LoraCache) => Promise<T>,
 ): Promise<T> {
-  const builtin = findBuiltinIn(config.loras.builtin)
-  const library = createLibrary(config, { builtin, allowAddress: () => true })
+  const findBundled = findBundledIn(config.loras.builtin)
+  const cache = createLoraCache(config, { findBundled, allowAddress: () => true })
   try {
-    return await work(library)
+    return await work(cache)
   } finally {
-    await library.close()
+    await cache.close()
   }
 }
 

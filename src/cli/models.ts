@@ -8,8 +8,8 @@ import type { Model, ModelLora } from '../catalog/model.js'
 import type { Config } from '../config/config.js'
 import { FluxInput } from '../contract/input.js'
 import { FluxdError, invalidInput } from '../errors.js'
-import { findBuiltinIn } from '../loras/bundled.js'
-import { createLibrary, type LibrarySettings } from '../loras/loraCache.js'
+import { findBundledIn } from '../loras/bundled.js'
+import { createLoraCache, type LoraCacheSettings } from '../loras/loraCache.js'
 import { showLora } from '../loras/reference.js'
 import { checkHeader } from '../loras/validateFile.js'
 import { variants } from '../plan/plan.js'
@@ -32,7 +32,7 @@ export type ModelsContext = {
 }
 
 export type AddContext = ModelsContext & {
-  readonly config: LibrarySettings & { readonly loras: { readonly builtin: string | undefined } }
+  readonly config: LoraCacheSettings & { readonly loras: { readonly builtin: string | undefined } }
   readonly signal: AbortSignal
   readonly stderr: NodeJS.WritableStream
 }
@@ -129,11 +129,11 @@ function readLora(text: string): ModelLora {
 
 /** The LoRAs with the digests of their files, which are fetched if need be. */
 async function pin(loras: readonly ModelLora[], { config, signal, stderr }: AddContext) {
-  const library = createLibrary(config, { builtin: findBuiltinIn(config.loras.builtin) })
+  const cache = createLoraCache(config, { findBundled: findBundledIn(config.loras.builtin) })
   const writeLine = (line: string) => void stderr.write(`${line}\n`)
   const digestOf = async ({ source, path }: ModelLora) => {
     if (path === undefined) {
-      const { digest, release } = await library.acquire(source, { signal, writeLine })
+      const { digest, release } = await cache.acquire(source, { signal, writeLine })
       release()
       return digest
     }
@@ -149,7 +149,7 @@ async function pin(loras: readonly ModelLora[], { config, signal, stderr }: AddC
     }
     return pinned
   } finally {
-    await library.close()
+    await cache.close()
   }
 }
 

@@ -5,9 +5,9 @@ import { join, resolve } from 'node:path'
 import type { Config } from '../config/config.js'
 import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import { FluxdError, invalidInput } from '../errors.js'
-import type { Patience } from '../net/download/resumable.js'
+import type { RetryPolicy } from '../net/download/resumable.js'
 import { createGuardedClient } from '../net/guardedClient.js'
-import { pullPatience, pullRepository } from '../net/huggingFace/pull.js'
+import { pullRepository, pullRetryPolicy } from '../net/huggingFace/pull.js'
 import { type Repository, readRepository } from '../net/huggingFace/repository.js'
 import { takeLock } from '../store/sqlite/dataDirLock.js'
 import { type DownloadView, showBytes, showDownloads } from './downloadBars.js'
@@ -19,7 +19,7 @@ export type PullContext = {
   readonly signal: AbortSignal
   readonly stdout: NodeJS.WritableStream
   readonly stderr: NodeJS.WriteStream
-  readonly patience?: Patience
+  readonly retry?: RetryPolicy
 }
 
 const lockName = '.lock'
@@ -55,16 +55,16 @@ function readReference(text: string) {
 }
 
 async function pullInto(folder: string, name: string, revision: string, context: PullContext) {
-  const { config, signal, patience = pullPatience } = context
+  const { config, signal, retry = pullRetryPolicy } = context
   // Whoever runs the command may reach every server that their machine reaches.
-  const client = createGuardedClient({ allowAddress: () => true, stallTimeoutMs: patience.stallMs })
+  const client = createGuardedClient({ allowAddress: () => true, stallTimeoutMs: retry.stallMs })
   const source = { client, host: config.hosts.huggingFace, signal }
   const partial = `${folder}.partial`
   try {
     const repository = await readRepository(name, revision, source)
     await withLock(partial, async () => {
       await withView(repository, context, (view) =>
-        pullRepository(repository, partial, source, view, patience),
+        pullRepository(repository, partial, source, view, retry),
       )
       openCheckpoint(partial)
       await rename(partial, folder)

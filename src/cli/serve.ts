@@ -6,7 +6,7 @@ import { readBuild } from '../build.js'
 import type { Config } from '../config/config.js'
 import { engineEnvironment } from '../config/engineEnvironment.js'
 import { invalidConfig } from '../errors.js'
-import { withOwnFiles } from '../files/localFiles.js'
+import { withLocalFiles } from '../files/localFiles.js'
 import type { WorkerPort } from '../predictions/workerPort.js'
 import { buildApp } from '../server/app.js'
 import { chooseHost } from '../server/auth/listenHost.js'
@@ -35,7 +35,7 @@ export async function serve(config: Config): Promise<void> {
     engines,
     store: services.store,
     loras: services.library,
-    media: withOwnFiles(services.media, services.files),
+    media: withLocalFiles(services.media, services.files),
     files: services.files,
     settings: {
       noise: config.noise,

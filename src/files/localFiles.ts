@@ -18,7 +18,7 @@ const inputFileId = (uri: string) =>
 const ownPath = /\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
 
 /** `media`, reading `…/v1/files/<id>` and `…/files/<id>/<name>` from `files` where they are there. */
-export const withOwnFiles = (
+export const withLocalFiles = (
   media: MediaClient,
   files: Pick<Files, 'find' | 'read'>,
 ): Pick<MediaClient, 'fetch'> => ({

@@ -6,7 +6,7 @@
  */
 import { z } from 'zod'
 import { FluxdError, invalidLora } from '../errors.js'
-import { bearerFor, type Host, type WeightsFile } from '../net/download/remoteFile.js'
+import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
 import { discard, type GuardedClient, readBody } from '../net/guardedClient.js'
 import { explainStatus } from './downloadErrors.js'
 
@@ -32,7 +32,7 @@ export async function locateOnCivitai(
   civitai: Host,
   client: GuardedClient,
   signal: AbortSignal,
-): Promise<WeightsFile> {
+): Promise<RemoteFile> {
   const page = `${civitai.url}/api/v1/models/${id}`
   const reply = await client.get(page, { bearer: bearerFor(page, civitai), signal })
   if (reply.statusCode !== 200) {

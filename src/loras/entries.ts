@@ -19,7 +19,7 @@ export type Entry = z.output<typeof Entry>
 
 export type KeyedEntry = Entry & { readonly key: string; readonly usedAtMs: number }
 
-export type Records = {
+export type Entries = {
   readonly read: (key: string) => Promise<Entry | undefined>
   /** Replaces what is there, at once. */
   readonly write: (key: string, entry: Entry) => Promise<void>
@@ -32,19 +32,19 @@ export type Records = {
 const suffix = '.json'
 
 /** Of a library: for what is being written. */
-export const partsFolder = 'parts'
+export const partialFilesFolder = 'parts'
 
 /** Both kinds of entries of the library in `folder`; nothing is made before something is written. */
-export function openRecords(folder: string) {
-  const temporary = join(folder, partsFolder)
+export function openEntries(folder: string) {
+  const temporary = join(folder, partialFilesFolder)
   return {
-    names: createRecords(join(folder, 'names'), temporary),
-    references: createRecords(join(folder, 'references'), temporary),
+    names: createEntries(join(folder, 'names'), temporary),
+    references: createEntries(join(folder, 'references'), temporary),
   }
 }
 
 /** The entries in `folder`; `temporary` is a folder of the same file system. */
-export function createRecords(folder: string, temporary: string): Records {
+export function createEntries(folder: string, temporary: string): Entries {
   const pathOf = (key: string) => join(folder, `${encodeURIComponent(key)}${suffix}`)
 
   async function read(key: string): Promise<Entry | undefined> {

@@ -4,12 +4,12 @@ import { rm } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { FluxdError, invalidLora } from '../errors.js'
 import { decodeDataUri } from '../net/dataUri.js'
-import { removePart } from '../net/download/partialFile.js'
-import { bearerFor, type Host, type WeightsFile } from '../net/download/remoteFile.js'
-import { type Downloaded, download, type Patience } from '../net/download/resumable.js'
+import { removePartialFile } from '../net/download/partialFile.js'
+import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
+import { type Downloaded, download, type RetryPolicy } from '../net/download/resumable.js'
 import type { GuardedClient } from '../net/guardedClient.js'
 import { locateOnCivitai } from './civitai.js'
-import { explainFailure, explainStatus, type Wanted } from './downloadErrors.js'
+import { type DownloadKind, explainFailure, explainStatus } from './downloadErrors.js'
 import { locateOnHub } from './huggingFace.js'
 import { type LoraSource, showLora } from './reference.js'
 import { unpackSafetensors } from './tar.js'
@@ -20,7 +20,7 @@ export type FetchOptions = {
   readonly client: GuardedClient
   readonly hosts: Hosts
   readonly maxBytes: number
-  readonly patience: Patience
+  readonly retry: RetryPolicy
 }
 
 export type FetchRequest = {
@@ -49,18 +49,22 @@ export function createFetch(options: FetchOptions): FetchWeights {
   const { hosts, client, maxBytes } = options
   const { huggingFace, civitai, replicate } = hosts
 
-  async function get(wanted: Wanted, file: WeightsFile, request: FetchRequest): Promise<Fetched> {
-    const reply = await orExplain(wanted, request.signal, () => pull(file, request))
-    if (reply.kind === 'refused') throw invalidLora(explainStatus(wanted, reply.status))
+  async function get(
+    kind: DownloadKind,
+    file: RemoteFile,
+    request: FetchRequest,
+  ): Promise<Fetched> {
+    const reply = await orExplain(kind, request.signal, () => pull(file, request))
+    if (reply.kind === 'refused') throw invalidLora(explainStatus(kind, reply.status))
     return complete(file, reply, request)
   }
 
-  const pull = ({ url, bearer }: WeightsFile, { part, signal, onProgress }: FetchRequest) =>
-    download(client, part, { url, bearer, maxBytes, signal, onProgress }, options.patience)
+  const pull = ({ url, bearer }: RemoteFile, { part, signal, onProgress }: FetchRequest) =>
+    download(client, part, { url, bearer, maxBytes, signal, onProgress }, options.retry)
 
-  function getFile(wanted: Wanted, file: WeightsFile, request: FetchRequest): Promise<Fetched> {
+  function getFile(kind: DownloadKind, file: RemoteFile, request: FetchRequest): Promise<Fetched> {
     request.report(`downloading weights from ${showLora(file.url)}`)
-    return get(wanted, file, request)
+    return get(kind, file, request)
   }
 
   async function getFromHub(
@@ -94,7 +98,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
     try {
       return await unpack(createReadStream(path), 'tarball', request)
     } finally {
-      await removePart(path)
+      await removePartialFile(path)
     }
   }
 
@@ -137,7 +141,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
   }
 }
 
-const fileAt = (url: string, host: Host): WeightsFile => ({
+const fileAt = (url: string, host: Host): RemoteFile => ({
   url,
   bearer: bearerFor(url, host),
   sha256: undefined,
@@ -152,13 +156,13 @@ function weightsUrl(
 }
 
 async function complete(
-  { sha256 }: WeightsFile,
+  { sha256 }: RemoteFile,
   file: Extract<Downloaded, { kind: 'file' }>,
   { part }: FetchRequest,
 ): Promise<Fetched> {
   if (sha256 === undefined || sha256 === file.sha256)
     return { path: part, digest: file.sha256, bytes: file.bytes }
-  await removePart(part)
+  await removePartialFile(part)
   throw invalidLora(`Expected a file with the sha256 ${sha256} but received ${file.sha256}`)
 }
 
@@ -173,7 +177,7 @@ function decodeTar(uri: string, maxBytes: number): Uint8Array {
 
 /** A sentence of ours stays as it is; any other reason is put into the reference's. */
 async function orExplain<T>(
-  wanted: Wanted,
+  kind: DownloadKind,
   signal: AbortSignal,
   task: () => Promise<T>,
 ): Promise<T> {
@@ -181,7 +185,7 @@ async function orExplain<T>(
     return await task()
   } catch (error) {
     if (error instanceof FluxdError && error.code === 'lora_invalid') throw error
-    throw explain(error, signal, (cause) => explainFailure(wanted, cause))
+    throw explain(error, signal, (cause) => explainFailure(kind, cause))
   }
 }
 

@@ -1,7 +1,7 @@
 /** Files of Hugging Face repositories: which one is meant, and where its bytes are. */
 import { fileDownloadInfo, listFiles } from '@huggingface/hub'
 import { invalidLora } from '../errors.js'
-import { bearerFor, type Host, type WeightsFile } from '../net/download/remoteFile.js'
+import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
 import { discard, type GuardedClient, type Reply, readBody } from '../net/guardedClient.js'
 import type { LoraSource } from './reference.js'
 
@@ -19,7 +19,7 @@ export async function locateOnHub(
   hub: Host,
   client: GuardedClient,
   signal: AbortSignal,
-): Promise<WeightsFile & { readonly file: string }> {
+): Promise<RemoteFile & { readonly file: string }> {
   const name = `${owner}/${repo}`
   const fetch = hubFetch(client, name, hub, signal)
   const options = { repo: { type: 'model', name }, hubUrl: hub.url, fetch } as const

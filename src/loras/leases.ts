@@ -5,14 +5,14 @@
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-export type Holds = {
-  /** Returns what ends the hold; calling that again does nothing. */
+export type Leases = {
+  /** Returns what ends the lease; calling that again does nothing. */
   readonly take: (digest: string) => () => void
-  readonly isHeld: (digest: string) => boolean
+  readonly isLeased: (digest: string) => boolean
 }
 
-/** The holds in `folder`, which is made. All of it is synchronous, so that nothing comes in between. */
-export function createHolds(folder: string): Holds {
+/** The leases in `folder`, which is made. All of it is synchronous, so that nothing comes in between. */
+export function createLeases(folder: string): Leases {
   mkdirSync(folder, { recursive: true })
   removeDead(folder)
   const counts = new Map<string, number>()
@@ -31,13 +31,13 @@ export function createHolds(folder: string): Holds {
     take(digest) {
       if (!counts.has(digest)) writeFileSync(markOf(digest), '')
       counts.set(digest, (counts.get(digest) ?? 0) + 1)
-      let isHeld = true
+      let isLeased = true
       return () => {
-        if (isHeld) drop(digest)
-        isHeld = false
+        if (isLeased) drop(digest)
+        isLeased = false
       }
     },
-    isHeld: (digest) =>
+    isLeased: (digest) =>
       counts.has(digest) ||
       readdirSync(folder).some((mark) => mark.startsWith(`${digest}.`) && isOther(pidOf(mark))),
   }

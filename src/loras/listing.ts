@@ -1,6 +1,6 @@
 /** What a library holds, for whoever only looks: nothing is made or changed. */
 import { join } from 'node:path'
-import { type KeyedEntry, openRecords } from './entries.js'
+import { type KeyedEntry, openEntries } from './entries.js'
 
 export type ListedLora = {
   /** Undefined for what only predictions referred to. */
@@ -13,7 +13,7 @@ export type ListedLora = {
 }
 
 /** The library is the folder `loras` in `dataDir`. */
-export const libraryFolder = ({ dataDir }: { readonly dataDir: string }) => join(dataDir, 'loras')
+export const loraCacheFolder = ({ dataDir }: { readonly dataDir: string }) => join(dataDir, 'loras')
 
 /**
  * Named LoRAs by name, then the others, the last used first; none where there is no library yet. Throws a
@@ -22,7 +22,7 @@ export const libraryFolder = ({ dataDir }: { readonly dataDir: string }) => join
 export async function listLoras(settings: {
   readonly dataDir: string
 }): Promise<readonly ListedLora[]> {
-  const { names, references } = openRecords(libraryFolder(settings))
+  const { names, references } = openEntries(loraCacheFolder(settings))
   const named = await names.list()
   const referred = (await references.list()).filter(
     ({ digest }) => !named.some((each) => each.digest === digest),

@@ -4,21 +4,21 @@
  */
 import { createHash } from 'node:crypto'
 import { copyFile, stat } from 'node:fs/promises'
-import { createFlights, type Waiter } from '../async/singleFlight.js'
+import { createSingleFlight, type Waiter } from '../async/singleFlight.js'
 import { FluxdError, invalidInput, invalidLora } from '../errors.js'
 import { createDigests } from '../net/download/fileDigest.js'
-import { removePart } from '../net/download/partialFile.js'
-import { defaultPatience, type Patience } from '../net/download/resumable.js'
+import { removePartialFile } from '../net/download/partialFile.js'
+import { defaultRetryPolicy, type RetryPolicy } from '../net/download/resumable.js'
 import { createGuardedClient } from '../net/guardedClient.js'
 import { type AddressRule, allowHosts } from '../net/publicAddress.js'
-import { createStore, type Held, type Place } from './blobStore.js'
-import type { FindBuiltin } from './bundled.js'
+import { createBlobStore, type EntryKey, type LeasedBlob } from './blobStore.js'
+import type { FindBundled } from './bundled.js'
 import { createFetch, type Fetched, type Hosts } from './fetchLora.js'
-import { type ListedLora, libraryFolder, listLoras } from './listing.js'
+import { type ListedLora, listLoras, loraCacheFolder } from './listing.js'
 import { type LoraSource, parseLoraSource, showLora } from './reference.js'
 import { checkHeader } from './validateFile.js'
 
-export type LibrarySettings = {
+export type LoraCacheSettings = {
   /** The library is the folder `loras` in it. */
   readonly dataDir: string
   readonly hosts: Hosts
@@ -32,10 +32,10 @@ export type LibrarySettings = {
   }
 }
 
-export type LibraryOptions = {
-  readonly builtin?: FindBuiltin
+export type LoraCacheOptions = {
+  readonly findBundled?: FindBundled
   readonly allowAddress?: AddressRule
-  readonly patience?: Patience
+  readonly retry?: RetryPolicy
 }
 
 export type AcquireOptions = {
@@ -55,7 +55,7 @@ export type AcquiredLora = {
   readonly release: () => void
 }
 
-export type Library = {
+export type LoraCache = {
   /**
    * The file that `reference` leads to, fetched if need be. Throws `lora_invalid`, which is the
    * prediction's error, or `canceled`.
@@ -76,35 +76,35 @@ export type Library = {
   readonly close: () => Promise<void>
 }
 
-/** A reference: its key in the records, what it means, and how it may be shown. */
-type Wanted = { readonly key: string; readonly source: LoraSource; readonly shown: string }
+/** A reference: its key in the entries, what it means, and how it may be shown. */
+type LoraRequest = { readonly key: string; readonly source: LoraSource; readonly shown: string }
 
-type Landed = Held & { readonly source: AcquiredLora['source'] }
+type CachedLora = LeasedBlob & { readonly source: AcquiredLora['source'] }
 
 const nothing = () => {}
 
 /** The library in `settings.dataDir`, which several processes of one machine may share. */
-export function createLibrary(
-  settings: LibrarySettings,
+export function createLoraCache(
+  settings: LoraCacheSettings,
   {
-    builtin = () => undefined,
+    findBundled = () => undefined,
     allowAddress = allowHosts(settings.allowedHosts),
-    patience = defaultPatience,
-  }: LibraryOptions = {},
-): Library {
+    retry = defaultRetryPolicy,
+  }: LoraCacheOptions = {},
+): LoraCache {
   const { maxBytes, cacheBytes, minFreeBytes } = settings.loras
-  const store = createStore(libraryFolder(settings), { quotaBytes: cacheBytes, minFreeBytes })
-  const client = createGuardedClient({ allowAddress, stallTimeoutMs: patience.stallMs })
+  const blobs = createBlobStore(loraCacheFolder(settings), { quotaBytes: cacheBytes, minFreeBytes })
+  const client = createGuardedClient({ allowAddress, stallTimeoutMs: retry.stallMs })
   const fetchWeights = createFetch({
     client,
     hosts: settings.hosts,
     maxBytes: Math.min(maxBytes, cacheBytes),
-    patience,
+    retry,
   })
   const digestOf = createDigests()
-  const flights = createFlights<Landed>((landed) => ({
-    ...store.hold(landed)!,
-    source: landed.source,
+  const singleFlight = createSingleFlight<CachedLora>((lora) => ({
+    ...blobs.lease(lora)!,
+    source: lora.source,
   }))
 
   async function acquire(
@@ -114,10 +114,10 @@ export function createLibrary(
     const startedAtMs = performance.now()
     const key = keyOf(reference)
     const there =
-      (await findNamed(reference)) ?? (await findBuiltin(reference)) ?? (await findKept(key))
-    const landed =
+      (await findNamed(reference)) ?? (await openBundled(reference)) ?? (await findKept(key))
+    const lora =
       there ?? (await fetchOnce(reference, key, { signal, report: writeLine, onProgress }))
-    return toAcquired(landed, startedAtMs)
+    return toAcquired(lora, startedAtMs)
   }
 
   async function open(path: string): Promise<AcquiredLora> {
@@ -125,77 +125,77 @@ export function createLibrary(
     return toAcquired(await openFile(path), startedAtMs)
   }
 
-  async function openFile(path: string): Promise<Landed> {
+  async function openFile(path: string): Promise<CachedLora> {
     return { path, digest: await digestOf(path), bytes: 0, source: 'disk', release: nothing }
   }
 
-  async function findNamed(name: string): Promise<Landed | undefined> {
-    const entry = isName(name) ? await store.names.read(name) : undefined
+  async function findNamed(name: string): Promise<CachedLora | undefined> {
+    const entry = isName(name) ? await blobs.names.read(name) : undefined
     if (!entry) return undefined
-    const held = store.hold(entry)
-    if (!held)
+    const leased = blobs.lease(entry)
+    if (!leased)
       throw invalidLora(
         `The file of the LoRA ${name} is gone: add it again with \`fluxd loras add\``,
       )
-    await store.names.touch(name)
-    return { ...held, source: 'disk' }
+    await blobs.names.touch(name)
+    return { ...leased, source: 'disk' }
   }
 
-  async function findBuiltin(name: string): Promise<Landed | undefined> {
-    const path = builtin(name)
+  async function openBundled(name: string): Promise<CachedLora | undefined> {
+    const path = findBundled(name)
     return path === undefined ? undefined : openFile(path)
   }
 
-  async function findKept(key: string): Promise<Landed | undefined> {
-    const entry = await store.references.read(key)
-    const held = entry && store.hold(entry)
-    if (held) await store.references.touch(key)
-    return held && { ...held, source: 'disk' }
+  async function findKept(key: string): Promise<CachedLora | undefined> {
+    const entry = await blobs.references.read(key)
+    const leased = entry && blobs.lease(entry)
+    if (leased) await blobs.references.touch(key)
+    return leased && { ...leased, source: 'disk' }
   }
 
-  function fetchOnce(reference: string, key: string, waiter: Waiter): Promise<Landed> {
-    const wanted = { key, source: parseLoraSource(reference), shown: showLora(reference) }
-    // It may have come between the look into the store and now.
-    const start = async (all: Waiter) => (await findKept(key)) ?? fetchAndAdmit(wanted, all)
-    return flights.join(key, waiter, start)
+  function fetchOnce(reference: string, key: string, waiter: Waiter): Promise<CachedLora> {
+    const request = { key, source: parseLoraSource(reference), shown: showLora(reference) }
+    // It may have come between the look into the blob store and now.
+    const start = async (all: Waiter) => (await findKept(key)) ?? fetchAndAdmit(request, all)
+    return singleFlight.join(key, waiter, start)
   }
 
   async function fetchAndAdmit(
-    { key, source, shown }: Wanted,
+    { key, source, shown }: LoraRequest,
     { signal, report, onProgress }: Waiter,
-  ): Promise<Landed> {
-    report(`free=${await store.freeBytes()}`)
-    await store.makeRoom(0, report)
+  ): Promise<CachedLora> {
+    report(`free=${await blobs.freeBytes()}`)
+    await blobs.evictToFit(0, report)
     report('Downloading weights')
     const startedAtMs = performance.now()
-    const part = await store.parts.claim(key)
+    const part = await blobs.partialFiles.claim(key)
     try {
       const fetched = await fetchWeights(source, { part, signal, report, onProgress })
-      const held = await admit(fetched, shown, { records: store.references, key }, report)
-      await removePart(part)
+      const leased = await admit(fetched, shown, { entries: blobs.references, key }, report)
+      await removePartialFile(part)
       if (fetched.hubFile !== undefined)
-        report(`Downloaded ${fetched.hubFile} from HuggingFace to ${held.path}`)
+        report(`Downloaded ${fetched.hubFile} from HuggingFace to ${leased.path}`)
       const seconds = (performance.now() - startedAtMs) / 1000
       report(`Downloaded weights in ${seconds.toFixed(2)}s`)
-      return { ...held, source: 'network' }
+      return { ...leased, source: 'network' }
     } finally {
-      store.parts.yield(part)
+      blobs.partialFiles.release(part)
     }
   }
 
   async function admit(
     { path, digest, bytes }: Fetched,
     source: string,
-    place: Place,
+    place: EntryKey,
     report: (line: string) => void,
-  ): Promise<Held> {
+  ): Promise<LeasedBlob> {
     try {
       checkHeader(path, source)
     } catch (error) {
-      await removePart(path)
+      await removePartialFile(path)
       throw error
     }
-    return store.admit(path, { digest, bytes, source }, place, report)
+    return blobs.admit(path, { digest, bytes, source }, place, report)
   }
 
   async function add(name: string, reference: string, options: AcquireOptions): Promise<void> {
@@ -203,52 +203,52 @@ export function createLibrary(
     const waiter = { onProgress: nothing, ...options, report: options.writeLine }
     const key = keyOf(reference)
     const named = await findNamed(reference)
-    const path = named ? undefined : builtin(reference)
+    const path = named ? undefined : findBundled(reference)
     if (path !== undefined) return addFile(name, path)
-    const landed = named ?? (await findKept(key)) ?? (await fetchOnce(reference, key, waiter))
-    const { digest, bytes, release } = landed
-    await store.names.write(name, { digest, bytes, source: showLora(reference) })
+    const lora = named ?? (await findKept(key)) ?? (await fetchOnce(reference, key, waiter))
+    const { digest, bytes, release } = lora
+    await blobs.names.write(name, { digest, bytes, source: showLora(reference) })
     release()
   }
 
   async function addFile(name: string, path: string): Promise<void> {
     checkName(name)
-    const part = await store.parts.claim(keyOf(`file:${path}`))
+    const part = await blobs.partialFiles.claim(keyOf(`file:${path}`))
     try {
       await copyFile(path, part)
       const file = { path: part, digest: await digestOf(part), bytes: (await stat(part)).size }
-      const place = { records: store.names, key: name }
+      const place = { entries: blobs.names, key: name }
       const { release } = await admit(file, path, place, nothing)
       release()
     } finally {
-      await removePart(part)
-      store.parts.yield(part)
+      await removePartialFile(part)
+      blobs.partialFiles.release(part)
     }
   }
 
   async function remove(name: string): Promise<void> {
-    const entry = isName(name) ? await store.names.read(name) : undefined
+    const entry = isName(name) ? await blobs.names.read(name) : undefined
     if (!entry) throw new FluxdError('not_found', `There is no LoRA named ${name}`)
-    await store.names.remove(name)
-    await store.discard(entry.digest)
+    await blobs.names.remove(name)
+    await blobs.discard(entry.digest)
   }
 
   async function list() {
     const listed = await listLoras(settings)
-    return listed.map((lora) => ({ ...lora, inUse: store.isHeld(lora.digest) }))
+    return listed.map((lora) => ({ ...lora, inUse: blobs.isLeased(lora.digest) }))
   }
 
   async function find(name: string): Promise<string | undefined> {
-    const held = (await findNamed(name)) ?? (await findBuiltin(name))
-    held?.release()
-    return held?.path
+    const leased = (await findNamed(name)) ?? (await openBundled(name))
+    leased?.release()
+    return leased?.path
   }
 
   return { acquire, open, add, addFile, remove, list, find, close: client.close }
 }
 
 const toAcquired = (
-  { path, digest, source, release }: Landed,
+  { path, digest, source, release }: CachedLora,
   startedAtMs: number,
 ): AcquiredLora => ({
   ...{ path, digest, source, release },

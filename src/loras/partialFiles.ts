@@ -10,17 +10,17 @@ import { isOther } from './leases.js'
 
 export type Leftover = { readonly path: string; readonly bytes: number; readonly usedAtMs: number }
 
-export type Parts = {
+export type PartialFiles = {
   /** The path of this process's part for `key`, with what an earlier process left of it. */
   readonly claim: (key: string) => Promise<string>
   /** Ends the claim; what is left of the part may be taken or thrown away. */
-  readonly yield: (path: string) => void
+  readonly release: (path: string) => void
   /** What no living process writes. */
   readonly leftovers: () => Promise<readonly Leftover[]>
 }
 
-/** The parts in `folder`. */
-export function createParts(folder: string): Parts {
+/** The partial files in `folder`. */
+export function createPartialFiles(folder: string): PartialFiles {
   const claimed = new Set<string>()
   const list = async () => await readdir(folder).catch(() => [])
   const isFree = (file: string) => !claimed.has(stemOf(join(folder, file))) && !isWritten(file)
@@ -35,7 +35,7 @@ export function createParts(folder: string): Parts {
       if (left && join(folder, left) !== own) await takeOver(join(folder, left), own)
       return own
     },
-    yield: (path) => void claimed.delete(path),
+    release: (path) => void claimed.delete(path),
     async leftovers() {
       const files = (await list()).filter(isFree)
       return (await Promise.all(files.map((file) => measure(join(folder, file))))).flat()

@@ -8,7 +8,7 @@ import { invalidLora } from '../errors.js'
 export type LoraSource =
   /** A tar inside its own URL. */
   | { readonly kind: 'data'; readonly uri: string }
-  /** Without `file`, the repository holds exactly one .safetensors. */
+  /** Without `file`, the repository leases exactly one .safetensors. */
   | {
       readonly kind: 'huggingface'
       readonly owner: string

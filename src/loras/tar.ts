@@ -14,7 +14,7 @@ type Entry = ExtractEvents['entry'][1]
 
 export type Unpacked = { readonly bytes: number; readonly sha256: string }
 
-// What a tar may hold besides the weights: a config, captions, samples.
+// What a tar may lease besides the weights: a config, captions, samples.
 const otherBytes = 2 ** 28
 const maxEntries = 10_000
 

@@ -26,7 +26,7 @@ export function checkHeader(path: string, shown: string): void {
     const kind = kindOf(start)
     throw kind ? refuse(kind) : invalidLora(cause.message.replaceAll(path, shown), cause)
   }
-  throw invalidLora(`Expected tensors in ${shown} but it holds none`)
+  throw invalidLora(`Expected tensors in ${shown} but it leases none`)
 }
 
 function readStart(path: string): Buffer {

@@ -3,12 +3,12 @@
  * several references, separated by spaces, there is room for two, and it begins again and again;
  * the one that follows the word `hold` is held for ever.
  */
-import { createLibrary } from '../../src/loras/loraCache.js'
+import { createLoraCache } from '../../src/loras/loraCache.js'
 
 const [dataDir, origin, references] = process.argv.slice(2) as [string, string, string]
 const all = references.replace(/^hold /, '').split(' ')
 const host = { url: origin, token: undefined }
-const library = createLibrary({
+const library = createLoraCache({
   dataDir,
   hosts: { huggingFace: host, civitai: host, replicate: host },
   allowedHosts: ['127.0.0.1'],

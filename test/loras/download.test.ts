@@ -3,14 +3,14 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { download, type Patience } from '../../src/net/download/resumable.js'
+import { download, type RetryPolicy } from '../../src/net/download/resumable.js'
 import { createGuardedClient } from '../../src/net/guardedClient.js'
 import { type FileOptions, makeWeights, sha256, startHost } from './hosts.js'
 
-const patience: Patience = { attempts: 3, delayMs: 5, stallMs: 150, timeoutMs: 5000 }
+const retry: RetryPolicy = { attempts: 3, delayMs: 5, stallMs: 150, timeoutMs: 5000 }
 const bytes = makeWeights(100_000)
 
-async function setUp(options: FileOptions = {}, limits: Partial<Patience> = {}) {
+async function setUp(options: FileOptions = {}, limits: Partial<RetryPolicy> = {}) {
   const host = await startHost()
   const folder = mkdtempSync(join(tmpdir(), 'fluxd-download-'))
   onTestFinished(() => rmSync(folder, { recursive: true }))
@@ -19,7 +19,7 @@ async function setUp(options: FileOptions = {}, limits: Partial<Patience> = {}) 
   host.file('/lora', bytes, { received, ...options })
   const client = createGuardedClient({
     allowAddress: (address) => address === '127.0.0.1',
-    stallTimeoutMs: patience.stallMs,
+    stallTimeoutMs: retry.stallMs,
   })
   onTestFinished(() => client.close())
   const pull = (request: Partial<Parameters<typeof download>[2]> = {}) =>
@@ -32,7 +32,7 @@ async function setUp(options: FileOptions = {}, limits: Partial<Patience> = {}) 
         signal: new AbortController().signal,
         ...request,
       },
-      { ...patience, ...limits },
+      { ...retry, ...limits },
     )
   return { host, part, pull, ranges: () => host.asked.map(({ headers }) => headers.range) }
 }

@@ -3,7 +3,7 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
-import { findBuiltinIn } from '../../src/loras/bundled.js'
+import { findBundledIn } from '../../src/loras/bundled.js'
 import { type Host, makeTar, makeWeights, sha256, startHost } from './hosts.js'
 import { filesOf, setUp, tokens, writtenText } from './server.js'
 
@@ -594,7 +594,7 @@ describe('names', () => {
 
   test('what comes with fluxd goes before Replicate', async () => {
     const folder = new URL('../../models/tiny/loras', import.meta.url).pathname
-    const { acquire, library, lines } = await setUp({}, { builtin: findBuiltinIn(folder) })
+    const { acquire, library, lines } = await setUp({}, { findBundled: findBundledIn(folder) })
     const lora = await acquire('fofr/shxdo-v2')
     expect(lora).toMatchObject({ path: `${folder}/fofr--shxdo-v2.safetensors`, source: 'disk' })
     expect(lora.digest).toBe(sha256(readFileSync(lora.path)))
@@ -606,7 +606,7 @@ describe('names', () => {
 
   test('another name may be given to what has one or comes with fluxd', async () => {
     const folder = new URL('../../models/tiny/loras', import.meta.url).pathname
-    const { host, acquire, library } = await setUp({}, { builtin: findBuiltinIn(folder) })
+    const { host, acquire, library } = await setUp({}, { findBundled: findBundledIn(folder) })
     host.file('/a.safetensors', weights)
     await library.add('watercolour', `${host.origin}/a.safetensors`, options)
     await library.add('copy', 'watercolour', options)

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import {
-  createLibrary,
-  type LibraryOptions,
-  type LibrarySettings,
+  createLoraCache,
+  type LoraCacheOptions,
+  type LoraCacheSettings,
 } from '../../src/loras/loraCache.js'
 import { type Host, startHost } from './hosts.js'
 
@@ -14,7 +14,7 @@ export const tokens = { huggingFace: 'hf_SECRET', civitai: 'cv_SECRET' }
 
 const secret = (value: string) => ({ reveal: () => value, toJSON: () => '***' })
 
-export type Sizes = Partial<LibrarySettings['loras']>
+export type Sizes = Partial<LoraCacheSettings['loras']>
 
 export function makeFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'fluxd-library-'))
@@ -27,9 +27,9 @@ export function openLibrary(
   host: Host,
   dataDir: string,
   { maxBytes = 2 ** 20, cacheBytes = 2 ** 24, minFreeBytes = 0 }: Sizes = {},
-  options: LibraryOptions = {},
+  options: LoraCacheOptions = {},
 ) {
-  const library = createLibrary(
+  const library = createLoraCache(
     {
       dataDir,
       hosts: {
@@ -40,7 +40,7 @@ export function openLibrary(
       allowedHosts: ['127.0.0.1'],
       loras: { maxBytes, cacheBytes, minFreeBytes },
     },
-    { patience: { attempts: 2, delayMs: 5, stallMs: 200, timeoutMs: 5000 }, ...options },
+    { retry: { attempts: 2, delayMs: 5, stallMs: 200, timeoutMs: 5000 }, ...options },
   )
   onTestFinished(() => library.close())
   return library
@@ -48,7 +48,7 @@ export function openLibrary(
 
 export type TestLibrary = ReturnType<typeof openLibrary>
 
-export async function setUp(sizes: Sizes = {}, options: LibraryOptions = {}) {
+export async function setUp(sizes: Sizes = {}, options: LoraCacheOptions = {}) {
   const host = await startHost()
   const dataDir = makeFolder()
   const library = openLibrary(host, dataDir, sizes, options)

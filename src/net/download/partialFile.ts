@@ -18,7 +18,7 @@ const Origin = z.object({
 /** Where the bytes came from; all of them came from one version of one file. */
 export type Origin = z.output<typeof Origin>
 
-export type Part = {
+export type PartialFile = {
   readonly path: string
   readonly length: () => number
   /** Absent while there are no bytes. */
@@ -32,7 +32,7 @@ export type Part = {
 }
 
 /** The part at `path` with whatever an earlier process left in it, hashed. */
-export async function openPart(path: string): Promise<Part> {
+export async function openPartialFile(path: string): Promise<PartialFile> {
   const handle = await open(path, 'a+')
   let origin = await readOrigin(path)
   let length = 0
@@ -79,7 +79,7 @@ export async function openPart(path: string): Promise<Part> {
 export const originPath = (path: string) => `${path}.json`
 
 /** Removes the part at `path` and what is beside it. */
-export async function removePart(path: string): Promise<void> {
+export async function removePartialFile(path: string): Promise<void> {
   await rm(path, { force: true })
   await rm(originPath(path), { force: true })
 }

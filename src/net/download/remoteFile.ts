@@ -3,7 +3,7 @@
 /** A value that is shown as *** wherever it is printed. */
 export type Secret = { readonly reveal: () => string }
 
-export type WeightsFile = {
+export type RemoteFile = {
   readonly url: string
   /** A token for the URL's own server. */
   readonly bearer: string | undefined

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FluxdError, invalidLora } from '../../errors.js'
 import { discard, type GuardedClient, type Reply } from '../guardedClient.js'
-import { type Origin, openPart, type Part, removePart } from './partialFile.js'
+import { type Origin, openPartialFile, type PartialFile, removePartialFile } from './partialFile.js'
 
 export type DownloadRequest = {
   readonly url: string
@@ -18,7 +18,7 @@ export type DownloadRequest = {
   readonly onProgress?: ((done: number, total: number | undefined) => void) | undefined
 }
 
-export type Patience = {
+export type RetryPolicy = {
   /** Attempts in a row that bring next to nothing. */
   readonly attempts: number
   /** Before the second attempt; it doubles from then on. */
@@ -29,7 +29,7 @@ export type Patience = {
   readonly timeoutMs: number
 }
 
-export const defaultPatience: Patience = {
+export const defaultRetryPolicy: RetryPolicy = {
   attempts: 5,
   delayMs: 500,
   stallMs: 30_000,
@@ -59,13 +59,13 @@ export async function download(
   client: GuardedClient,
   path: string,
   request: DownloadRequest,
-  patience: Patience = defaultPatience,
+  retry: RetryPolicy = defaultRetryPolicy,
 ): Promise<Downloaded> {
-  const deadline = AbortSignal.timeout(patience.timeoutMs)
+  const deadline = AbortSignal.timeout(retry.timeoutMs)
   const signal = AbortSignal.any([request.signal, deadline])
-  const part = await openPart(path)
+  const part = await openPartialFile(path)
   try {
-    const step = await repeat(part, { ...request, signal }, client, patience)
+    const step = await repeat(part, { ...request, signal }, client, retry)
     if (step.kind === 'complete') return { kind: 'file', ...(await part.finish()) }
     await drop(part)
     return step
@@ -75,21 +75,21 @@ export async function download(
     if (request.signal.aborted)
       throw new FluxdError('canceled', 'The download was canceled', { cause: error })
     if (deadline.aborted)
-      throw new Error(`it took longer than ${patience.timeoutMs} ms`, { cause: error })
+      throw new Error(`it took longer than ${retry.timeoutMs} ms`, { cause: error })
     throw error
   }
 }
 
-async function drop(part: Part): Promise<void> {
+async function drop(part: PartialFile): Promise<void> {
   await part.close()
-  await removePart(part.path)
+  await removePartialFile(part.path)
 }
 
 async function repeat(
-  part: Part,
+  part: PartialFile,
   request: DownloadRequest,
   client: GuardedClient,
-  { attempts, delayMs }: Patience,
+  { attempts, delayMs }: RetryPolicy,
 ): Promise<Exclude<Step, { kind: 'again' }>> {
   for (let failures = 0; ; ) {
     const before = part.length()
@@ -103,7 +103,11 @@ async function repeat(
   }
 }
 
-async function attempt(part: Part, request: DownloadRequest, client: GuardedClient): Promise<Step> {
+async function attempt(
+  part: PartialFile,
+  request: DownloadRequest,
+  client: GuardedClient,
+): Promise<Step> {
   const { url, bearer, signal } = request
   try {
     const headers = rangeHeaders(part, url)
@@ -119,14 +123,14 @@ async function attempt(part: Part, request: DownloadRequest, client: GuardedClie
   }
 }
 
-const rangeHeaders = (part: Part, url: string): Readonly<Record<string, string>> => {
+const rangeHeaders = (part: PartialFile, url: string): Readonly<Record<string, string>> => {
   const origin = part.origin()
   if (origin?.validator === undefined || origin.url !== hashOf(url)) return {}
   return { range: `bytes=${part.length()}-`, 'if-range': origin.validator }
 }
 
 /** Makes the part ready for the reply's body; returns why there is none to take. */
-async function prepare(part: Part, reply: Reply, url: string): Promise<Step | undefined> {
+async function prepare(part: PartialFile, reply: Reply, url: string): Promise<Step | undefined> {
   const { statusCode: status, headers } = reply
   if (status === 200) {
     await part.restart(originOf(reply, url))
@@ -154,7 +158,7 @@ function originOf({ headers }: Reply, url: string): Origin {
   }
 }
 
-function continues(part: Part, { headers }: Reply): boolean {
+function continues(part: PartialFile, { headers }: Reply): boolean {
   const range = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(single(headers['content-range']) ?? '')
   const { total, validator } = part.origin() ?? {}
   return (
@@ -172,7 +176,7 @@ function isOfSame(validator: string | undefined, headers: Reply['headers']): boo
   return told === undefined || told === validator
 }
 
-async function receive(part: Part, reply: Reply, request: DownloadRequest): Promise<Step> {
+async function receive(part: PartialFile, reply: Reply, request: DownloadRequest): Promise<Step> {
   const total = part.origin()?.total ?? announced(part, reply)
   const tooLarge = () =>
     invalidLora(`Expected a file of at most ${request.maxBytes} bytes but it is larger`)
@@ -190,7 +194,7 @@ async function receive(part: Part, reply: Reply, request: DownloadRequest): Prom
 }
 
 /** `origin()` tells nothing while the part is empty. */
-const announced = (part: Part, { headers }: Reply) => {
+const announced = (part: PartialFile, { headers }: Reply) => {
   const length = single(headers['content-length'])
   return length === undefined ? undefined : part.length() + Number(length)
 }

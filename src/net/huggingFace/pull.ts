@@ -7,9 +7,9 @@ import { createReadStream } from 'node:fs'
 import { mkdir, rename, rm, stat, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { FluxdError } from '../../errors.js'
-import { originPath, removePart } from '../download/partialFile.js'
+import { originPath, removePartialFile } from '../download/partialFile.js'
 import { bearerFor } from '../download/remoteFile.js'
-import { type Downloaded, download, type Patience } from '../download/resumable.js'
+import { type Downloaded, download, type RetryPolicy } from '../download/resumable.js'
 import {
   checkAccess,
   explainDenial,
@@ -29,7 +29,7 @@ export type PullProgress = {
 const filesAtOnce = 3
 
 /** A slow line needs days for the 34 GB of Flux.1. */
-export const pullPatience: Patience = {
+export const pullRetryPolicy: RetryPolicy = {
   attempts: 8,
   delayMs: 500,
   stallMs: 60_000,
@@ -45,11 +45,11 @@ export async function pullRepository(
   folder: string,
   source: RepositorySource,
   progress: PullProgress,
-  patience: Patience = pullPatience,
+  retry: RetryPolicy = pullRetryPolicy,
 ): Promise<void> {
   const files = repository.files.toSorted((a, b) => a.bytes - b.bytes)
   await checkAccess(repository, files[0]!, source)
-  await expectRoom(files, folder)
+  await assertDiskSpace(files, folder)
 
   const stopping = new AbortController()
   const signal = AbortSignal.any([source.signal, stopping.signal])
@@ -58,7 +58,7 @@ export async function pullRepository(
       progress.start(file)
       const place = { path: join(folder, file.path), file, progress }
       if (!(await isThere(place, signal)))
-        await pullFile(repository, place, { ...source, signal }, patience)
+        await pullFile(repository, place, { ...source, signal }, retry)
       progress.finish(file)
     }
   }
@@ -82,7 +82,7 @@ async function pullFile(
   { name }: Repository,
   place: Place,
   { client, host, signal }: RepositorySource,
-  patience: Patience,
+  retry: RetryPolicy,
 ): Promise<void> {
   const { path, file, progress } = place
   await mkdir(dirname(path), { recursive: true })
@@ -94,7 +94,7 @@ async function pullFile(
     signal,
     onProgress: (done: number) => progress.update(file, done),
   }
-  const reply = await orNamed(file, () => download(client, part, request, patience))
+  const reply = await orNamed(file, () => download(client, part, request, retry))
   if (reply.kind === 'refused') throw explainStatus(name, file, reply.status, host)
   await checkPart(part, file, reply, signal)
   await rename(part, path)
@@ -111,7 +111,7 @@ async function checkPart(
   const { kind, hex } = file.digest
   const digest = kind === 'sha256' ? sha256 : await digestOf(part, file, signal)
   if (bytes === file.bytes && digest === hex) return
-  await removePart(part)
+  await removePartialFile(part)
   throw new Error(
     `${file.path}: expected ${file.bytes} bytes with ${kind} digest ${hex} but received ${bytes} with ${digest}`,
   )
@@ -142,7 +142,7 @@ async function digestOf(
 }
 
 /** Counts what came by an earlier pull as there. */
-async function expectRoom(files: readonly RepositoryFile[], folder: string): Promise<void> {
+async function assertDiskSpace(files: readonly RepositoryFile[], folder: string): Promise<void> {
   const missing = await Promise.all(
     files.map(async ({ path, bytes }) => {
       const [whole, part] = await Promise.all(
