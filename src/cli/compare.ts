@@ -2,7 +2,7 @@
 import type { LoraFile, Precision } from '../plan/plan.js'
 import { resolveSeed } from '../plan/seed.js'
 import type { Engine } from '../worker/engine/client.js'
-import { readLoraFlag, readWish } from './inputFlags.js'
+import { readInputFlags, readLoraFlag } from './inputFlags.js'
 import { expectValid, type RunContext, type RunFlags, readSettings, startEngineFor } from './run.js'
 import { comparePictures, type Similarity } from './similarity.js'
 
@@ -22,9 +22,9 @@ export async function compare(
 ): Promise<void> {
   // Quality is compared, so the pictures must not lose any in their files.
   const own = { seed: String(resolveSeed({})), ...flags, output: 'compared.png' }
-  for (const prompt of prompts) expectValid(readWish(prompt, own), readSettings(own, context))
+  for (const prompt of prompts) expectValid(readInputFlags(prompt, own), readSettings(own, context))
   const loras = (flags.lora ?? []).map(readLoraFlag)
-  const engine = await startEngineFor(readWish('', own).model, flags.checkpoint, context)
+  const engine = await startEngineFor(readInputFlags('', own).model, flags.checkpoint, context)
   try {
     const compared: Compared[] = []
     for (const prompt of prompts) {
@@ -53,7 +53,7 @@ async function comparePrompt(
   // LoRAs are equally strong on both sides.
   const settings = { ...readSettings(flags, context), goFastLoraMultiplier: 1 }
   const draw = async (precision: Precision) => {
-    const own = readWish(prompt, { ...flags, goFast: precision === 'fp8' })
+    const own = readInputFlags(prompt, { ...flags, goFast: precision === 'fp8' })
     const draft = expectValid({ ...own, disable_safety_checker: true }, settings)
     const { images } = await engine.generate({ draft, loras }, { signal: context.signal })
     return { seed: draft.seed, images }

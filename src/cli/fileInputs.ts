@@ -1,10 +1,10 @@
 /** Pictures on the command line: a path is as good as a URL. */
 import { readFile } from 'node:fs/promises'
 import { FluxdError } from '../errors.js'
-import type { WishFlags } from './inputFlags.js'
+import type { InputFlags } from './inputFlags.js'
 
 /** The flags with files as data URIs, which is what an HTTP client would send. */
-export async function withFileUris<F extends WishFlags>(flags: F): Promise<F> {
+export async function withFileUris<F extends InputFlags>(flags: F): Promise<F> {
   return {
     ...flags,
     ...(flags.image !== undefined && { image: await toUri('--image', flags.image) }),

@@ -6,7 +6,7 @@ import { invalidInput } from '../errors.js'
 import type { LoraFile } from '../plan/plan.js'
 
 /** As commander names them; numbers are still text. */
-export type WishFlags = {
+export type InputFlags = {
   readonly output: string
   readonly model?: string
   readonly steps?: string
@@ -51,7 +51,7 @@ const formats: Readonly<Record<string, FluxInput['output_format']>> = {
 }
 
 /** The validated wish; throws what is wrong first, naming the flag. A width or height means `custom`. */
-export function readWish(prompt: string, flags: WishFlags): FluxInput {
+export function readInputFlags(prompt: string, flags: InputFlags): FluxInput {
   const isCustom = flags.width !== undefined || flags.height !== undefined
   const parsed = FluxInput.safeParse(
     {
@@ -92,7 +92,7 @@ export function listPaths(output: string, count: number): string[] {
 
 /** `numOutputs` for `--num-outputs`. */
 const toOption = (flag: string) =>
-  flag.slice(2).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase()) as keyof WishFlags
+  flag.slice(2).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase()) as keyof InputFlags
 
 function chooseFormat(output: string): FluxInput['output_format'] {
   const format = formats[extname(output).toLowerCase()]

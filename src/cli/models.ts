@@ -11,7 +11,7 @@ import { FluxdError, invalidInput } from '../errors.js'
 import { findBundledIn } from '../loras/bundled.js'
 import { createLoraCache, type LoraCacheSettings } from '../loras/loraCache.js'
 import { showLora } from '../loras/reference.js'
-import { checkHeader } from '../loras/validateFile.js'
+import { validateLoraFile } from '../loras/validateFile.js'
 import { variants } from '../plan/plan.js'
 
 export type NewModelFlags = {
@@ -137,7 +137,7 @@ async function pin(loras: readonly ModelLora[], { config, signal, stderr }: AddC
       release()
       return digest
     }
-    checkHeader(path, path)
+    validateLoraFile(path, path)
     return digestFile(path)
   }
   try {

@@ -4,6 +4,7 @@ import { dirname, join, resolve } from 'node:path'
 import { pino } from 'pino'
 import type { Config } from '../config/config.js'
 import type { FluxInput } from '../contract/input.js'
+import { chooseTarget } from '../doctor/target.js'
 import type { GenerateRequest, GenerationEvent } from '../engine/protocol.js'
 import { invalidInput } from '../errors.js'
 import { createMediaClient } from '../net/fetchMedia.js'
@@ -13,12 +14,11 @@ import { resolveSeed } from '../plan/seed.js'
 import { fetchImages, type InputImages } from '../worker/assets.js'
 import { type Engine, type GenerationResult, startEngine } from '../worker/engine/client.js'
 import { createSafetyLines } from '../worker/logLines.js'
-import { chooseTarget } from './doctor.js'
 import { withFileUris } from './fileInputs.js'
-import { listPaths, readLoraFlag, readWish, type WishFlags } from './inputFlags.js'
+import { type InputFlags, listPaths, readInputFlags, readLoraFlag } from './inputFlags.js'
 import { showProgress } from './stepBar.js'
 
-export type RunFlags = WishFlags & {
+export type RunFlags = InputFlags & {
   readonly checkpoint?: string
   readonly noise?: NoiseSource
   readonly lora?: readonly string[]
@@ -35,7 +35,7 @@ export type RunContext = {
 
 /** Plans, generates and writes; throws one sentence about what is wrong, before any work if it can. */
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
-  const input = readWish(prompt, await withFileUris(flags))
+  const input = readInputFlags(prompt, await withFileUris(flags))
   const draft = expectValid(input, readSettings(flags, context))
   const loras = (flags.lora ?? []).map(readLoraFlag)
   const paths = listPaths(flags.output, draft.count)

@@ -5,6 +5,8 @@ import { type Logger, pino } from 'pino'
 import { readBuild } from '../build.js'
 import type { Config } from '../config/config.js'
 import { engineEnvironment } from '../config/engineEnvironment.js'
+import type { Target } from '../doctor/examination.js'
+import { chooseTarget, watchMachine } from '../doctor/target.js'
 import { invalidConfig } from '../errors.js'
 import { withLocalFiles } from '../files/localFiles.js'
 import type { WorkerPort } from '../predictions/workerPort.js'
@@ -14,7 +16,6 @@ import { openServices, type Services } from '../server/context.js'
 import { createMetrics } from '../telemetry/metrics.js'
 import { startEngine } from '../worker/engine/client.js'
 import { startWorker, type WorkerEngine } from '../worker/worker.js'
-import { chooseTarget, type Target, watchMachine } from './doctor.js'
 
 const noKeys =
   'no API key is configured, so only this machine is let in; make one with `fluxd keys add NAME`'
@@ -46,7 +47,9 @@ export async function serve(config: Config): Promise<void> {
     patienceMs: 1000 * config.loraPatienceSeconds,
     onFault: (error, prediction) => logger.error({ err: error, prediction }, 'worker fault'),
   })
-  const machine = watchMachine(target.device, config)
+  const machine = watchMachine(target.device, config, (error) =>
+    logger.warn({ err: error }, 'the machine could not be examined'),
+  )
   const end = once(async () => {
     logger.info('shutting down')
     machine.stop()

@@ -16,7 +16,7 @@ import type { FindBundled } from './bundled.js'
 import { createFetch, type Fetched, type Hosts } from './fetchLora.js'
 import { type ListedLora, listLoras, loraCacheFolder } from './listing.js'
 import { type LoraSource, parseLoraSource, showLora } from './reference.js'
-import { checkHeader } from './validateFile.js'
+import { validateLoraFile } from './validateFile.js'
 
 export type LoraCacheSettings = {
   /** The library is the folder `loras` in it. */
@@ -190,7 +190,7 @@ export function createLoraCache(
     report: (line: string) => void,
   ): Promise<LeasedBlob> {
     try {
-      checkHeader(path, source)
+      validateLoraFile(path, source)
     } catch (error) {
       await removePartialFile(path)
       throw error

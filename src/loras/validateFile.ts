@@ -11,7 +11,7 @@ const maxHeaderBytes = 2 ** 24
  * Throws `lora_invalid` unless the file at `path` has a sound safetensors header with tensors in
  * it; messages call the file `shown`. The values are not looked at.
  */
-export function checkHeader(path: string, shown: string): void {
+export function validateLoraFile(path: string, shown: string): void {
   const start = readStart(path)
   const refuse = (what: string) =>
     invalidLora(`Expected a safetensors file at ${shown} but it is ${what}`)

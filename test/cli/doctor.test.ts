@@ -4,9 +4,10 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { describe, expect, test } from 'vitest'
-import { chooseTarget, runDoctor } from '../../src/cli/doctor.js'
+import { runDoctor } from '../../src/cli/doctor.js'
 import { readConfig } from '../../src/config/config.js'
 import type { MachinePlaces } from '../../src/doctor/machine.js'
+import { chooseTarget } from '../../src/doctor/target.js'
 import { temporaryFolder } from '../weightFiles.js'
 
 const folder = temporaryFolder()
@@ -56,7 +57,7 @@ test('a sound CPU machine has a line for each thing that matters to it', async (
   ])
 })
 
-test('a sick GPU machine is told what is missing and how to get it', async () => {
+test('a GPU machine with missing parts gets a line for each, with its fix', async () => {
   const { sound, lines } = await examine(sickMachine())
   expect(sound).toBe(false)
   expect(lines).toContain('✓ device: cuda, chosen by what is here')
@@ -68,7 +69,7 @@ test('a sick GPU machine is told what is missing and how to get it', async () =>
     '    Install libcudnn9-cuda-13, or add its folder to LD_LIBRARY_PATH',
   )
   expect(lines).toContain('✗ CUDA provider: none beside ONNX Runtime 1.29.0')
-  const addon = lines.indexOf('! native addon: not built; pictures take longer without it')
+  const addon = lines.indexOf('! native addon: not built; images take longer without it')
   expect(lines[addon + 1]).toBe('    npm run build:native')
 })
 
@@ -139,7 +140,7 @@ describe('the command', () => {
     expect(stdout).toContain('✗ libcublas.so.13: not found')
   })
 
-  test('serve does not start on a GPU that cannot work, and says why', async () => {
+  test('serve does not start on a GPU that cannot work and prints the reason', async () => {
     sickMachine()
     const { code, stdout, stderr } = await run('serve', { FLUXD_PORT: '0' })
     expect(code).toBe(1)

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import sharp from 'sharp'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { listPaths, readWish } from '../../src/cli/inputFlags.js'
+import { listPaths, readInputFlags } from '../../src/cli/inputFlags.js'
 import { type RunFlags, runPrompt } from '../../src/cli/run.js'
 import { readConfig } from '../../src/config/config.js'
 import { FluxdError } from '../../src/errors.js'
@@ -206,7 +206,7 @@ test('every flag is a field of the wish', () => {
     numOutputs: '2',
     quality: '0',
   }
-  expect(readWish('p', flags)).toMatchObject({
+  expect(readInputFlags('p', flags)).toMatchObject({
     prompt: 'p',
     model: 'schnell',
     num_inference_steps: 4,
@@ -219,13 +219,13 @@ test('every flag is a field of the wish', () => {
     output_quality: 0,
     output_format: 'png',
   })
-  expect(readWish('p', { output: 'a.jpg', aspectRatio: '16:9', megapixels: '0.25' })).toMatchObject(
-    {
-      aspect_ratio: '16:9',
-      megapixels: '0.25',
-      output_format: 'jpg',
-    },
-  )
+  expect(
+    readInputFlags('p', { output: 'a.jpg', aspectRatio: '16:9', megapixels: '0.25' }),
+  ).toMatchObject({
+    aspect_ratio: '16:9',
+    megapixels: '0.25',
+    output_format: 'jpg',
+  })
 })
 
 test('a dot in a folder is not the extension of the file', () => {

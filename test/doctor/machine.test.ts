@@ -2,8 +2,8 @@ import { chmodSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { measureCheckpoint } from '../../src/doctor/examination.js'
 import { freeDiskBytes, inspectMachine } from '../../src/doctor/machine.js'
-import { measureCheckpoint } from '../../src/doctor/weights.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'fluxd-doctor-'))
 
