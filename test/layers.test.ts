@@ -20,7 +20,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   build: [],
   async: [],
   contract: [],
-  plan: ['contract'],
+  plan: ['contract', 'net/redact'],
   predictions: ['plan', 'contract'],
   safetensors: [],
   net: [],

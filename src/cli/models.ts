@@ -10,8 +10,8 @@ import { FluxInput } from '../contract/input.js'
 import { FluxdError, invalidInput } from '../errors.js'
 import { findBundledIn } from '../loras/bundled.js'
 import { createLoraCache, type LoraCacheSettings } from '../loras/loraCache.js'
-import { showLora } from '../loras/reference.js'
 import { validateLoraFile } from '../loras/validateFile.js'
+import { redact } from '../net/redact.js'
 import { variants } from '../plan/plan.js'
 
 export type NewModelFlags = {
@@ -189,11 +189,11 @@ function describe(model: Model, { config }: ModelsContext): string {
 }
 
 const describeLora = ({ source, path, scale, sha256 }: ModelLora) =>
-  `${path ?? showLora(source)} × ${scale}, ${sha256 ? `sha256 ${sha256}` : 'not here yet'}`
+  `${path ?? redact(source)} × ${scale}, ${sha256 ? `sha256 ${sha256}` : 'not here yet'}`
 
 /** The readme is Markdown of any length, and a reference may hold a token. */
 function toRecord({ readme: _, loras, ...rest }: Model) {
-  return { ...rest, loras: loras.map((lora) => ({ ...lora, source: showLora(lora.source) })) }
+  return { ...rest, loras: loras.map((lora) => ({ ...lora, source: redact(lora.source) })) }
 }
 
 const toJson = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`

@@ -8,10 +8,11 @@ import { removePartialFile } from '../net/download/partialFile.js'
 import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
 import { type Downloaded, download, type RetryPolicy } from '../net/download/resumable.js'
 import type { GuardedClient } from '../net/guardedClient.js'
+import { redact } from '../net/redact.js'
 import { locateOnCivitai } from './civitai.js'
 import { type DownloadKind, explainFailure, explainStatus } from './downloadErrors.js'
 import { locateOnHub } from './huggingFace.js'
-import { type LoraSource, showLora } from './reference.js'
+import type { LoraSource } from './reference.js'
 import { unpackSafetensors } from './tar.js'
 
 export type Hosts = Readonly<Record<'huggingFace' | 'civitai' | 'replicate', Host>>
@@ -63,7 +64,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
     download(client, part, { url, bearer, maxBytes, signal, onProgress }, options.retry)
 
   function getFile(kind: DownloadKind, file: RemoteFile, request: FetchRequest): Promise<Fetched> {
-    request.report(`downloading weights from ${showLora(file.url)}`)
+    request.report(`downloading weights from ${redact(file.url)}`)
     return get(kind, file, request)
   }
 

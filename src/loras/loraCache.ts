@@ -11,11 +11,12 @@ import { removePartialFile } from '../net/download/partialFile.js'
 import { defaultRetryPolicy, type RetryPolicy } from '../net/download/resumable.js'
 import { createGuardedClient } from '../net/guardedClient.js'
 import { type AddressRule, allowHosts } from '../net/publicAddress.js'
+import { redact } from '../net/redact.js'
 import { createBlobStore, type EntryKey, type LeasedBlob } from './blobStore.js'
 import type { FindBundled } from './bundled.js'
 import { createFetch, type Fetched, type Hosts } from './fetchLora.js'
 import { type ListedLora, listLoras, loraCacheFolder } from './listing.js'
-import { type LoraSource, parseLoraSource, showLora } from './reference.js'
+import { type LoraSource, parseLoraSource } from './reference.js'
 import { validateLoraFile } from './validateFile.js'
 
 export type LoraCacheSettings = {
@@ -154,7 +155,7 @@ export function createLoraCache(
   }
 
   function fetchOnce(reference: string, key: string, waiter: Waiter): Promise<CachedLora> {
-    const request = { key, source: parseLoraSource(reference), shown: showLora(reference) }
+    const request = { key, source: parseLoraSource(reference), shown: redact(reference) }
     // It may have come between the look into the blob store and now.
     const start = async (all: Waiter) => (await findKept(key)) ?? fetchAndAdmit(request, all)
     return singleFlight.join(key, waiter, start)
@@ -207,7 +208,7 @@ export function createLoraCache(
     if (path !== undefined) return addFile(name, path)
     const lora = named ?? (await findKept(key)) ?? (await fetchOnce(reference, key, waiter))
     const { digest, bytes, release } = lora
-    await blobs.names.write(name, { digest, bytes, source: showLora(reference) })
+    await blobs.names.write(name, { digest, bytes, source: redact(reference) })
     release()
   }
 

@@ -88,29 +88,3 @@ function explain(reference: string): string {
     '* Arbitrary .safetensors URLs from the Internet',
   ].join('\n')
 }
-
-// Values that say which file is meant; every other one may be a token or a signature.
-const harmless = ['type', 'format', 'size', 'fp', 'download', 'modelVersionId']
-
-/**
- * `reference` for logs and listings: no data, no password, and of a query's values only those that
- * are known to be harmless, so `…?type=Model&token=***`.
- */
-export function showLora(reference: string): string {
-  if (/^data:/i.test(reference)) return `${/^data:[\w/+.-]{0,64}/i.exec(reference)![0]}…`
-  const [place, query] = splitOnce(reference.split('#', 1)[0]!, '?')
-  const shown = place.replace(/^(\w+:\/\/)[^/]*@/, '$1***@').slice(0, 200)
-  if (query === undefined) return shown
-  return `${shown}?${query.split('&').map(showPair).join('&')}`.slice(0, 300)
-}
-
-function showPair(pair: string): string {
-  const [name, value] = splitOnce(pair, '=')
-  if (value === undefined) return '***'
-  return `${name.slice(0, 40)}=${harmless.includes(name) ? value.slice(0, 40) : '***'}`
-}
-
-function splitOnce(text: string, separator: string): [string, string | undefined] {
-  const at = text.indexOf(separator)
-  return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + 1)]
-}

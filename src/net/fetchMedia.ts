@@ -1,15 +1,9 @@
 /** Files that users name by URL, small enough to be held in memory. */
 import { FluxdError, invalidInput } from '../errors.js'
 import { decodeDataUri } from './dataUri.js'
-import {
-  createGuardedClient,
-  discard,
-  parseUrl,
-  type Reply,
-  readBody,
-  showUrl,
-} from './guardedClient.js'
+import { createGuardedClient, discard, parseUrl, type Reply, readBody } from './guardedClient.js'
 import type { AddressRule } from './publicAddress.js'
+import { redact } from './redact.js'
 
 export type MediaClient = {
   /** The bytes behind an http(s) URL or a data URI. Throws a sentence, or `canceled`. */
@@ -43,7 +37,7 @@ export function createMediaClient({
       if (error instanceof FluxdError) throw error
       if (signal?.aborted) throw new FluxdError('canceled', 'The download was canceled')
       const reason = deadline.aborted ? `it took longer than ${timeoutMs} ms` : describe(error)
-      throw new FluxdError('invalid_input', `Could not fetch ${showUrl(url)}: ${reason}`, {
+      throw new FluxdError('invalid_input', `Could not fetch ${redact(url.href)}: ${reason}`, {
         cause: error,
       })
     }
@@ -60,7 +54,7 @@ function expectSuccess(reply: Reply): Reply {
   if (reply.statusCode === 200) return reply
   discard(reply)
   throw invalidInput(
-    `Expected a file at ${showUrl(reply.url)} but received status ${reply.statusCode}`,
+    `Expected a file at ${redact(reply.url.href)} but received status ${reply.statusCode}`,
   )
 }
 

@@ -8,6 +8,7 @@ import type { LookupFunction } from 'node:net'
 import { Agent, type Dispatcher } from 'undici'
 import { FluxdError, invalidInput } from '../errors.js'
 import { type AddressRule, isPublicAddress, literalAddress } from './publicAddress.js'
+import { redact } from './redact.js'
 
 /** `url` is the one at the end of the redirects. The body must be read or discarded. */
 export type Reply = Dispatcher.ResponseData & { readonly url: URL }
@@ -61,7 +62,7 @@ export function createGuardedClient({
       if (url.origin !== start.origin) bearer = undefined
     }
     throw invalidInput(
-      `Expected at most ${maxRedirects} redirects from ${showUrl(start)} but received more`,
+      `Expected at most ${maxRedirects} redirects from ${redact(start.href)} but received more`,
     )
   }
 
@@ -124,9 +125,6 @@ export async function readBody(reply: Reply, maxBytes: number): Promise<Buffer> 
   return Buffer.concat(chunks, length)
 }
 
-/** For messages: without the query, which may hold a token. */
-export const showUrl = ({ origin, pathname }: URL) => `${origin}${pathname}`.slice(0, 200)
-
 /** The URL that `uri` spells; throws `invalid_input` without quoting it. */
 export function parseUrl(uri: string): URL {
   try {
@@ -166,5 +164,5 @@ const createLookup =
 function nextUrl(from: URL, location: string | string[] | undefined): URL {
   if (typeof location === 'string' && URL.canParse(location, from.href))
     return new URL(location, from.href)
-  throw invalidInput(`Expected ${showUrl(from)} to redirect to a URL but it names none`)
+  throw invalidInput(`Expected ${redact(from.href)} to redirect to a URL but it names none`)
 }

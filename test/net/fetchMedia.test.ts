@@ -190,12 +190,12 @@ describe('a server', () => {
   })
 
   test.each([204, 400, 401, 404, 500])(
-    'that answers %i is told so, without the query',
+    'that answers %i is an error that names the URL without its secrets',
     async (status) => {
       const { origin } = await serve((_, response) => response.writeHead(status).end())
       await expect(makeClient(local).fetch(`${origin}/a.png?token=secret`)).rejects.toMatchObject({
         code: 'invalid_input',
-        message: `Expected a file at ${origin}/a.png but received status ${status}`,
+        message: `Expected a file at ${origin}/a.png?token=*** but received status ${status}`,
       })
     },
   )
