@@ -68,6 +68,16 @@ export const invalidCheckpoint = (message: string, cause?: unknown) =>
 export const invalidLora = (message: string, cause?: unknown) =>
   new FluxdError('lora_invalid', message, { cause })
 
+/** Whether `error` is one of Node's with one of these codes, such as `ENOENT`. */
+export const hasCode = (error: unknown, ...codes: readonly string[]): boolean =>
+  codes.includes(codeOf(error))
+
+/** The code of one of Node's errors, for a message; of any other error its message. */
+export function codeOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  return 'code' in error && typeof error.code === 'string' ? error.code : error.message
+}
+
 /** What a schema finds wrong first, and where: `shape.0: Too small…`. */
 export function firstFault({ issues }: Pick<z.ZodError, 'issues'>): string {
   const { path, message } = issues[0]!

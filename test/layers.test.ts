@@ -27,7 +27,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
   engine: ['plan', 'safetensors'],
   store: ['predictions', 'plan', 'contract'],
   files: ['predictions', 'contract', 'net', 'store'],
-  loras: ['net', 'safetensors', 'plan', 'contract', 'files'],
+  loras: ['net', 'safetensors', 'plan', 'contract', 'files', 'store/writableFolder'],
   catalog: ['net', 'safetensors', 'plan', 'contract', 'files'],
   config: ['net', 'plan', 'doctor'],
   telemetry: ['contract', 'plan', 'predictions', 'loras'],

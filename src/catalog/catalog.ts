@@ -6,7 +6,8 @@ import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { link, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
+import { createMutex } from '../async/mutex.js'
+import { FluxdError, hasCode, invalidConfig, invalidInput } from '../errors.js'
 import type { Variant } from '../plan/plan.js'
 import { checkEntry, type EntryFields, isModelName, type ModelName, nameRule } from './entry.js'
 import { fingerprintCheckpoint } from './fingerprint.js'
@@ -50,8 +51,8 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
   const fingerprint = rememberFingerprints(checkpoints)
   let seen = ''
   let models: ReadonlyMap<string, Model> = new Map()
+  const exclusively = createMutex()
   await read()
-  let reading = Promise.resolve()
 
   async function read() {
     const entries = await stampEntries(folders.own)
@@ -59,16 +60,13 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
     seen = entries + (await stampLoras(models))
   }
 
-  /** One after the other, so that the last one counts. */
-  function reload() {
-    reading = reading.catch(() => {}).then(read)
-    return reading
-  }
+  // Reads follow each other, so that the last one decides.
+  const reload = () => exclusively(read)
 
   async function refresh() {
     const stamp = (await stampEntries(folders.own)) + (await stampLoras(models))
-    // What has changed may be what is being read just now; who began to read is told of failures.
-    if (stamp === seen) return reading.catch(() => {})
+    // What has changed may be what is being read just now. Whoever began to read gets its failure.
+    if (stamp === seen) return exclusively(async () => {})
     seen = stamp
     return reload()
   }
@@ -177,7 +175,7 @@ async function writeEntry(file: string, name: ModelName, fields: EntryFields): P
     await writeFile(draft, `${text}\n`)
     await link(draft, file)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') throw nameTaken(name)
+    if (hasCode(error, 'EEXIST')) throw nameTaken(name)
     throw error
   } finally {
     await rm(draft, { force: true })

@@ -7,7 +7,7 @@ import type { Config } from '../config/config.js'
 import { engineEnvironment } from '../config/engineEnvironment.js'
 import type { Target } from '../doctor/examination.js'
 import { chooseTarget, watchMachine } from '../doctor/target.js'
-import { invalidConfig } from '../errors.js'
+import { hasCode, invalidConfig } from '../errors.js'
 import { withLocalFiles } from '../files/localFiles.js'
 import type { WorkerPort } from '../predictions/workerPort.js'
 import { buildApp } from '../server/app.js'
@@ -121,12 +121,11 @@ function expectModel({ catalog }: Services, model: string): void {
 }
 
 function explainListening(error: unknown, host: string, port: number): unknown {
-  const code = error instanceof Error && 'code' in error ? error.code : undefined
-  if (code === 'EADDRINUSE')
+  if (hasCode(error, 'EADDRINUSE'))
     return invalidConfig(
       `Expected port ${port} of ${host} to be free but another program listens there; set FLUXD_PORT`,
     )
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
+  if (hasCode(error, 'EADDRNOTAVAIL', 'ENOTFOUND'))
     return invalidConfig(
       `Expected FLUXD_HOST to be an address of this machine but received ${host}`,
     )

@@ -5,8 +5,8 @@
  */
 import { z } from 'zod'
 import { FluxInput, Output } from './input.js'
+import { isRecord, withoutNulls } from './jsonSchema.js'
 import { type Prediction, PredictionStatus, webhookEvents } from './prediction.js'
-import { isRecord, withoutNulls } from './records.js'
 
 /** A client may choose any id that stands in a URL's path and in a header as it is. */
 export const CogPredictionId = z

@@ -1,4 +1,7 @@
-/** The JSON Schemas of input and output, derived from the zod schemas. */
+/**
+ * The JSON Schemas of input and output, derived from the zod schemas, the JSON types of the input's
+ * fields, and the two helpers that every body schema needs.
+ */
 import { z } from 'zod'
 import { longestPrompt, Output, publishedInput } from './input.js'
 
@@ -27,3 +30,28 @@ export function plain(schema: object): JsonObject {
   const { $schema, $id, ...rest } = JSON.parse(JSON.stringify(schema))
   return rest
 }
+
+/** The JSON type of each published field of the input: string, integer, number or boolean. */
+export function inputTypes(): ReadonlyMap<string, string> {
+  const fields = inputJsonSchema()['properties'] as Record<string, { readonly type: string }>
+  return new Map(Object.entries(fields).map(([name, { type }]) => [name, type]))
+}
+
+/**
+ * The published type of the field at `path` of a body; undefined for what is none of the input. zod takes
+ * an integer for a number when it is not even that.
+ */
+export function publishedType([first, field, ...rest]: readonly PropertyKey[]): string | undefined {
+  if (first !== 'input' || field === undefined || rest.length > 0) return undefined
+  const { shape } = publishedInput
+  if (!Object.hasOwn(shape, field)) return undefined
+  return String(z.toJSONSchema(shape[field as keyof typeof shape], dialect).type)
+}
+
+/** Whether a JSON value is an object. */
+export const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** The fields of `record` that say something: clients write null for what they leave out. */
+export const withoutNulls = (record: Readonly<Record<string, unknown>>): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(record).filter(([, value]) => value !== null))

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod'
 import { fileFields } from './input.js'
-import { publishedType } from './inputTypes.js'
+import { publishedType } from './jsonSchema.js'
 
 export const InvalidField = z.object({
   type: z.string(),

@@ -1,16 +1,18 @@
 /**
- * What goes over the wire about a prediction on `/v1`: the body that creates one and the object that
- * describes one. Every key is always there, null where there is nothing to say (replicate-contract §3.3, §3.4).
+ * The objects of `/v1`: the bodies that create a prediction and the object that describes one
+ * (replicate-contract §3.3, §3.4), pages of lists, and the small objects about the server itself
+ * (replicate-contract §3.12). Every key of a reply is always there, null where it has no value.
  */
 import { z } from 'zod'
 import { Output } from './input.js'
+import { isRecord, withoutNulls } from './jsonSchema.js'
 import {
   type Prediction,
   type PredictionMetrics,
   PredictionStatus,
+  type WebhookEvent,
   webhookEvents,
 } from './prediction.js'
-import { isRecord, withoutNulls } from './records.js'
 
 /** Cog bounds the length too: the URL is kept with the prediction. */
 const webhookUrl = z
@@ -116,3 +118,46 @@ function withoutNullFields(body: unknown): unknown {
   if (body === undefined || body === null) return {}
   return isRecord(body) ? withoutNulls(body) : body
 }
+
+/** One page of a list of `/v1`. `next` and `previous` are absolute: clients request them as they are. */
+export type Page<T> = {
+  readonly next: string | null
+  readonly previous: string | null
+  readonly results: readonly T[]
+}
+
+/** The page of a list that is never so long that it has to be cut. */
+export const wholePage = <T>(results: readonly T[]): Page<T> => ({
+  next: null,
+  previous: null,
+  results,
+})
+
+/** A webhook delivery on fluxd's own routes. */
+export type WebhookDelivery = {
+  /** The receiver's `webhook-id`. */
+  readonly id: string
+  readonly event: WebhookEvent
+  readonly status: 'pending' | 'delivered' | 'failed'
+  readonly attempts: number
+  readonly created_at: string
+  readonly next_attempt_at: string | null
+  readonly completed_at: string | null
+  /** Of the last attempt. */
+  readonly error: string | null
+}
+
+export const Account = z.object({
+  type: z.enum(['user', 'organization']),
+  username: z.string(),
+  name: z.string(),
+  github_url: z.string().nullable(),
+  avatar_url: z.string().nullable(),
+})
+export type Account = z.output<typeof Account>
+
+export const Hardware = z.object({ sku: z.string(), name: z.string() })
+export type Hardware = z.output<typeof Hardware>
+
+export const WebhookSecret = z.object({ key: z.string() })
+export type WebhookSecret = z.output<typeof WebhookSecret>

@@ -3,7 +3,7 @@
  * the words and types of pydantic 2, as the Python Cog server answers (replicate-contract §2.5).
  */
 import { z } from 'zod'
-import { publishedType } from './inputTypes.js'
+import { publishedType } from './jsonSchema.js'
 import { mostFaults } from './problem.js'
 
 export const ValidationError = z

@@ -9,7 +9,7 @@ import { createReadStream } from 'node:fs'
 import { mkdir, open, readdir, readFile, rm, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
-import { FluxdError } from '../errors.js'
+import { FluxdError, hasCode } from '../errors.js'
 import type { FileKind, FilePage, FileStore, ListedFile, StoredFile } from '../store/fileStore.js'
 import { randomId } from '../store/randomId.js'
 
@@ -210,10 +210,8 @@ async function listFiles(folder: string) {
   return entries.filter((entry) => entry.isFile())
 }
 
-const full: readonly unknown[] = ['ENOSPC', 'EDQUOT', 'EFBIG']
-
 const explain = (error: unknown) =>
-  error instanceof Error && 'code' in error && full.includes(error.code) ? diskFull(error) : error
+  hasCode(error, 'ENOSPC', 'EDQUOT', 'EFBIG') ? diskFull(error) : error
 
 const diskFull = (cause?: unknown) =>
   new FluxdError('storage_full', 'Expected room in the data folder but the disk is full', {

@@ -10,11 +10,12 @@
  * The quota covers everything in it. What was used longest ago goes first; what is named or in
  * use stays, even where that exceeds the quota.
  */
-import { accessSync, constants, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { renameSync, rmSync, statSync } from 'node:fs'
 import { readdir, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createMutex } from '../async/mutex.js'
-import { invalidConfig } from '../errors.js'
+import { hasCode } from '../errors.js'
+import { makeWritable } from '../store/writableFolder.js'
 import { type Entries, type Entry, openEntries, partialFilesFolder } from './entries.js'
 import { createLeases } from './leases.js'
 import { createPartialFiles, type PartialFiles } from './partialFiles.js'
@@ -190,18 +191,8 @@ function moveIfThere(from: string, to: string): boolean {
     renameSync(from, to)
     return true
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return false
+    if (hasCode(error, 'ENOENT')) return false
     throw error
-  }
-}
-
-function makeWritable(folder: string): void {
-  try {
-    mkdirSync(folder, { recursive: true })
-    accessSync(folder, constants.W_OK)
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : error
-    throw invalidConfig(`Expected ${folder} to be a folder that can be written into (${code})`)
   }
 }
 

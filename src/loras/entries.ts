@@ -7,7 +7,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdir, open, readdir, readFile, rename, rm, stat, utimes } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
-import { invalidConfig } from '../errors.js'
+import { codeOf, hasCode, invalidConfig } from '../errors.js'
 
 const Entry = z.object({
   digest: z.string().regex(/^[0-9a-f]{64}$/),
@@ -79,9 +79,8 @@ async function listFiles(folder: string): Promise<string[]> {
   try {
     return await readdir(folder)
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : error
-    if (code === 'ENOENT') return []
-    throw invalidConfig(`Expected ${folder} to be a folder that can be read (${code})`)
+    if (hasCode(error, 'ENOENT')) return []
+    throw invalidConfig(`Expected ${folder} to be a folder that can be read (${codeOf(error)})`)
   }
 }
 

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { invalidLora } from '../../errors.js'
+import { codeOf, invalidLora } from '../../errors.js'
 
 /**
  * The sha256 of files that rarely change, each read once for as long as it stays the same. Throws
@@ -27,8 +27,10 @@ export function createDigests(): (path: string) => Promise<string> {
 }
 
 function unreadable(path: string, error: unknown) {
-  const code = error instanceof Error && 'code' in error ? error.code : error
-  return invalidLora(`Expected ${basename(path)} to be a file that can be read (${code})`, error)
+  return invalidLora(
+    `Expected ${basename(path)} to be a file that can be read (${codeOf(error)})`,
+    error,
+  )
 }
 
 async function digestFile(path: string): Promise<string> {

@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { FluxdError, invalidLora } from '../../errors.js'
+import { FluxdError, hasCode, invalidLora } from '../../errors.js'
 import { discard, type GuardedClient, type Reply } from '../guardedClient.js'
 import { type Origin, openPartialFile, type PartialFile, removePartialFile } from './partialFile.js'
 
@@ -212,9 +212,6 @@ const single = (value: string | string[] | undefined) => (Array.isArray(value) ?
 const hashOf = (url: string) => createHash('sha256').update(url).digest('hex')
 
 // No other attempt would find more room.
-const isDiskError = (error: unknown) =>
-  error instanceof Error &&
-  'code' in error &&
-  ['ENOSPC', 'EDQUOT', 'EIO', 'EROFS'].includes(String(error.code))
+const isDiskError = (error: unknown) => hasCode(error, 'ENOSPC', 'EDQUOT', 'EIO', 'EROFS')
 
 const describe = (error: unknown) => (error instanceof Error ? error.message : String(error))
