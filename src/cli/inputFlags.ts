@@ -1,11 +1,15 @@
-/** The command line of `fluxd run` as the `FluxInput` that an HTTP body would be. */
+/**
+ * The flags of `fluxd run` and `fluxd compare` as the `FluxInput` that an HTTP body would hold;
+ * files become data URIs, which is what an HTTP client would send.
+ */
+import { readFile } from 'node:fs/promises'
 import { basename, extname, resolve } from 'node:path'
 import { FluxInput } from '../contract/input.js'
 import { describeIssue } from '../contract/validation.js'
-import { invalidInput } from '../errors.js'
+import { FluxdError, invalidInput } from '../errors.js'
 import type { LoraFile } from '../plan/plan.js'
 
-/** As commander names them; numbers are still text. */
+/** As commander names them; numbers are still text, and no value has been checked. */
 export type InputFlags = {
   readonly output: string
   readonly model?: string
@@ -19,13 +23,13 @@ export type InputFlags = {
   readonly numOutputs?: string
   readonly quality?: string
   readonly goFast?: boolean
-  /** URLs; see files.ts for paths. */
+  /** Paths or URLs; `withFileUris` leaves URLs only. */
   readonly image?: string
   readonly mask?: string
   readonly strength?: string
 }
 
-/** The flag behind each field, for errors. */
+/** The flag that sets each field, for errors. */
 const flagOf: Readonly<Record<string, string>> = {
   model: '--model',
   num_inference_steps: '--steps',
@@ -50,7 +54,10 @@ const formats: Readonly<Record<string, FluxInput['output_format']>> = {
   '.png': 'png',
 }
 
-/** The validated wish; throws what is wrong first, naming the flag. A width or height means `custom`. */
+/**
+ * The validated input; `image` and `mask` must be URLs. A width or a height means `custom`. Throws
+ * `invalid_input` for the first wrong value, naming its flag.
+ */
 export function readInputFlags(prompt: string, flags: InputFlags): FluxInput {
   const isCustom = flags.width !== undefined || flags.height !== undefined
   const parsed = FluxInput.safeParse(
@@ -82,7 +89,7 @@ export function readInputFlags(prompt: string, flags: InputFlags): FluxInput {
   throw invalidInput(`${flag}: ${describeIssue(issue).msg} but received ${received}`)
 }
 
-/** The files of `count` pictures: `star.webp`, or `star-1.webp`, `star-2.webp`, … */
+/** The files of `count` images: `star.webp`, or `star-1.webp`, `star-2.webp`, … */
 export function listPaths(output: string, count: number): string[] {
   if (count === 1) return [output]
   const extension = extname(output)
@@ -90,7 +97,7 @@ export function listPaths(output: string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => `${stem}-${index + 1}${extension}`)
 }
 
-/** `numOutputs` for `--num-outputs`. */
+/** The property of a flag: `numOutputs` of `--num-outputs`. */
 const toOption = (flag: string) =>
   flag.slice(2).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase()) as keyof InputFlags
 
@@ -102,7 +109,7 @@ function chooseFormat(output: string): FluxInput['output_format'] {
   )
 }
 
-/** Text that is no number becomes NaN, which validation refuses. */
+/** A text that is no number becomes NaN, which the schema refuses. */
 const toNumber = (text: string | undefined) =>
   text === undefined ? undefined : text.trim() === '' ? Number.NaN : Number(text)
 
@@ -113,4 +120,23 @@ export function readLoraFlag(flag: string): LoraFile {
   if (!parsed.success)
     throw invalidInput(`Expected the scale of --lora to be -1 to 3 but received ${scale}`)
   return { name: basename(file), path: resolve(file), scale: parsed.data }
+}
+
+/** `flags` with `image` and `mask` as data URIs where they are files. Throws `invalid_input`. */
+export async function withFileUris<F extends InputFlags>(flags: F): Promise<F> {
+  return {
+    ...flags,
+    ...(flags.image !== undefined && { image: await toUri('--image', flags.image) }),
+    ...(flags.mask !== undefined && { mask: await toUri('--mask', flags.mask) }),
+  }
+}
+
+async function toUri(flag: string, place: string): Promise<string> {
+  if (/^(https?|data):/i.test(place)) return place
+  try {
+    return `data:;base64,${await readFile(place, 'base64')}`
+  } catch (cause) {
+    const message = `Expected ${flag} to be a file or URL but received ${place}`
+    throw new FluxdError('invalid_input', message, { cause })
+  }
 }

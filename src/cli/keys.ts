@@ -1,4 +1,4 @@
-/** `fluxd keys`: who may use this server. */
+/** `fluxd keys`: issues, lists and revokes the API keys of this server. */
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
@@ -13,13 +13,16 @@ export type NewKeyFlags = {
   readonly rate: string
 }
 
-type Place = { readonly config: Pick<Config, 'dataDir'>; readonly stdout: NodeJS.WritableStream }
+type KeysContext = {
+  readonly config: Pick<Config, 'dataDir'>
+  readonly stdout: NodeJS.WritableStream
+}
 
-/** Makes a key and prints it, once. Throws what is wrong with the flags. */
+/** Issues a key and prints it, once. Throws `invalid_input` for wrong flags. */
 export async function addKey(
   name: string,
   flags: NewKeyFlags,
-  { config, stdout }: Place,
+  { config, stdout }: KeysContext,
 ): Promise<void> {
   const key = {
     name,
@@ -32,8 +35,8 @@ export async function addKey(
   })
 }
 
-/** Prints a line for each key; what is stored of a key cannot be turned back into it. */
-export async function listKeys({ config, stdout }: Place): Promise<void> {
+/** Prints a line for each key, without the key itself: only its hash is stored. */
+export async function listKeys({ config, stdout }: KeysContext): Promise<void> {
   await withKeys(config, async (keys) => {
     const all = await keys.list()
     if (all.length === 0) stdout.write(noKeys)
@@ -45,8 +48,8 @@ export async function listKeys({ config, stdout }: Place): Promise<void> {
   })
 }
 
-/** Ends a key; a running server refuses it from its next request on. */
-export async function removeKey(name: string, { config, stdout }: Place): Promise<void> {
+/** Revokes a key; a running server refuses it from its next request on. */
+export async function removeKey(name: string, { config, stdout }: KeysContext): Promise<void> {
   await withKeys(config, (keys) => keys.revoke(name))
   stdout.write(`removed ${name}\n`)
 }

@@ -1,4 +1,4 @@
-/** `fluxd loras`: the LoRAs of this server, by name. */
+/** `fluxd loras`: adds, lists and removes the named LoRAs of this server. */
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import type { Config } from '../config/config.js'
@@ -6,8 +6,7 @@ import { invalidInput } from '../errors.js'
 import { findBundledIn } from '../loras/bundled.js'
 import { type ListedLora, listLoras as readListing } from '../loras/listing.js'
 import { createLoraCache, type LoraCache } from '../loras/loraCache.js'
-import { showBytes } from './downloadBars.js'
-import { showTransfer } from './transferBar.js'
+import { showBytes, showDownload } from './progressBars.js'
 
 export type LorasContext = {
   readonly config: Pick<Config, 'dataDir' | 'hosts' | 'allowedHosts' | 'loras'>
@@ -25,7 +24,7 @@ export async function listLoras(
   stdout.write(flags.json ? `${JSON.stringify(loras.map(toRecord), null, 2)}\n` : toLines(loras))
 }
 
-/** Keeps the file `source`, or what the reference `source` leads to, under `name`. */
+/** Stores the file `source`, or the file that the reference `source` leads to, under `name`. */
 export function addLora(name: string, source: string, context: LorasContext) {
   return withLoraCache(context, async (cache) => {
     if (isFile(source)) await cache.addFile(name, resolve(source))
@@ -34,7 +33,7 @@ export function addLora(name: string, source: string, context: LorasContext) {
   })
 }
 
-/** Forgets `name`, and removes its file if nothing else needs it. Throws `not_found`. */
+/** Removes `name`, and its file if no other name has it. Throws `not_found`. */
 export function removeLora(name: string, context: LorasContext) {
   return withLoraCache(context, async (cache) => {
     await cache.remove(name)
@@ -42,13 +41,13 @@ export function removeLora(name: string, context: LorasContext) {
   })
 }
 
-/** The file that `place` is: a path, or the name of a LoRA. */
+/** The path of the LoRA that `place` names: a file, or the name of a LoRA. */
 export async function locateLora(place: string, context: LorasContext): Promise<string> {
   if (isFile(place)) return resolve(place)
   return withLoraCache(context, async (cache) => (await cache.find(place)) ?? resolve(place))
 }
 
-/** But for names, no reference is without a slash or begins as a path does. */
+/** Returns `source` unless it looks like a path; apart from names, references contain a slash. */
 async function expectReference(source: string, cache: LoraCache): Promise<string> {
   const isPath = !source.includes('/') || /^(\.{0,2}\/|~)/.test(source)
   if (!isPath || (await cache.find(source)) !== undefined) return source
@@ -61,16 +60,16 @@ async function fetchLora(
   source: string,
   { signal, stderr }: LorasContext,
 ) {
-  const transfer = showTransfer(name, stderr)
-  const writeLine = (line: string) => transfer.note(line)
+  const progress = showDownload(name, stderr)
+  const writeLine = (line: string) => progress.note(line)
   try {
-    await cache.add(name, source, { signal, writeLine, onProgress: transfer.update })
+    await cache.add(name, source, { signal, writeLine, onProgress: progress.update })
   } finally {
-    transfer.stop()
+    progress.stop()
   }
 }
 
-/** Whoever runs the command may reach every server that their machine reaches. */
+/** The user of the command may fetch from private addresses: the references are their own. */
 async function withLoraCache<T>(
   { config }: LorasContext,
   work: (cache: LoraCache) => Promise<T>,
@@ -88,7 +87,9 @@ const isFile = (path: string) => statSync(path, { throwIfNoEntry: false })?.isFi
 
 const toRecord = ({ name, source, digest, bytes, usedAt }: ListedLora) => ({
   ...(name !== undefined && { name }),
-  ...{ source, digest, bytes },
+  source,
+  digest,
+  bytes,
   usedAt: usedAt.toISOString(),
 })
 

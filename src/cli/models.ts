@@ -1,4 +1,4 @@
-/** `fluxd models`: the named models, in words and as JSON. */
+/** `fluxd models`: lists, shows, adds and removes the named models. */
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { openCatalog, removeModel } from '../catalog/catalog.js'
@@ -43,7 +43,7 @@ export async function listModels(flags: { readonly json?: boolean }, context: Mo
   context.stdout.write(flags.json ? toJson(models.map(toRecord)) : toTable(models))
 }
 
-/** Prints what a model comes to on this machine. Throws `not_found`. */
+/** Prints what a model resolves to on this machine. Throws `not_found`. */
 export async function showModel(
   text: string,
   flags: { readonly json?: boolean },
@@ -55,7 +55,7 @@ export async function showModel(
   context.stdout.write(flags.json ? toJson(toRecord(model)) : describe(model, context))
 }
 
-/** Writes a model of the user's, its LoRAs fetched and pinned. Throws what is wrong with the flags. */
+/** Writes a model of the user's; its LoRAs are fetched and pinned. Throws for wrong flags. */
 export async function addModel(text: string, flags: NewModelFlags, context: AddContext) {
   const name = readName(text)
   const fields = {
@@ -71,7 +71,7 @@ export async function addModel(text: string, flags: NewModelFlags, context: AddC
   context.stdout.write(`${text}  ${version}\n`)
 }
 
-/** Removes a model of the user's, also one whose file has become invalid. */
+/** Removes a model of the user's; its file may be invalid. */
 export async function dropModel(text: string, { config, stdout }: ModelsContext) {
   await removeModel(config.catalog, readName(text))
   stdout.write(`removed ${text}\n`)
@@ -92,13 +92,14 @@ function readBase(text = 'dev') {
   throw invalidInput(`Expected --base to be ${variants.join(' or ')} but received ${text}`)
 }
 
-/** The value is text where the field takes text, else what it is in JSON. */
+/** Reads KEY=VALUE; the value is taken as text where the field allows it, else as JSON. */
 function readDefault(text: string): [string, unknown] {
   const [, key = '', value = ''] = /^(\w+)=(.+)$/.exec(text) ?? []
   const field = Object.entries(InputDefaults.shape).find(([name]) => name === key)?.[1]
   if (!field)
     throw invalidInput(
-      `Expected --default as KEY=VALUE with one of ${Object.keys(InputDefaults.shape).join(', ')} but received ${text}`,
+      'Expected --default as KEY=VALUE with one of ' +
+        `${Object.keys(InputDefaults.shape).join(', ')} but received ${text}`,
     )
   const parsed = [value, parseJson(value)].map((each) => field.safeParse(each))
   const sound = parsed.find((each) => each.success && each.data !== undefined)
@@ -110,11 +111,12 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
+    // Not JSON: the caller reports the value that no reading of it suits.
     return undefined
   }
 }
 
-/** What is a file here is that file, whatever else its name could mean. */
+/** Reads `REF` or `REF:SCALE`; a reference that is also a file means the file. */
 function readLora(text: string): ModelLora {
   const [, reference = text, scale = '1'] = /^(.+):(-?[\d.]+)$/.exec(text) ?? []
   const parsed = FluxInput.shape.lora_scale.safeParse(Number(scale))
@@ -130,7 +132,9 @@ function readLora(text: string): ModelLora {
 /** The LoRAs with the digests of their files, which are fetched if need be. */
 async function pin(loras: readonly ModelLora[], { config, signal, stderr }: AddContext) {
   const cache = createLoraCache(config, { findBundled: findBundledIn(config.loras.builtin) })
-  const writeLine = (line: string) => void stderr.write(`${line}\n`)
+  const writeLine = (line: string) => {
+    stderr.write(`${line}\n`)
+  }
   const digestOf = async ({ source, path }: ModelLora) => {
     if (path === undefined) {
       const { digest, release } = await cache.acquire(source, { signal, writeLine })
@@ -189,9 +193,9 @@ function describe(model: Model, { config }: ModelsContext): string {
 }
 
 const describeLora = ({ source, path, scale, sha256 }: ModelLora) =>
-  `${path ?? redact(source)} × ${scale}, ${sha256 ? `sha256 ${sha256}` : 'not here yet'}`
+  `${path ?? redact(source)} × ${scale}, ${sha256 ? `sha256 ${sha256}` : 'not downloaded yet'}`
 
-/** The readme is Markdown of any length, and a reference may hold a token. */
+/** A model for JSON: without its readme, which is long, and without the secrets of references. */
 function toRecord({ readme: _, loras, ...rest }: Model) {
   return { ...rest, loras: loras.map((lora) => ({ ...lora, source: redact(lora.source) })) }
 }

@@ -1,4 +1,4 @@
-/** `fluxd run`: one prediction without a server. Pictures go to files, progress to stderr. */
+/** `fluxd run`: one prediction without a server. Images go to files, progress to stderr. */
 import { access, constants, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { pino } from 'pino'
@@ -6,7 +6,7 @@ import type { Config } from '../config/config.js'
 import type { FluxInput } from '../contract/input.js'
 import { chooseTarget } from '../doctor/target.js'
 import type { GenerateRequest, GenerationEvent } from '../engine/protocol.js'
-import { invalidInput } from '../errors.js'
+import { codeOf, invalidInput } from '../errors.js'
 import { createMediaClient } from '../net/fetchMedia.js'
 import { type NoiseSource, type PixelSize, stepsToRun, type Variant } from '../plan/plan.js'
 import { draftPlan, type PlanSettings, type ValidDraft } from '../plan/planGeneration.js'
@@ -14,9 +14,14 @@ import { resolveSeed } from '../plan/seed.js'
 import { fetchImages, type InputImages } from '../worker/assets.js'
 import { type Engine, type GenerationResult, startEngine } from '../worker/engine/client.js'
 import { createSafetyLines } from '../worker/logLines.js'
-import { withFileUris } from './fileInputs.js'
-import { type InputFlags, listPaths, readInputFlags, readLoraFlag } from './inputFlags.js'
-import { showProgress } from './stepBar.js'
+import {
+  type InputFlags,
+  listPaths,
+  readInputFlags,
+  readLoraFlag,
+  withFileUris,
+} from './inputFlags.js'
+import { showSteps } from './progressBars.js'
 
 export type RunFlags = InputFlags & {
   readonly checkpoint?: string
@@ -24,7 +29,7 @@ export type RunFlags = InputFlags & {
   readonly lora?: readonly string[]
 }
 
-/** What the command needs of its surroundings. */
+/** What a command gets from the process: settings, streams, Ctrl-C. Tests pass their own. */
 export type RunContext = {
   readonly config: Config
   readonly signal: AbortSignal
@@ -33,7 +38,10 @@ export type RunContext = {
   readonly start?: typeof startEngine
 }
 
-/** Plans, generates and writes; throws one sentence about what is wrong, before any work if it can. */
+/**
+ * Plans, generates and writes the images. Throws `invalid_input` for wrong flags, LoRAs or paths before
+ * the engine starts.
+ */
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
   const input = readInputFlags(prompt, await withFileUris(flags))
   const draft = expectValid(input, readSettings(flags, context))
@@ -56,7 +64,7 @@ export async function runPrompt(prompt: string, flags: RunFlags, context: RunCon
   }
 }
 
-/** What flags and settings decide for every plan. */
+/** The part of a plan that flags and settings decide. */
 export const readSettings = (flags: RunFlags, { config }: RunContext): PlanSettings => ({
   noise: flags.noise ?? config.noise,
   goFastLoraMultiplier: config.goFastLoraMultiplier,
@@ -80,7 +88,7 @@ async function fetchInputs(input: FluxInput, signal: AbortSignal): Promise<Input
   }
 }
 
-/** An engine whose checkpoint of `variant` may be another than the settings say. */
+/** Starts an engine; `checkpoint`, if given, replaces the one that the settings name for `variant`. */
 export async function startEngineFor(
   variant: Variant,
   checkpoint: string | undefined,
@@ -90,7 +98,7 @@ export async function startEngineFor(
   const checkpoints = checkpoint
     ? { ...config.checkpoints, [variant]: resolve(checkpoint) }
     : config.checkpoints
-  // The default level would write log lines through the progress bar.
+  // At the default level, log lines would break the progress bar.
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
   const { cudaGraphs, threads, vae, safetyModel: safety } = config
   const target = await chooseTarget(config)
@@ -106,7 +114,7 @@ async function generateWithProgress(
   context: RunContext,
 ): Promise<GenerationResult & { readonly size: PixelSize }> {
   const { draft } = request
-  const progress = showProgress(stepsToRun(draft) * draft.count, context.stderr)
+  const progress = showSteps(stepsToRun(draft) * draft.count, context.stderr)
   const describeSafety = createSafetyLines(draft)
   const lines: string[] = []
   let size = draft.size
@@ -126,11 +134,13 @@ async function generateWithProgress(
   }
 }
 
-/** Found out before the pictures are made, not after. */
+/** Checked before the generation, which would be lost otherwise. */
 async function expectFolder(folder: string): Promise<void> {
   try {
     await access(folder, constants.W_OK)
-  } catch {
-    throw invalidInput(`Expected the folder of --output to be writable but received ${folder}`)
+  } catch (error) {
+    throw invalidInput(
+      `Expected the folder of --output to be writable but received ${folder} (${codeOf(error)})`,
+    )
   }
 }

@@ -1,4 +1,4 @@
-/** `fluxd serve`: the HTTP server and its engine, until a signal ends both. */
+/** `fluxd serve`: runs the HTTP server and its engine until a signal stops both. */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Logger, pino } from 'pino'
@@ -18,11 +18,11 @@ import { startEngine } from '../worker/engine/client.js'
 import { startWorker, type WorkerEngine } from '../worker/worker.js'
 
 const noKeys =
-  'no API key is configured, so only this machine is let in; make one with `fluxd keys add NAME`'
+  'no API key is configured: listening for this machine only; make one with `fluxd keys add NAME`'
 
 type App = ReturnType<typeof buildApp>
 
-/** Listens and prints where, with which checkpoints; logs go to stderr. Throws if it cannot listen. */
+/** Listens and prints the address and the checkpoints; logs go to stderr. Throws if it cannot listen. */
 export async function serve(config: Config): Promise<void> {
   const logger = pino({ level: config.logLevel }, pino.destination(2))
   logger.info({ config }, 'configuration')

@@ -143,7 +143,7 @@ describe('fluxd pull', () => {
     const folder = join(makeFolder(), 'mine')
     await pull('someone/flux-mine', { to: folder })
     expect(filesOf(folder)).toEqual(embedded)
-    expect(printed()).toBe(`to have it served as model dev, set\nFLUXD_CHECKPOINT_DEV=${folder}\n`)
+    expect(printed()).toBe(`to serve it as model dev, set\nFLUXD_CHECKPOINT_DEV=${folder}\n`)
   })
 
   test('asks for the revision behind @', async () => {

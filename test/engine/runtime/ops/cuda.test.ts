@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { comparePictures } from '../../../../src/cli/similarity.js'
+import { compareImages } from '../../../../src/cli/similarity.js'
 import { openTextSide } from '../../../../src/engine/checkpoint/checkpoint.js'
 import { positionBuckets } from '../../../../src/engine/flux/t5.js'
 import { loadModels } from '../../../../src/engine/models/models.js'
@@ -152,7 +152,7 @@ describe('rounded to bfloat16', () => {
         await models.release()
       }
     }
-    const likeness = await comparePictures(await draw(backend), await draw(portableBackend))
+    const likeness = await compareImages(await draw(backend), await draw(portableBackend))
     // Observed: 41.4 dB and 0.997.
     expect(likeness.psnr).toBeGreaterThan(36)
     expect(likeness.ssim).toBeGreaterThan(0.99)
