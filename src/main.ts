@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
- * The `fluxd` command: its subcommands and flags. What they do is in cli/; code that loads ONNX Runtime
- * or reads LoRAs is imported by the commands that need it only.
+ * The `fluxd` command: its subcommands and flags. What they do is in cli/; code that loads ONNX
+ * Runtime or reads LoRAs is imported by the commands that need it only.
  */
 import { existsSync } from 'node:fs'
 import { Command, Option } from 'commander'

@@ -20,15 +20,24 @@ export type Catalog = {
   readonly findVersion: (id: string) => Model | undefined
   /** Sorted by owner and name. */
   readonly list: () => readonly Model[]
-  /** Writes a new model into the user's folder. Throws `invalid_input`, or `conflict` for a taken name. */
+  /**
+   * Writes a new model into the user's folder. Throws `invalid_input`, or `conflict` for a taken
+   * name.
+   */
   readonly add: (name: ModelName, fields: EntryFields) => Promise<Model>
-  /** Changes a model of the user's. Throws `not_found`, and `invalid_input` for one that comes with fluxd. */
+  /**
+   * Changes a model of the user's. Throws `not_found`, and `invalid_input` for one that comes with
+   * fluxd.
+   */
   readonly update: (name: ModelName, changes: ModelChanges) => Promise<Model>
   /** As `removeModel`. */
   readonly remove: (name: ModelName) => Promise<void>
   /** Reads the folders again; a catalog that has become invalid throws and leaves all as it was. */
   readonly reload: () => Promise<void>
-  /** As `reload` if entries of the user's or a model's LoRA files came, went or changed since; else next to nothing is done. */
+  /**
+   * As `reload` if entries of the user's or a model's LoRA files came, went or changed since; else
+   * next to nothing is done.
+   */
   readonly refresh: () => Promise<void>
 }
 
@@ -106,8 +115,8 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
 }
 
 /**
- * Deletes a model of the user's, be its file valid or not. Throws `not_found`, or `invalid_input` for
- * one that comes with fluxd.
+ * Deletes a model of the user's, be its file valid or not. Throws `not_found`, or `invalid_input`
+ * for one that comes with fluxd.
  */
 export async function removeModel(folders: CatalogFolders, name: ModelName): Promise<void> {
   const file = existingFile(folders, name)

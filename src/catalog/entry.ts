@@ -1,6 +1,7 @@
 /**
  * A named model as a file of the catalog describes it: `<owner>/<name>.json` holds the base, the
- * LoRAs, the trigger word and other defaults; `<name>.md` beside it, if there is one, is its readme.
+ * LoRAs, the trigger word and other defaults; `<name>.md` beside it, if there is one, is its
+ * readme.
  */
 import { basename, dirname } from 'node:path'
 import { z } from 'zod'
@@ -9,7 +10,9 @@ import { FluxdError, firstFault, invalidConfig, invalidInput } from '../errors.j
 import { variants } from '../plan/plan.js'
 import { draftPlan } from '../plan/planGeneration.js'
 
-/** Owners and names: safe in paths and URLs, and the same on a disk that does not tell cases apart. */
+/**
+ * Owners and names: safe in paths and URLs, and the same on a disk that does not tell cases apart.
+ */
 const slug = /^[a-z0-9][a-z0-9._-]{0,63}$/
 
 export type ModelName = { readonly owner: string; readonly name: string }
@@ -38,7 +41,9 @@ export type InputDefaults = z.output<typeof InputDefaults>
 
 const LoraEntry = z
   .strictObject({
-    /** A path, seen from the catalog's file. What does not come from the operator must not set it. */
+    /**
+     * A path, seen from the catalog's file. What does not come from the operator must not set it.
+     */
     file: z.string().min(1).max(4000).optional(),
     /** A reference, as in `replicate_weights`. */
     source: z.string().min(1).max(2000).optional(),

@@ -1,4 +1,7 @@
-/** What tells one checkpoint from another without reading its weights, and one file from another by reading it. */
+/**
+ * What tells one checkpoint from another without reading its weights, and one file from another by
+ * reading it.
+ */
 import { createHash } from 'node:crypto'
 import {
   closeSync,
@@ -21,8 +24,8 @@ const sampleBytes = 4096
 
 /**
  * sha256 over the checkpoint's files by name: of a weight file the names, shapes and dtypes of its
- * tensors, its size and 4 KiB from its middle (fine-tunes of Flux.1 share every header), of configs and
- * tokenizers all. The same for the same content on any machine. Throws `checkpoint_invalid`.
+ * tensors, its size and 4 KiB from its middle (fine-tunes of Flux.1 share every header), of configs
+ * and tokenizers all. The same for the same content on any machine. Throws `checkpoint_invalid`.
  */
 export function fingerprintCheckpoint(path: string): string {
   const hash = createHash('sha256')
@@ -37,7 +40,9 @@ export async function digestFile(path: string): Promise<string> {
   return hash.digest('hex')
 }
 
-/** What a checkpoint consists of in either layout (see checkpoint.ts), with the names that count. */
+/**
+ * What a checkpoint consists of in either layout (see checkpoint.ts), with the names that count.
+ */
 function listFiles(path: string): (readonly [name: string, file: string])[] {
   const stats = statSync(path, { throwIfNoEntry: false })
   if (!stats)

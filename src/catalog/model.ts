@@ -79,7 +79,10 @@ export async function openModel(
 /** Where the readme of the model in `file` is, if it has one. */
 export const readmeOf = (file: string) => file.replace(/\.json$/, '.md')
 
-/** A file that has gone, or cannot be read, is found out when it is used: it must not take the other models with it. */
+/**
+ * A file that has gone, or cannot be read, is found out when it is used: it must not take the other
+ * models with it.
+ */
 async function resolveLora(
   { file, source = '', scale, sha256 }: CatalogEntry['loras'][number],
   catalogFile: string,

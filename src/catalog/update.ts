@@ -14,8 +14,8 @@ export type ModelChanges = {
 }
 
 /**
- * Writes what `changes` names into `file`, an entry of the catalog, and into its readme; each is the old
- * one or the new one at any time. Throws `invalid_input` naming the key.
+ * Writes what `changes` names into `file`, an entry of the catalog, and into its readme; each is
+ * the old one or the new one at any time. Throws `invalid_input` naming the key.
  */
 export async function updateEntry(
   file: string,

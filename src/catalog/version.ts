@@ -7,7 +7,10 @@ export type Resolution = {
   /** Of the base checkpoint; see fingerprint.ts. */
   readonly fingerprint: string
   readonly base: Variant
-  /** In order of merging; `pin` is the file's sha256, or the reference of a file nobody has fetched yet. */
+  /**
+   * In order of merging; `pin` is the file's sha256, or the reference of a file nobody has fetched
+   * yet.
+   */
   readonly loras: readonly { readonly pin: string; readonly scale: number }[]
   readonly defaults: InputDefaults
 }

@@ -1,4 +1,6 @@
-/** `fluxd pull`: downloads a Flux.1 checkpoint from Hugging Face into a folder, ready to be served. */
+/**
+ * `fluxd pull`: downloads a Flux.1 checkpoint from Hugging Face into a folder, ready to be served.
+ */
 import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
@@ -75,7 +77,10 @@ async function pullInto(folder: string, name: string, revision: string, context:
   }
 }
 
-/** Runs `work` as the only pull into the folder, which is made; two would corrupt each other's files. */
+/**
+ * Runs `work` as the only pull into the folder, which is made; two would corrupt each other's
+ * files.
+ */
 async function withLock(partial: string, work: () => Promise<void>) {
   const unlock = lock(partial)
   try {

@@ -39,8 +39,8 @@ export type RunContext = {
 }
 
 /**
- * Plans, generates and writes the images. Throws `invalid_input` for wrong flags, LoRAs or paths before
- * the engine starts.
+ * Plans, generates and writes the images. Throws `invalid_input` for wrong flags, LoRAs or paths
+ * before the engine starts.
  */
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
   const input = readInputFlags(prompt, await withFileUris(flags))
@@ -88,7 +88,9 @@ async function fetchInputs(input: FluxInput, signal: AbortSignal): Promise<Input
   }
 }
 
-/** Starts an engine; `checkpoint`, if given, replaces the one that the settings name for `variant`. */
+/**
+ * Starts an engine; `checkpoint`, if given, replaces the one that the settings name for `variant`.
+ */
 export async function startEngineFor(
   variant: Variant,
   checkpoint: string | undefined,

@@ -22,7 +22,10 @@ const noKeys =
 
 type App = ReturnType<typeof buildApp>
 
-/** Listens and prints the address and the checkpoints; logs go to stderr. Throws if it cannot listen. */
+/**
+ * Listens and prints the address and the checkpoints; logs go to stderr. Throws if it cannot
+ * listen.
+ */
 export async function serve(config: Config): Promise<void> {
   const logger = pino({ level: config.logLevel }, pino.destination(2))
   logger.info({ config }, 'configuration')

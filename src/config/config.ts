@@ -1,6 +1,6 @@
 /**
- * The settings of the process: the only reader of the environment. Every variable has a default, and
- * a bad value ends the start with its name.
+ * The settings of the process: the only reader of the environment. Every variable has a default,
+ * and a bad value ends the start with its name.
  */
 import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'

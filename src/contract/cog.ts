@@ -20,8 +20,8 @@ const httpUrl = z
   .regex(/^https?:\/\//i, 'Expected an http or https URL')
 
 /**
- * `context` (for the predictor) changes nothing here. A missing body or input is an empty one, and null
- * is absent, so both fail on the prompt alone.
+ * `context` (for the predictor) changes nothing here. A missing body or input is an empty one, and
+ * null is absent, so both fail on the prompt alone.
  */
 export const CogPredictionRequest = z
   .preprocess(

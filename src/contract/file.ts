@@ -1,4 +1,6 @@
-/** An uploaded file on `/v1`: `name` and `etag` are in no OpenAPI document, but clients demand them. */
+/**
+ * An uploaded file on `/v1`: `name` and `etag` are in no OpenAPI document, but clients demand them.
+ */
 import { z } from 'zod'
 
 /** What a client may say of an upload besides its bytes. */

@@ -1,9 +1,9 @@
 /**
- * What a user sends to have pictures made: the Input schema of Replicate's Flux fine-tunes, field by
- * field. `publishedInput` is the schema as published (20 fields); its JSON Schema is deep-equal to
- * the one in the seed documents. `FluxInput` also accepts `replicate_weights`, which the platform
- * keeps hidden (it fills the hole at x-order 17). Unknown fields are dropped, as Cog drops them;
- * nothing is coerced ("28" is not 28), and bounds are errors, never clamps.
+ * What a user sends to have pictures made: the Input schema of Replicate's Flux fine-tunes, field
+ * by field. `publishedInput` is the schema as published (20 fields); its JSON Schema is deep-equal
+ * to the one in the seed documents. `FluxInput` also accepts `replicate_weights`, which the
+ * platform keeps hidden (it fills the hole at x-order 17). Unknown fields are dropped, as Cog drops
+ * them; nothing is coerced ("28" is not 28), and bounds are errors, never clamps.
  */
 import { z } from 'zod'
 
@@ -44,8 +44,8 @@ const loraReference =
   "For example, 'fofr/flux-pixar-cars'"
 
 /**
- * Characters: two hundred times what the text encoders read. Not in the published schema, as the bounds
- * of integers are not.
+ * Characters: two hundred times what the text encoders read. Not in the published schema, as the
+ * bounds of integers are not.
  */
 export const longestPrompt = 100_000
 

@@ -18,7 +18,10 @@ export const dialect = {
   override: dropOwnBounds,
 } as const
 
-/** zod bounds every integer by what a double holds exactly, and we the prompt; the contract publishes neither. */
+/**
+ * zod bounds every integer by what a double holds exactly, and we the prompt; the contract
+ * publishes neither.
+ */
 function dropOwnBounds({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
   if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum
   if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum
@@ -38,8 +41,8 @@ export function inputTypes(): ReadonlyMap<string, string> {
 }
 
 /**
- * The published type of the field at `path` of a body; undefined for what is none of the input. zod takes
- * an integer for a number when it is not even that.
+ * The published type of the field at `path` of a body; undefined for what is none of the input. zod
+ * takes an integer for a number when it is not even that.
  */
 export function publishedType([first, field, ...rest]: readonly PropertyKey[]): string | undefined {
   if (first !== 'input' || field === undefined || rest.length > 0) return undefined

@@ -5,7 +5,10 @@
 import { z } from 'zod'
 import { openApiDocument } from './openapi.js'
 
-/** Clients of versions before 0.3.9 take a list for an iterator; the fine-tunes were built with this one. */
+/**
+ * Clients of versions before 0.3.9 take a list for an iterator; the fine-tunes were built with this
+ * one.
+ */
 export const cogVersion = '0.9.26'
 
 export const ModelVersion = z
@@ -44,7 +47,9 @@ const linkFields = {
   cover_image_url: z.string().nullish(),
 }
 
-/** `visibility` and `hardware` must be said but change nothing: there is one host, and it is yours. */
+/**
+ * `visibility` and `hardware` must be said but change nothing: there is one host, and it is yours.
+ */
 export const CreateModel = z.strictObject({
   owner: z.string(),
   name: z.string(),

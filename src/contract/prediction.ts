@@ -28,7 +28,10 @@ export type Webhook = {
 
 export type Surface = 'cog' | 'replicate'
 
-/** A picture that was made. `index` counts before unsafe pictures are left out, so there may be gaps. */
+/**
+ * A picture that was made. `index` counts before unsafe pictures are left out, so there may be
+ * gaps.
+ */
 export type OutputFile = {
   readonly index: number
   /** `out-0.webp`. */

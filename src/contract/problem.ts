@@ -1,6 +1,6 @@
 /**
- * How `/v1` says that something is wrong: RFC 7807 problems as Replicate writes them, and the words of
- * the validator its edge uses, gojsonschema (replicate-contract §3.8).
+ * How `/v1` says that something is wrong: RFC 7807 problems as Replicate writes them, and the words
+ * of the validator its edge uses, gojsonschema (replicate-contract §3.8).
  */
 import { z } from 'zod'
 import { fileFields } from './input.js'
@@ -96,7 +96,10 @@ function describeChoice(
 
 const uris: readonly string[] = ['webhook', ...fileFields.map((field) => `input.${field}`)]
 
-/** A URL with a scheme we do not take is well formed: as all that is none, it is told in our own words. */
+/**
+ * A URL with a scheme we do not take is well formed: as all that is none, it is told in our own
+ * words.
+ */
 const describeFormat = ({ input, message }: z.core.$ZodIssue, path: readonly string[]) =>
   uris.includes(path.join('.')) && !URL.canParse(String(input))
     ? "Does not match format 'uri'"

@@ -20,8 +20,8 @@ const webhookUrl = z
   .max(65_536)
 
 /**
- * The input is checked later, when it is known whose it is. `stream` and `webhook_completed` are what
- * old clients send; neither changes what happens here.
+ * The input is checked later, when it is known whose it is. `stream` and `webhook_completed` are
+ * what old clients send; neither changes what happens here.
  */
 const createFields = {
   input: z.record(z.string(), z.unknown()),
@@ -68,8 +68,8 @@ export const ReplicatePrediction = z
 export type ReplicatePrediction = z.output<typeof ReplicatePrediction>
 
 /**
- * The prediction as `/v1` tells it; `output` are the URIs of its pictures, and `baseUrl` is where this
- * server is reached, without a slash at its end.
+ * The prediction as `/v1` tells it; `output` are the URIs of its pictures, and `baseUrl` is where
+ * this server is reached, without a slash at its end.
  */
 export const toReplicatePrediction = (
   prediction: Prediction,
@@ -113,13 +113,18 @@ const toMetrics = (metrics: PredictionMetrics): Record<string, number> =>
     }).filter((entry): entry is [string, number] => entry[1] !== undefined),
   )
 
-/** Clients write null for what they leave out; no body is an empty one, and fastify calls it null. */
+/**
+ * Clients write null for what they leave out; no body is an empty one, and fastify calls it null.
+ */
 function withoutNullFields(body: unknown): unknown {
   if (body === undefined || body === null) return {}
   return isRecord(body) ? withoutNulls(body) : body
 }
 
-/** One page of a list of `/v1`. `next` and `previous` are absolute: clients request them as they are. */
+/**
+ * One page of a list of `/v1`. `next` and `previous` are absolute: clients request them as they
+ * are.
+ */
 export type Page<T> = {
   readonly next: string | null
   readonly previous: string | null

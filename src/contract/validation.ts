@@ -21,7 +21,9 @@ export const HttpValidationError = z
 
 type Fault = Omit<ValidationError, 'loc'>
 
-/** Every fault of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`). */
+/**
+ * Every fault of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`).
+ */
 export const toValidationErrors = (issues: readonly z.core.$ZodIssue[]): ValidationError[] =>
   issues
     .slice(0, mostFaults)
@@ -75,8 +77,8 @@ function describeType(issue: z.core.$ZodIssueInvalidType): Fault {
 }
 
 /**
- * A text that pydantic would not read as what the field is. One that it would read is of the wrong type
- * here, where nothing is coerced, as it is in pydantic's strict mode.
+ * A text that pydantic would not read as what the field is. One that it would read is of the wrong
+ * type here, where nothing is coerced, as it is in pydantic's strict mode.
  */
 function describeUnreadable({ path }: z.core.$ZodIssue, text: string): Fault | undefined {
   switch (publishedType(path)) {

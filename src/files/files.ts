@@ -1,8 +1,8 @@
 /**
  * The bytes of uploads, inputs and outputs: one file each, in a folder of its own, under an id that
- * nobody guesses. A file is there when it has a row, which comes after its bytes. The quota holds for
- * what users send and for what may be begun; an output that was promised is written as long as the
- * disk takes it.
+ * nobody guesses. A file is there when it has a row, which comes after its bytes. The quota holds
+ * for what users send and for what may be begun; an output that was promised is written as long as
+ * the disk takes it.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -24,7 +24,9 @@ export type NewFile = {
 }
 
 export type Files = {
-  /** Resolves when its bytes are on disk. Throws `storage_full`; what `bytes` throws is passed on. */
+  /**
+   * Resolves when its bytes are on disk. Throws `storage_full`; what `bytes` throws is passed on.
+   */
   readonly add: (file: NewFile) => Promise<StoredFile>
   /** Undefined for one that has expired. */
   readonly find: (id: string) => Promise<StoredFile | undefined>
@@ -42,7 +44,10 @@ export type Files = {
   readonly assertDiskSpace: (bytes: number) => Promise<void>
   /** Removes what has expired. */
   readonly removeExpired: () => Promise<void>
-  /** Removes what an interrupted server left: files without a row or prediction, and half-written ones. */
+  /**
+   * Removes what an interrupted server left: files without a row or prediction, and half-written
+   * ones.
+   */
   readonly removeStrays: () => Promise<void>
 }
 

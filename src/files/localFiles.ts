@@ -1,7 +1,7 @@
 /**
- * This server's own files as inputs: what was uploaded or made here, or came with the input, is read
- * from disk, not fetched over the network, which the media client would refuse. An id that is known
- * cannot have been guessed, so the host and the path in front of it do not matter.
+ * This server's own files as inputs: what was uploaded or made here, or came with the input, is
+ * read from disk, not fetched over the network, which the media client would refuse. An id that is
+ * known cannot have been guessed, so the host and the path in front of it do not matter.
  */
 import { FluxdError, invalidInput } from '../errors.js'
 import type { MediaClient } from '../net/fetchMedia.js'
@@ -17,7 +17,9 @@ const inputFileId = (uri: string) =>
 
 const ownPath = /\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
 
-/** `media`, reading `…/v1/files/<id>` and `…/files/<id>/<name>` from `files` where they are there. */
+/**
+ * `media`, reading `…/v1/files/<id>` and `…/files/<id>/<name>` from `files` where they are there.
+ */
 export const withLocalFiles = (
   media: MediaClient,
   files: Pick<Files, 'find' | 'read'>,

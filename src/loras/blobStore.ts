@@ -1,14 +1,14 @@
 /**
  * Weights on disk, each file once however many references lead to it:
  *
- *   blobs/<sha256>.safetensors   never changed once it is there
- *   references/<key>.json        what a reference led to; its date is that of the last use
+ *   blobs/<sha256>.safetensors   immutable
+ *   references/<key>.json        the digest that a reference led to; its mtime is the last use
  *   names/<name>.json            the same for names that the operator gave; never evicted
  *   parts/                       downloads under way and other temporary files
  *   holds/                       leases: which process uses which file
  *
- * The quota covers everything in it. What was used longest ago goes first; what is named or in
- * use stays, even where that exceeds the quota.
+ * The quota covers all of it. The least recently used file is evicted first; named and leased files
+ * stay, even if they exceed the quota. Several processes may share the folder.
  */
 import { renameSync, rmSync, statSync } from 'node:fs'
 import { readdir, rm, stat, statfs } from 'node:fs/promises'
@@ -22,11 +22,11 @@ import { createPartialFiles, type PartialFiles } from './partialFiles.js'
 
 export type BlobStoreLimits = {
   readonly quotaBytes: number
-  /** What the disk must have left before something is added. */
+  /** Free bytes that the disk keeps after a file is added. */
   readonly minFreeBytes: number
 }
 
-/** A file that stays where it is until it is released. */
+/** A file that is not evicted until it is released. */
 export type LeasedBlob = {
   readonly path: string
   readonly digest: string
@@ -38,9 +38,9 @@ export type BlobStore = {
   readonly references: Entries
   readonly names: Entries
   readonly partialFiles: PartialFiles
-  /** The entry's file, or undefined when it is not there any more. */
+  /** A lease of the entry's file; undefined if the file has been evicted. */
   readonly lease: (entry: Pick<Entry, 'digest' | 'bytes'>) => LeasedBlob | undefined
-  /** Makes the file at `path` the library's, tells the entries under `key`, and leases it. */
+  /** Moves the file at `path` into the store, writes its entry, and leases it. */
   readonly admit: (
     path: string,
     entry: Entry,
@@ -51,11 +51,11 @@ export type BlobStore = {
   readonly evictToFit: (incoming: number, report: Report) => Promise<void>
   readonly freeBytes: () => Promise<number>
   readonly isLeased: (digest: string) => boolean
-  /** Removes the weights unless they are in use or something still leads to them. */
+  /** Removes the weights unless they are leased or have a name. */
   readonly discard: (digest: string) => Promise<void>
 }
 
-/** Where an entry is written down. */
+/** The place of an entry: the names or the references, and its key there. */
 export type EntryKey = { readonly entries: Entries; readonly key: string }
 
 type Report = (line: string) => void
@@ -65,7 +65,7 @@ type Blob = Evictable & { readonly digest: string; readonly isNamed: boolean }
 const dayMs = 24 * 60 * 60_000
 const suffix = '.safetensors'
 
-/** The store in `folder`, which is made. Throws a sentence where nothing can be written. */
+/** The store in `folder`, which is made. Throws `config_invalid` if it cannot be written to. */
 export function createBlobStore(
   folder: string,
   { quotaBytes, minFreeBytes }: BlobStoreLimits,
@@ -79,7 +79,7 @@ export function createBlobStore(
 
   const pathOf = (digest: string) => join(blobsFolder, `${digest}${suffix}`)
 
-  // It is leased before it is looked for: what evicts it in between makes it be missed, not lost.
+  // Leased before the file is looked for: an eviction before that is a miss, one after it waits.
   function lease({ digest, bytes }: Pick<Entry, 'digest' | 'bytes'>): LeasedBlob | undefined {
     const path = pathOf(digest)
     const release = leases.take(digest)
@@ -89,7 +89,7 @@ export function createBlobStore(
     return undefined
   }
 
-  function moveIn(path: string, entry: Entry): LeasedBlob {
+  function moveIntoStore(path: string, entry: Entry): LeasedBlob {
     renameSync(path, pathOf(entry.digest))
     return lease(entry)!
   }
@@ -106,10 +106,11 @@ export function createBlobStore(
       files.map(async (file): Promise<Blob[]> => {
         const digest = file.slice(0, -suffix.length)
         const path = pathOf(digest)
+        // Evicted by another process since the folder was read.
         const stats = await stat(path).catch(() => undefined)
         if (!stats) return []
         const uses = [...named, ...referred].filter((entry) => entry.digest === digest)
-        // Without a use it was admitted by a process that was killed before it could say for whom.
+        // A file without an entry is from a process that was killed between the two.
         const usedAtMs = Math.max(
           ...uses.map((use) => use.usedAtMs),
           uses.length ? 0 : stats.mtimeMs,
@@ -127,8 +128,8 @@ export function createBlobStore(
     let total = [...blobs, ...leftovers].reduce((sum, { bytes }) => sum + bytes, incoming)
     const isEnough = async () =>
       total <= quotaBytes && (await freeBytes()) - incoming >= minFreeBytes
-    const given = leftovers.filter(({ path }) => !path.endsWith('.tmp'))
-    const candidates = [...given, ...blobs.filter((blob) => !blob.isNamed)].sort(
+    const evictable = leftovers.filter(({ path }) => !path.endsWith('.tmp'))
+    const candidates = [...evictable, ...blobs.filter((blob) => !blob.isNamed)].sort(
       (a, b) => a.usedAtMs - b.usedAtMs,
     )
     for (const oldest of candidates) {
@@ -147,8 +148,8 @@ export function createBlobStore(
 
   async function removeBlob(digest: string): Promise<boolean> {
     if (leases.isLeased(digest)) return false
-    // Another process may lease it between the question and the deed: it is asked again
-    // when nobody can find the file any more.
+    // Another process may lease the file after the check above. It is checked again when the file
+    // has been moved away and can be found no more.
     const aside = join(draftsFolder, `${digest}.${process.pid}.part.evicted`)
     if (moveIfThere(pathOf(digest), aside) && leases.isLeased(digest)) {
       renameSync(aside, pathOf(digest))
@@ -171,7 +172,7 @@ export function createBlobStore(
     admit: (path, entry, { entries, key }, report) =>
       exclusively(async () => {
         await evictToFit(entry.bytes, report)
-        const leased = lease(entry) ?? moveIn(path, entry)
+        const leased = lease(entry) ?? moveIntoStore(path, entry)
         await rm(path, { force: true })
         await orRelease(leased, () => entries.write(key, entry))
         return leased
@@ -185,7 +186,7 @@ export function createBlobStore(
   }
 }
 
-/** Whether it was there. */
+/** Whether there was a file at `from`. */
 function moveIfThere(from: string, to: string): boolean {
   try {
     renameSync(from, to)
@@ -196,7 +197,7 @@ function moveIfThere(from: string, to: string): boolean {
   }
 }
 
-/** A part that nobody came back for in a day. */
+/** Removes the partial files that were not continued for a day; returns the others. */
 async function removeStale<T extends Evictable>(leftovers: readonly T[]): Promise<T[]> {
   const isStale = ({ usedAtMs }: T) => usedAtMs < Date.now() - dayMs
   await Promise.all(leftovers.filter(isStale).map(({ path }) => rm(path, { force: true })))

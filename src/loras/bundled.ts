@@ -1,10 +1,11 @@
+/** The LoRAs that are part of the package, for the embedded model. */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** The path of a LoRA that comes with fluxd, by its name on Replicate; undefined for other names. */
+/** The path of a bundled LoRA by its name on Replicate; undefined for other names. */
 export type FindBundled = (name: string) => string | undefined
 
-/** Finds `owner/name` as `<owner>--<name>.safetensors` in `folder`; without a folder, nothing. */
+/** Finds `owner/name` as `<owner>--<name>.safetensors` in `folder`; nothing without a folder. */
 export const findBundledIn =
   (folder: string | undefined): FindBundled =>
   (name) => {

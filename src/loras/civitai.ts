@@ -1,8 +1,7 @@
 /**
- * CivitAI models. The number in a page's address is the model's, the download takes a version's:
- * which one it is, the API tells. (The reference takes the one for the other, so that most pages
- * give it the wrong file or none.)
- * API: https://developer.civitai.com, GET /api/v1/models/:id
+ * LoRAs of CivitAI pages. A page's address holds the id of a model, a download needs the id of one
+ * of its versions, which the API lists. (weights.py uses the model's id for both and gets a wrong
+ * file or none for most pages.) API: https://developer.civitai.com, GET /api/v1/models/:id
  */
 import { z } from 'zod'
 import { FluxdError, invalidLora } from '../errors.js'

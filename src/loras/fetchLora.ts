@@ -1,4 +1,6 @@
-/** From what a reference means to a file of weights on this disk, whatever way leads there. */
+/**
+ * Downloads the file that a LoRA source leads to: from a URL, a hub, CivitAI, a tar or a data URI.
+ */
 import { createReadStream } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { Readable } from 'node:stream'
@@ -25,7 +27,7 @@ export type FetchOptions = {
 }
 
 export type FetchRequest = {
-  /** A path of ours; what an interrupted download left there is gone on with. */
+  /** Where the download is written; the bytes of an interrupted one are continued. */
   readonly part: string
   readonly signal: AbortSignal
   readonly report: (line: string) => void
@@ -43,8 +45,8 @@ export type Fetched = {
 export type FetchWeights = (source: LoraSource, request: FetchRequest) => Promise<Fetched>
 
 /**
- * Fetches weights into a file that the caller moves or removes. Throws `lora_invalid` in the
- * reference's words, or `canceled`; what the file holds is not looked at.
+ * Downloads weights into a file that the caller moves or removes. Throws `lora_invalid` in the
+ * words of weights.py, or `canceled`; the content of the file is not checked.
  */
 export function createFetch(options: FetchOptions): FetchWeights {
   const { hosts, client, maxBytes } = options
@@ -55,12 +57,12 @@ export function createFetch(options: FetchOptions): FetchWeights {
     file: RemoteFile,
     request: FetchRequest,
   ): Promise<Fetched> {
-    const reply = await orExplain(kind, request.signal, () => pull(file, request))
+    const reply = await withExplanation(kind, request.signal, () => downloadFile(file, request))
     if (reply.kind === 'refused') throw invalidLora(explainStatus(kind, reply.status))
     return complete(file, reply, request)
   }
 
-  const pull = ({ url, bearer }: RemoteFile, { part, signal, onProgress }: FetchRequest) =>
+  const downloadFile = ({ url, bearer }: RemoteFile, { part, signal, onProgress }: FetchRequest) =>
     download(client, part, { url, bearer, maxBytes, signal, onProgress }, options.retry)
 
   function getFile(kind: DownloadKind, file: RemoteFile, request: FetchRequest): Promise<Fetched> {
@@ -74,7 +76,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
   ): Promise<Fetched> {
     try {
       const file = await locateOnHub(source, huggingFace, client, request.signal)
-      const reply = await pull(file, request)
+      const reply = await downloadFile(file, request)
       if (reply.kind === 'refused')
         throw invalidLora(`the server answered with status ${reply.status}`)
       return { ...(await complete(file, reply, request)), hubFile: file.file }
@@ -88,7 +90,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
   }
 
   async function getCivitaiPage(id: string, request: FetchRequest): Promise<Fetched> {
-    const file = await orExplain('civitai', request.signal, () =>
+    const file = await withExplanation('civitai', request.signal, () =>
       locateOnCivitai(id, civitai, client, request.signal),
     )
     return getFile('civitai', file, request)
@@ -176,8 +178,8 @@ function decodeTar(uri: string, maxBytes: number): Uint8Array {
   }
 }
 
-/** A sentence of ours stays as it is; any other reason is put into the reference's. */
-async function orExplain<T>(
+/** Passes `lora_invalid` on; any other error becomes the cause in a sentence of weights.py. */
+async function withExplanation<T>(
   kind: DownloadKind,
   signal: AbortSignal,
   task: () => Promise<T>,
@@ -190,8 +192,12 @@ async function orExplain<T>(
   }
 }
 
-function explain(error: unknown, signal: AbortSignal, tell: (cause: string) => string): FluxdError {
+function explain(
+  error: unknown,
+  signal: AbortSignal,
+  toMessage: (cause: string) => string,
+): FluxdError {
   if (signal.aborted)
     return new FluxdError('canceled', 'The download was canceled', { cause: error })
-  return invalidLora(tell(error instanceof Error ? error.message : String(error)), error)
+  return invalidLora(toMessage(error instanceof Error ? error.message : String(error)), error)
 }

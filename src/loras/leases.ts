@@ -1,18 +1,20 @@
 /**
- * Which weights are in use. Within a process that is counted; to the other processes of the machine
- * an empty file named after the digest and the process says so, for as long as that process lives.
+ * Leases of cached files: a file in use is not evicted. A process counts its own leases; an empty
+ * file `<digest>.<pid>` tells the other processes of the machine, as long as that process lives.
  */
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { hasCode } from '../errors.js'
 
 export type Leases = {
-  /** Returns what ends the lease; calling that again does nothing. */
+  /** Leases a file and returns the release; calling that again does nothing. */
   readonly take: (digest: string) => () => void
   readonly isLeased: (digest: string) => boolean
 }
 
-/** The leases in `folder`, which is made. All of it is synchronous, so that nothing comes in between. */
+/**
+ * The leases in `folder`, which is made. Every operation is synchronous, hence atomic in a process.
+ */
 export function createLeases(folder: string): Leases {
   mkdirSync(folder, { recursive: true })
   removeDead(folder)
@@ -40,21 +42,25 @@ export function createLeases(folder: string): Leases {
     },
     isLeased: (digest) =>
       counts.has(digest) ||
-      readdirSync(folder).some((mark) => mark.startsWith(`${digest}.`) && isOther(pidOf(mark))),
+      readdirSync(folder).some(
+        (mark) => mark.startsWith(`${digest}.`) && isOtherProcess(pidOf(mark)),
+      ),
   }
 }
 
 function removeDead(folder: string): void {
   for (const mark of readdirSync(folder)) {
     const pid = pidOf(mark)
-    if (pid !== process.pid && !isOther(pid)) rmSync(join(folder, mark), { force: true })
+    if (pid !== process.pid && !isOtherProcess(pid)) rmSync(join(folder, mark), { force: true })
   }
 }
 
 const pidOf = (mark: string) => Number(mark.slice(mark.lastIndexOf('.') + 1))
 
-/** Whether `pid` is another process that lives; a number that is ours is of an earlier start. */
-export function isOther(pid: number): boolean {
+/**
+ * Whether `pid` is another living process. This process's id in a name is from an earlier start.
+ */
+export function isOtherProcess(pid: number): boolean {
   if (!(pid > 0) || pid === process.pid) return false
   try {
     process.kill(pid, 0)

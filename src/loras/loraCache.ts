@@ -1,6 +1,6 @@
 /**
- * The LoRAs of this server: those that the operator named, those that come with fluxd, and those
- * that predictions referred to, fetched once and kept as long as there is room.
+ * The LoRAs of this server: those that the operator named, the bundled ones, and those that
+ * predictions referred to, which are downloaded once and kept until they are evicted.
  */
 import { createHash } from 'node:crypto'
 import { copyFile, stat } from 'node:fs/promises'
@@ -20,13 +20,13 @@ import { type LoraSource, parseLoraSource } from './reference.js'
 import { validateLoraFile } from './validateFile.js'
 
 export type LoraCacheSettings = {
-  /** The library is the folder `loras` in it. */
+  /** The cache is the folder `loras` in it. */
   readonly dataDir: string
   readonly hosts: Hosts
-  /** Hosts that may be reached although they are not public. */
+  /** Hosts that may be connected to although they are not public. */
   readonly allowedHosts: readonly string[]
   readonly loras: {
-    /** Of one file. */
+    /** The largest file that is downloaded. */
     readonly maxBytes: number
     readonly cacheBytes: number
     readonly minFreeBytes: number
@@ -41,7 +41,7 @@ export type LoraCacheOptions = {
 
 export type AcquireOptions = {
   readonly signal: AbortSignal
-  /** Takes the lines of the prediction's log; a LoRA that is there already writes none. */
+  /** Receives lines for the prediction's log; a cached LoRA writes none. */
   readonly writeLine: (line: string) => void
   readonly onProgress?: (done: number, total: number | undefined) => void
 }
@@ -52,39 +52,39 @@ export type AcquiredLora = {
   readonly digest: string
   readonly source: 'disk' | 'network'
   readonly seconds: number
-  /** The file stays where it is until this is called; calling it again does nothing. */
+  /** Ends the lease of the file; calling it again does nothing. */
   readonly release: () => void
 }
 
 export type LoraCache = {
   /**
-   * The file that `reference` leads to, fetched if need be. Throws `lora_invalid`, which is the
-   * prediction's error, or `canceled`.
+   * The file that `reference` leads to, downloaded unless it is cached. Throws `lora_invalid`,
+   * which becomes the prediction's error, or `canceled`.
    */
   readonly acquire: (reference: string, options: AcquireOptions) => Promise<AcquiredLora>
-  /** The file at `path`, which is the operator's, as it is now. Throws `lora_invalid` when it cannot be read. */
+  /** The operator's file at `path` as it is now. Throws `lora_invalid` if it cannot be read. */
   readonly open: (path: string) => Promise<AcquiredLora>
-  /** Keeps what `reference` leads to under `name`, for as long as the name stays. */
+  /** Stores the file that `reference` leads to under `name`; named files are not evicted. */
   readonly add: (name: string, reference: string, options: AcquireOptions) => Promise<void>
-  /** Keeps a copy of the file at `path` under `name`. */
+  /** Stores a copy of the file at `path` under `name`. */
   readonly addFile: (name: string, path: string) => Promise<void>
-  /** Throws `not_found`; the file goes too, unless it is in use or has another name. */
+  /** Removes `name`, and the file unless it is leased or has another name. Throws `not_found`. */
   readonly remove: (name: string) => Promise<void>
   /** As `listLoras`. */
   readonly list: () => Promise<readonly (ListedLora & { readonly inUse: boolean })[]>
-  /** The file of a named LoRA or of one that comes with fluxd. */
+  /** The path of a named or bundled LoRA. */
   readonly find: (name: string) => Promise<string | undefined>
   readonly close: () => Promise<void>
 }
 
-/** A reference: its key in the entries, what it means, and how it may be shown. */
+/** A reference to download: its key in the index, its source, and its text without secrets. */
 type LoraRequest = { readonly key: string; readonly source: LoraSource; readonly shown: string }
 
 type CachedLora = LeasedBlob & { readonly source: AcquiredLora['source'] }
 
 const nothing = () => {}
 
-/** The library in `settings.dataDir`, which several processes of one machine may share. */
+/** The LoRA cache in `settings.dataDir`, which several processes of one machine may share. */
 export function createLoraCache(
   settings: LoraCacheSettings,
   {
@@ -136,7 +136,7 @@ export function createLoraCache(
     const leased = blobs.lease(entry)
     if (!leased)
       throw invalidLora(
-        `The file of the LoRA ${name} is gone: add it again with \`fluxd loras add\``,
+        `The file of the LoRA ${name} is missing: add it again with \`fluxd loras add\``,
       )
     await blobs.names.touch(name)
     return { ...leased, source: 'disk' }
@@ -156,7 +156,7 @@ export function createLoraCache(
 
   function fetchOnce(reference: string, key: string, waiter: Waiter): Promise<CachedLora> {
     const request = { key, source: parseLoraSource(reference), shown: redact(reference) }
-    // It may have come between the look into the blob store and now.
+    // Another caller may have finished the download since the cache was looked into.
     const start = async (all: Waiter) => (await findKept(key)) ?? fetchAndAdmit(request, all)
     return singleFlight.join(key, waiter, start)
   }
@@ -252,11 +252,14 @@ const toAcquired = (
   { path, digest, source, release }: CachedLora,
   startedAtMs: number,
 ): AcquiredLora => ({
-  ...{ path, digest, source, release },
+  path,
+  digest,
+  source,
+  release,
   seconds: (performance.now() - startedAtMs) / 1000,
 })
 
-/** The reference as it was given, as in the reference implementation: `a/b` and `a/b/` are two. */
+/** The key of a reference, which is not normalised, as in weights.py: `a/b` and `a/b/` are two. */
 const keyOf = (reference: string) => createHash('sha256').update(reference).digest('hex')
 
 const isName = (name: string) => /^\w[\w.-]{0,63}(?:\/\w[\w.-]{0,63})?$/.test(name)
@@ -264,6 +267,7 @@ const isName = (name: string) => /^\w[\w.-]{0,63}(?:\/\w[\w.-]{0,63})?$/.test(na
 function checkName(name: string): void {
   if (!isName(name))
     throw invalidInput(
-      `Expected a name such as watercolour or owner/watercolour but received ${JSON.stringify(name.slice(0, 200))}`,
+      'Expected a name such as watercolour or owner/watercolour but received ' +
+        JSON.stringify(name.slice(0, 200)),
     )
 }

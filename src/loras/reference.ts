@@ -1,7 +1,7 @@
 /**
- * What a LoRA reference of the contract means. The accepted forms, their order and the words of the
- * errors are the reference's (cog-flux weights.py), which clients show to people.
- * `owner/name` is a Replicate model, never a Hugging Face repository.
+ * LoRA references: the text of `replicate_weights` or `extra_lora` as a typed source. The accepted
+ * forms, their order and the error messages are those of cog-flux weights.py, which clients
+ * display. `owner/name` is a Replicate model, never a Hugging Face repository.
  */
 import { invalidLora } from '../errors.js'
 
@@ -15,7 +15,7 @@ export type LoraSource =
       readonly repo: string
       readonly file: string | undefined
     }
-  /** `id` is the page's; which version it means, CivitAI has to be asked. */
+  /** `id` is the page's; CivitAI's API names the version to download. */
   | { readonly kind: 'civitaiPage'; readonly id: string }
   | { readonly kind: 'civitaiFile'; readonly url: string }
   | { readonly kind: 'file'; readonly url: string }
@@ -28,16 +28,16 @@ export type LoraSource =
     }
   | { readonly kind: 'tar'; readonly url: string }
 
-// A name that is part of the URL it is put into and cannot change that URL's meaning.
+// A path segment that cannot change the meaning of the URL that it is put into.
 const name = String.raw`((?!\.\.?(?:/|$))[\w.-]+)`
 const scheme = '(?:https?://)?'
-// What is left of a URL of these hosts is no Replicate model of an owner "civitai.com".
+// Other URLs of these hosts are not read as Replicate models of an owner named civitai.com.
 const replicate = String.raw`(?!(?:huggingface\.co|civitai\.com)/)(?:https?://replicate\.com/)?`
 const form = (text: string) => new RegExp(`^${text}$`)
 
 type Form = readonly [RegExp, (...groups: (string | undefined)[]) => LoraSource]
 
-// The first that fits counts.
+// The first form that matches decides.
 const forms: readonly Form[] = [
   [
     form(String.raw`${scheme}huggingface\.co/${name}/${name}(?:/([^/?#]+\.safetensors))?/?`),
@@ -63,7 +63,9 @@ const forms: readonly Form[] = [
   [form(String.raw`(https?://replicate\.delivery/.*\.tar)`), (url) => ({ kind: 'tar', url: url! })],
 ]
 
-/** What `reference` names. Throws `lora_invalid` in the reference's words when it is no known form. */
+/**
+ * The source that `reference` names. Throws `lora_invalid` in the words of weights.py otherwise.
+ */
 export function parseLoraSource(reference: string): LoraSource {
   if (reference.startsWith('data:')) return { kind: 'data', uri: reference }
   for (const [pattern, read] of forms) {

@@ -1,7 +1,9 @@
 /** Files inside their own URL: `data:[<type>][;base64],<data>` (RFC 2397). */
 import { invalidInput } from '../errors.js'
 
-/** The bytes of a data URI, base64 or percent-encoded; throws what is wrong, quoting its head only. */
+/**
+ * The bytes of a data URI, base64 or percent-encoded; throws what is wrong, quoting its head only.
+ */
 export function decodeDataUri(uri: string, maxBytes: number): Uint8Array {
   const comma = uri.indexOf(',')
   const shown = uri.slice(0, Math.min(comma < 0 ? uri.length : comma, 64))
@@ -20,8 +22,8 @@ export function decodeDataUri(uri: string, maxBytes: number): Uint8Array {
 const longestHead = 256
 
 /**
- * The bytes of a data URI in base64 and what stands before them, if both make up the same URI again;
- * undefined for one that is written in another way.
+ * The bytes of a data URI in base64 and what stands before them, if both make up the same URI
+ * again; undefined for one that is written in another way.
  */
 export function splitDataUri(uri: string): { head: string; bytes: Buffer } | undefined {
   const head = /^data:[^,]*;base64,/i.exec(uri.slice(0, longestHead))?.[0]

@@ -21,7 +21,10 @@ export type GuardedRequest = {
 }
 
 export type GuardedClient = {
-  /** The reply at the end of the redirects, whatever its status. Throws `invalid_input` for a refused URL. */
+  /**
+   * The reply at the end of the redirects, whatever its status. Throws `invalid_input` for a
+   * refused URL.
+   */
   readonly get: (url: string, request?: GuardedRequest) => Promise<Reply>
   /** The reply of that server itself: a redirect is not followed. Throws as `get`. */
   readonly post: (url: string, body: string, request?: GuardedRequest) => Promise<Reply>
@@ -134,7 +137,10 @@ export function parseUrl(uri: string): URL {
   }
 }
 
-/** Throws unless `url` is http(s), carries no password, and its host is a name or an allowed address. */
+/**
+ * Throws unless `url` is http(s), carries no password, and its host is a name or an allowed
+ * address.
+ */
 function checkUrl(url: URL, allowAddress: AddressRule): URL {
   if (url.protocol !== 'http:' && url.protocol !== 'https:')
     throw invalidInput(`Expected an http or https URL but received ${url.protocol}`)

@@ -5,7 +5,8 @@
  */
 import ipaddr from 'ipaddr.js'
 
-// All global unicast addresses are in here (RFC 4291 §2.4); ::/96, the IPv4-compatible ones, are not.
+// All global unicast addresses are in here (RFC 4291 §2.4); ::/96, the IPv4-compatible ones, are
+// not.
 const globalUnicast = ipaddr.IPv6.parseCIDR('2000::/3')
 
 /** Whether `address`, which is what `host` is or resolved to, may be connected to. */

@@ -22,8 +22,8 @@ export function redact(reference: string): string {
 }
 
 /**
- * The fields of an input as they may be stored and echoed: the values of secret fields are replaced,
- * URLs lose their secrets. Data URIs stay, because clients read their input back.
+ * The fields of an input as they may be stored and echoed: the values of secret fields are
+ * replaced, URLs lose their secrets. Data URIs stay, because clients read their input back.
  */
 export const redactInput = (input: Readonly<Record<string, unknown>>): Record<string, unknown> =>
   Object.fromEntries(
@@ -48,7 +48,8 @@ function hideValue(value: unknown): unknown {
   return value
 }
 
-// Both patterns take time linear in the text: what follows a match's start can match in one way only.
+// Both patterns take time linear in the text: what follows a match's start can match in one way
+// only.
 const urls = /https?:\/\/[^\s"'<>]+/gi
 const secretParameters = /([?&][\w.-]*(?:token|key|secret|password|signature|sig))=[^&#\s]+/gi
 

@@ -1,6 +1,7 @@
 /**
- * A file that is still on its way: its bytes so far, their running hash, and beside it what a server
- * must be asked with to get the rest of the same file. It survives the process that wrote it.
+ * A file that is still on its way: its bytes so far, their running hash, and beside it what a
+ * server must be asked with to get the rest of the same file. It survives the process that wrote
+ * it.
  */
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'

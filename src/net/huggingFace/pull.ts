@@ -37,8 +37,8 @@ export const pullRetryPolicy: RetryPolicy = {
 }
 
 /**
- * Brings all files of `repository` into `folder`, which exists; those that are there and right stay.
- * Throws one sentence that names the file; what has come stays for the next time.
+ * Brings all files of `repository` into `folder`, which exists; those that are there and right
+ * stay. Throws one sentence that names the file; what has come stays for the next time.
  */
 export async function pullRepository(
   repository: Repository,

@@ -1,6 +1,7 @@
 /**
  * Model repositories on Hugging Face: which files make up a checkpoint in one, at one commit.
- * Routes: /api/models/<repo>/revision/<name>, /api/models/<repo>/tree/<commit>, /<repo>/resolve/<commit>/<path>.
+ * Routes: /api/models/<repo>/revision/<name>, /api/models/<repo>/tree/<commit>,
+ * /<repo>/resolve/<commit>/<path>.
  */
 import { z } from 'zod'
 import { FluxdError } from '../../errors.js'
