@@ -126,7 +126,8 @@ function expectModel({ catalog }: Services, model: string): void {
 function explainListening(error: unknown, host: string, port: number): unknown {
   if (hasCode(error, 'EADDRINUSE'))
     return invalidConfig(
-      `Expected port ${port} of ${host} to be free but another program listens there; set FLUXD_PORT`,
+      `Expected port ${port} of ${host} to be free but another program listens there; ` +
+        'set FLUXD_PORT',
     )
   if (hasCode(error, 'EADDRNOTAVAIL', 'ENOTFOUND'))
     return invalidConfig(

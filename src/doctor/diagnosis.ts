@@ -93,8 +93,10 @@ export const describeFinding = ({ subject, verdict, detail, fix }: Finding) =>
 const describeDevice = ({ device }: DiagnosisInput, chosen: Device) =>
   device === 'auto' ? `${chosen}, chosen by what is here` : `${chosen}, by FLUXD_DEVICE`
 
-const describeBackend = ({ backend, machine }: DiagnosisInput, device: Device) =>
-  `${chooseBackend(backend, device, machine)}, ${backend === 'auto' ? 'chosen by what is here' : 'by FLUXD_BACKEND'}`
+const describeBackend = ({ backend, machine }: DiagnosisInput, device: Device) => {
+  const reason = backend === 'auto' ? 'chosen by what is here' : 'by FLUXD_BACKEND'
+  return `${chooseBackend(backend, device, machine)}, ${reason}`
+}
 
 const addonSubject = 'native addon'
 

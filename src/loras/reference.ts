@@ -8,7 +8,7 @@ import { invalidLora } from '../errors.js'
 export type LoraSource =
   /** A tar inside its own URL. */
   | { readonly kind: 'data'; readonly uri: string }
-  /** Without `file`, the repository leases exactly one .safetensors. */
+  /** Without `file`, the repository holds exactly one .safetensors. */
   | {
       readonly kind: 'huggingface'
       readonly owner: string
@@ -75,17 +75,19 @@ export function parseLoraSource(reference: string): LoraSource {
   throw invalidLora(explain(reference))
 }
 
+const hubForm = 'huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]'
+
 function explain(reference: string): string {
   if (/^civitai\.com\/api\/download\/models\//.test(reference))
     return 'URL must end with either .tar or .safetensors'
   if (reference.includes('huggingface.co'))
-    return 'Failed to parse HuggingFace URL. Expected huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]'
+    return `Failed to parse HuggingFace URL. Expected ${hubForm}`
   if (reference.includes('civitai.com'))
     return 'Failed to parse CivitAI URL. Expected civitai.com/models/<id>[/<model-name>]'
   return [
     'Failed to parse URL. Expected either:',
     '* Replicate model in the format <owner>/<username> or <owner>/<username>/<version>',
-    '* HuggingFace URL in the format huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]',
+    `* HuggingFace URL in the format ${hubForm}`,
     '* CivitAI URL in the format civitai.com/models/<id>[/<model-name>]',
     '* Arbitrary .safetensors URLs from the Internet',
   ].join('\n')

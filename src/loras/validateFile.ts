@@ -26,7 +26,7 @@ export function validateLoraFile(path: string, shown: string): void {
     const kind = kindOf(start)
     throw kind ? refuse(kind) : invalidLora(cause.message.replaceAll(path, shown), cause)
   }
-  throw invalidLora(`Expected tensors in ${shown} but it leases none`)
+  throw invalidLora(`Expected tensors in ${shown} but it holds none`)
 }
 
 function readStart(path: string): Buffer {

@@ -1,4 +1,4 @@
-/** Files that users name by URL, small enough to be held in memory. */
+/** Downloads files that users name by URL into memory, within limits of size and time. */
 import { FluxdError, invalidInput } from '../errors.js'
 import { decodeDataUri } from './dataUri.js'
 import { createGuardedClient, discard, parseUrl, type Reply, readBody } from './guardedClient.js'
@@ -12,10 +12,10 @@ export type MediaClient = {
 }
 
 export type MediaLimits = {
-  /** Which addresses may be connected to; by default the public ones. */
+  /** The addresses that may be connected to; by default the public ones. */
   readonly allowAddress?: AddressRule
   readonly maxBytes?: number
-  /** For everything together: names, redirects, body. */
+  /** The limit for name resolution, redirects and body together. */
   readonly timeoutMs?: number
 }
 

@@ -1,7 +1,7 @@
 /**
- * HTTP to servers that users name. A user must not be able to make the server talk to its own
- * network, so addresses are checked where they cannot change any more: when the socket is connected
- * to what a name resolved to (no DNS rebinding), and again after every redirect.
+ * HTTP to servers that users name, guarded against SSRF: a user must not reach the networks of this
+ * machine through it. Addresses are checked in the socket's own name lookup, where they cannot
+ * change any more (no DNS rebinding), and again after every redirect.
  */
 import { lookup as resolveName } from 'node:dns'
 import type { LookupFunction } from 'node:net'
@@ -10,23 +10,22 @@ import { FluxdError, invalidInput } from '../errors.js'
 import { type AddressRule, isPublicAddress, literalAddress } from './publicAddress.js'
 import { redact } from './redact.js'
 
-/** `url` is the one at the end of the redirects. The body must be read or discarded. */
+/** `url` is the last one of the redirects. The body must be read or discarded. */
 export type Reply = Dispatcher.ResponseData & { readonly url: URL }
 
 export type GuardedRequest = {
   readonly headers?: Readonly<Record<string, string>>
-  /** A token for the server of the first URL; no other server that it redirects to gets it. */
+  /** A token for the origin of the first URL; other origins that it redirects to do not get it. */
   readonly bearer?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
 
 export type GuardedClient = {
   /**
-   * The reply at the end of the redirects, whatever its status. Throws `invalid_input` for a
-   * refused URL.
+   * The reply at the end of the redirects, of any status. Throws `invalid_input` for a refused URL.
    */
   readonly get: (url: string, request?: GuardedRequest) => Promise<Reply>
-  /** The reply of that server itself: a redirect is not followed. Throws as `get`. */
+  /** The first reply: redirects are not followed. Throws as `get`. */
   readonly post: (url: string, body: string, request?: GuardedRequest) => Promise<Reply>
   /** As `post`. */
   readonly put: (url: string, body: Uint8Array, request?: GuardedRequest) => Promise<Reply>
@@ -37,8 +36,8 @@ const maxRedirects = 5
 const redirectStatuses: readonly number[] = [301, 302, 303, 307, 308]
 
 /**
- * A client that connects only to allowed addresses. `stallTimeoutMs` is for connecting, for waiting
- * for the first byte and between two of them; Cog's is the default.
+ * A client that connects to allowed addresses only. `stallTimeoutMs` is the limit for connecting,
+ * for the first byte and between two of them; the default is Cog's.
  */
 export function createGuardedClient({
   allowAddress = isPublicAddress,
@@ -107,10 +106,12 @@ export function createGuardedClient({
   }
 }
 
-/** Closes the connection without reading what else it would bring. */
+/**
+ * Closes the connection without reading the rest; an error of a body nobody reads is no failure.
+ */
 export const discard = ({ body }: Pick<Reply, 'body'>) => body.on('error', () => {}).destroy()
 
-/** The whole body, refused as soon as it says or shows that it is longer than `maxBytes`. */
+/** The whole body. Throws `invalid_input` as soon as it announces or has more than `maxBytes`. */
 export async function readBody(reply: Reply, maxBytes: number): Promise<Buffer> {
   const tooLarge = () => invalidInput(`Expected a file of at most ${maxBytes} bytes`)
   const announced = Number(reply.headers['content-length'] ?? 0)
@@ -138,8 +139,7 @@ export function parseUrl(uri: string): URL {
 }
 
 /**
- * Throws unless `url` is http(s), carries no password, and its host is a name or an allowed
- * address.
+ * Throws unless `url` is http(s), has no credentials, and its host is a name or an allowed address.
  */
 function checkUrl(url: URL, allowAddress: AddressRule): URL {
   if (url.protocol !== 'http:' && url.protocol !== 'https:')
@@ -154,7 +154,7 @@ function checkUrl(url: URL, allowAddress: AddressRule): URL {
 const refused = (host: string) =>
   invalidInput(`Expected the URL of a public server but ${host} is not one`)
 
-/** node's lookup, failing when any address of a name is refused. */
+/** Node's lookup, which fails if any address of the name is refused. */
 const createLookup =
   (allowAddress: AddressRule): LookupFunction =>
   (hostname, options, callback) => {

@@ -1,18 +1,17 @@
 /**
- * Which addresses the server may be sent to by a user. Everything that is not plainly part of the
- * public internet is refused: this machine, its networks, cloud metadata, and addresses in which
- * another one is wrapped (IPv4-mapped, NAT64, 6to4, Teredo).
+ * The addresses that URLs of users may lead to. Everything that is not plainly part of the public
+ * internet is refused: this machine, private networks, cloud metadata, and addresses that contain
+ * another one (IPv4-mapped, NAT64, 6to4, Teredo).
  */
 import ipaddr from 'ipaddr.js'
 
-// All global unicast addresses are in here (RFC 4291 §2.4); ::/96, the IPv4-compatible ones, are
-// not.
+// Contains all global unicast addresses (RFC 4291 §2.4), but not ::/96, the IPv4-compatible ones.
 const globalUnicast = ipaddr.IPv6.parseCIDR('2000::/3')
 
-/** Whether `address`, which is what `host` is or resolved to, may be connected to. */
+/** Whether `address`, which `host` is or resolved to, may be connected to. */
 export type AddressRule = (address: string, host: string) => boolean
 
-/** True for a public unicast address; false for every other one and for what is no address. */
+/** True for a public unicast address; false for any other one and for other text. */
 export function isPublicAddress(address: string): boolean {
   if (!ipaddr.isValid(address)) return false
   const parsed = ipaddr.parse(address)
@@ -21,7 +20,7 @@ export function isPublicAddress(address: string): boolean {
 }
 
 /**
- * Public addresses, and besides them those that `allowed` names: host names (for whatever they
+ * Allows public addresses and those that `allowed` names: host names (with all addresses that they
  * resolve to), addresses, and ranges such as 10.0.0.0/8.
  */
 export function allowHosts(allowed: readonly string[]): AddressRule {

@@ -13,7 +13,7 @@ const harmlessParameters: ReadonlySet<string> = new Set([
 
 // Fields of sibling models (`hf_api_token`, `civitai_api_token`) and of nested objects.
 const secretField =
-  /(?:token|passw(?:or)?d|secrets?|api[-_]?key|access[-_]?key|private[-_]?key|authorization|credentials?)$/i
+  /(?:token|passw(?:or)?d|secrets?|(?:api|access|private)[-_]?key|authorization|credentials?)$/i
 
 /** `reference` for logs, listings and errors: without secrets, at most 300 characters long. */
 export function redact(reference: string): string {

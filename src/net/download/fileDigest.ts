@@ -1,3 +1,4 @@
+/** Cached sha256 digests of files that rarely change. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
@@ -5,8 +6,9 @@ import { basename } from 'node:path'
 import { codeOf, invalidLora } from '../../errors.js'
 
 /**
- * The sha256 of files that rarely change, each read once for as long as it stays the same. Throws
- * `lora_invalid`, without saying where it looked, for one that cannot be read.
+ * A function that returns the sha256 of a file. Each file is read once until its size or its time
+ * of modification changes. Throws `lora_invalid`, naming the file but not its folder, for an
+ * unreadable one.
  */
 export function createDigests(): (path: string) => Promise<string> {
   const known = new Map<string, { readonly stamp: string; readonly digest: Promise<string> }>()

@@ -1,6 +1,6 @@
 /**
- * Downloads that survive what networks do: a connection that breaks off is taken up where it ended
- * (`Range`, and `If-Range` so that both halves are of the same file), also by a later process.
+ * Resumable downloads: after a broken connection, or in a later process, a download continues with
+ * the bytes that are missing (`Range`, and `If-Range` so that all parts are of the same file).
  * Protocol: RFC 9110 §13.1.5 and §14.
  */
 import { createHash } from 'node:crypto'
@@ -19,13 +19,13 @@ export type DownloadRequest = {
 }
 
 export type RetryPolicy = {
-  /** Attempts in a row that bring next to nothing. */
+  /** Consecutive attempts without progress before the download fails. */
   readonly attempts: number
-  /** Before the second attempt; it doubles from then on. */
+  /** The delay before the second attempt; it doubles with each further one. */
   readonly delayMs: number
-  /** For connecting, for the first byte and between two of them. */
+  /** The time limit for connecting, for the first byte and between two of them. */
   readonly stallMs: number
-  /** For everything together. */
+  /** The time limit for the whole download. */
   readonly timeoutMs: number
 }
 
@@ -38,7 +38,7 @@ export const defaultRetryPolicy: RetryPolicy = {
 
 export type Downloaded =
   | { readonly kind: 'file'; readonly bytes: number; readonly sha256: string }
-  /** The server does not give the file out. */
+  /** The server refuses to send the file. */
   | { readonly kind: 'refused'; readonly status: number }
 
 type Step =
@@ -46,13 +46,13 @@ type Step =
   | { readonly kind: 'refused'; readonly status: number }
   | { readonly kind: 'again'; readonly reason: string; readonly waitMs: number }
 
-// An attempt that brought this much counts as a success of the connection.
+// An attempt that received this many bytes counts as progress.
 const progressBytes = 2 ** 20
 const maxWaitMs = 30_000
 
 /**
- * Writes the file behind `url` to `path`, going on with what lies there. What came so far stays
- * there when the connection is given up or the signal aborts, else the part is removed.
+ * Downloads `url` to `path`, continuing the bytes that are there. They stay for the next download
+ * after network failures and aborts, and are removed after any other failure.
  * Throws one sentence; `canceled` when the signal aborted.
  */
 export async function download(
@@ -117,7 +117,7 @@ async function attempt(
     discard(reply)
     return refusal
   } catch (error) {
-    // What the guard or a limit refuses, it will refuse again.
+    // Repeating cannot help against a refused address, a limit, or a full disk.
     if (error instanceof FluxdError || signal.aborted || isDiskError(error)) throw error
     return again(describe(error))
   }
@@ -129,7 +129,7 @@ const rangeHeaders = (part: PartialFile, url: string): Readonly<Record<string, s
   return { range: `bytes=${part.length()}-`, 'if-range': origin.validator }
 }
 
-/** Makes the part ready for the reply's body; returns why there is none to take. */
+/** Prepares the partial file for the reply's body; returns a step if the body must not be read. */
 async function prepare(part: PartialFile, reply: Reply, url: string): Promise<Step | undefined> {
   const { statusCode: status, headers } = reply
   if (status === 200) {
@@ -137,7 +137,7 @@ async function prepare(part: PartialFile, reply: Reply, url: string): Promise<St
     return undefined
   }
   if (status === 206 && continues(part, reply)) return undefined
-  // A range that does not fit: the file has changed, or the server cannot count.
+  // A range that does not continue the file: it has changed, or the server is faulty.
   if (status === 206 || status === 416) {
     await part.restart({ url: hashOf(url) })
     return again(`the server answered a range it was not asked for (status ${status})`)
@@ -152,7 +152,7 @@ function originOf({ headers }: Reply, url: string): Origin {
   const length = single(headers['content-length'])
   return {
     url: hashOf(url),
-    // A weak ETag does not promise the same bytes.
+    // A weak ETag does not identify the bytes.
     validator: etag && !etag.startsWith('W/') ? etag : date,
     total: length === undefined ? undefined : Number(length),
   }
@@ -169,11 +169,11 @@ function continues(part: PartialFile, { headers }: Reply): boolean {
   )
 }
 
-/** Not every server heeds If-Range; most tell what the range is of. */
+/** Some servers ignore If-Range; most send the validator of the file that the range is from. */
 function isOfSame(validator: string | undefined, headers: Reply['headers']): boolean {
   if (validator === undefined) return true
-  const told = single(validator.endsWith(' GMT') ? headers['last-modified'] : headers.etag)
-  return told === undefined || told === validator
+  const received = single(validator.endsWith(' GMT') ? headers['last-modified'] : headers.etag)
+  return received === undefined || received === validator
 }
 
 async function receive(part: PartialFile, reply: Reply, request: DownloadRequest): Promise<Step> {
@@ -193,7 +193,7 @@ async function receive(part: PartialFile, reply: Reply, request: DownloadRequest
   return again(`expected ${total} bytes but received ${part.length()}`)
 }
 
-/** `origin()` tells nothing while the part is empty. */
+/** The total length by the reply, for an empty partial file, which has no origin yet. */
 const announced = (part: PartialFile, { headers }: Reply) => {
   const length = single(headers['content-length'])
   return length === undefined ? undefined : part.length() + Number(length)
@@ -201,7 +201,7 @@ const announced = (part: PartialFile, { headers }: Reply) => {
 
 const again = (reason: string, waitMs = 0): Step => ({ kind: 'again', reason, waitMs })
 
-/** Seconds only; the other form, a date, is as good as none. */
+/** Retry-After in seconds as milliseconds; its other form, a date, counts as 0. */
 function retryAfterMs(value: string | string[] | undefined): number {
   const seconds = Number(single(value))
   return seconds > 0 ? Math.min(seconds * 1000, maxWaitMs) : 0
@@ -211,7 +211,7 @@ const single = (value: string | string[] | undefined) => (Array.isArray(value) ?
 
 const hashOf = (url: string) => createHash('sha256').update(url).digest('hex')
 
-// No other attempt would find more room.
+// Another attempt would find the same disk.
 const isDiskError = (error: unknown) => hasCode(error, 'ENOSPC', 'EDQUOT', 'EIO', 'EROFS')
 
 const describe = (error: unknown) => (error instanceof Error ? error.message : String(error))
