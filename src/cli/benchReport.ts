@@ -23,7 +23,9 @@ function describeMachine(report: BenchReport): string {
   const isOnCard = device !== 'cpu'
   const place = isOnCard && card ? card.name : `${cpu}, ${cores} cores`
   const software = [
-    `fluxd ${fluxd}, ONNX Runtime ${onnxruntime}${backend === 'native' ? ' by the addon' : ''}, Node ${node}`,
+    `fluxd ${fluxd}`,
+    `ONNX Runtime ${onnxruntime}${backend === 'native' ? ' by the addon' : ''}`,
+    `Node ${node}`,
     ...(isOnCard && driver !== undefined ? [`driver ${driver}`] : []),
     ...(isOnCard && cuda !== undefined ? [`CUDA ${cuda}`] : []),
   ]

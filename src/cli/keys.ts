@@ -43,10 +43,12 @@ export async function listKeys({ config, stdout }: KeysContext): Promise<void> {
     for (const { id, name, scopes, priority, ratePerMinute, createdAt } of all)
       stdout.write(
         `${name}  ${id}  ${scopes.join(',')}  priority ${priority}  ` +
-          `${ratePerMinute === 0 ? 'no limit' : `${ratePerMinute}/min`}  ${createdAt.toISOString()}\n`,
+          `${describeRate(ratePerMinute)}  ${createdAt.toISOString()}\n`,
       )
   })
 }
+
+const describeRate = (perMinute: number) => (perMinute === 0 ? 'no limit' : `${perMinute}/min`)
 
 /** Revokes a key; a running server refuses it from its next request on. */
 export async function removeKey(name: string, { config, stdout }: KeysContext): Promise<void> {

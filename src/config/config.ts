@@ -1,6 +1,6 @@
 /**
- * The settings of the process: the only reader of the environment. Every variable has a default,
- * and a bad value ends the start with its name.
+ * The configuration of the process, the only reader of the environment. Every variable has a
+ * default, and a bad value ends the start with its name.
  */
 import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
@@ -27,11 +27,11 @@ export type Config = {
   /** An absolute path, as are the checkpoints. */
   readonly dataDir: string
   readonly checkpoints: Readonly<Record<Variant, string>>
-  /** Folders of named models: those that come with fluxd, and the user's. */
+  /** Folders of named models: the bundled ones, and the user's. */
   readonly catalog: { readonly bundled: string; readonly own: string }
-  /** Where forms of LoRA references lead to; a token goes to its own host only. */
+  /** The servers that LoRA references lead to; a token is sent to its own host only. */
   readonly hosts: Readonly<Record<'huggingFace' | 'civitai' | 'replicate', Host>>
-  /** Names, addresses and ranges that may be reached although they are not public. */
+  /** Names, addresses and ranges that may be connected to although they are not public. */
   readonly allowedHosts: readonly string[]
   /** Sizes in bytes; `builtin` is the folder of the LoRAs that fit the embedded models only. */
   readonly loras: {
@@ -40,17 +40,17 @@ export type Config = {
     readonly minFreeBytes: number
     readonly builtin: string | undefined
   }
-  /** Which GPUs this process computes on, by CUDA's index. */
+  /** The GPUs that this process computes on, by CUDA's index. */
   readonly gpus: 'all' | 'none' | readonly number[]
-  /** How many engines there are where there is no GPU. */
+  /** The number of engines where there is no GPU. */
   readonly executors: number | undefined
   /** Seconds for which the head of the queue may be overtaken for LoRAs that are in place. */
   readonly loraPatienceSeconds: number
-  /** How many predictions may wait. */
+  /** The limit of queued predictions. */
   readonly maxQueue: number
-  /** Seconds that the data of a finished prediction is kept; 0 for ever. */
+  /** Seconds that the data of an ended prediction is kept; 0 means for ever. */
   readonly retentionSeconds: number
-  /** Bytes of all uploads and outputs together. */
+  /** The limit for the bytes of all uploads, inputs and outputs together. */
   readonly filesBytes: number
   readonly drainSeconds: number
   readonly publicUrl: string | undefined
@@ -63,28 +63,28 @@ export type Config = {
   }
   /** Origins of web pages that may call this server; `*` is all. */
   readonly corsOrigins: readonly string[]
-  /** The operator's own key, which may do everything. */
+  /** The operator's own key, which has all scopes. */
   readonly apiKey: Secret | undefined
-  /** What receivers of webhooks get as `Authorization: Bearer`. */
+  /** Sent to receivers of webhooks as `Authorization: Bearer`. */
   readonly webhookToken: Secret | undefined
-  /** Where spans go: an OTLP collector. */
+  /** The OTLP collector that spans are sent to. */
   readonly otlpUrl: string | undefined
   readonly noise: NoiseSource
-  /** The safety checker's folder, an absolute path; undefined when none is installed. */
+  /** The safety checker's folder, an absolute path; undefined if none is configured. */
   readonly safetyModel: string | undefined
-  /** What `go_fast` multiplies LoRA scales by. */
+  /** The factor of LoRA scales with `go_fast`. */
   readonly goFastLoraMultiplier: number
   readonly device: DeviceChoice
-  /** What networks and their runs may fill; undefined leaves it to the machine. */
+  /** The limit of memory for networks and their runs; undefined leaves it to the machine. */
   readonly memoryBytes: number | undefined
   readonly backend: BackendChoice
   readonly vae: VaeChoice
-  /** For how many sizes of pictures a step is replayed as a CUDA graph. */
+  /** The number of image sizes whose step is replayed as a CUDA graph. */
   readonly cudaGraphs: number
   readonly threads: number
-  /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
+  /** Made when the server is ready: Kubernetes probes it in a Cog container. */
   readonly readyFile: string | undefined
-  /** Folders of LD_LIBRARY_PATH. */
+  /** The folders of LD_LIBRARY_PATH. */
   readonly libraryPath: readonly string[]
   readonly logLevel: LogLevel
 }
@@ -96,15 +96,15 @@ const packageRoot = fileURLToPath(new URL('../..', import.meta.url))
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
-/** Where `fluxd pull dev` and `fluxd pull schnell` put a model, below the data folder. */
+/** Where `fluxd pull dev` and `fluxd pull schnell` put a model, relative to the data folder. */
 const pulledModels = {
   FLUXD_CHECKPOINT_DEV: 'models/black-forest-labs--FLUX.1-dev',
   FLUXD_CHECKPOINT_SCHNELL: 'models/black-forest-labs--FLUX.1-schnell',
 } as const
 
 /**
- * The settings in `variables`, frozen; an empty variable counts as unset. A model that was pulled,
- * as `isThere` tells, takes the place of the embedded one. Throws on a bad value.
+ * The settings in `variables`, frozen; an empty variable counts as unset. A pulled model, for which
+ * `isThere` is true, replaces the embedded one. Throws `config_invalid` on a bad value.
  */
 export function readConfig(
   variables: Environment = process.env,
@@ -195,7 +195,7 @@ function readSetting<N extends SettingName>(
   )
 }
 
-/** A secret may be given as the file that holds it: `FLUXD_API_KEY_FILE` for `FLUXD_API_KEY`. */
+/** Reads secrets from files: `FLUXD_API_KEY_FILE` names the file that holds `FLUXD_API_KEY`. */
 function withSecretFiles(environment: Environment): Environment {
   const secrets = Object.entries(settings).flatMap(([name, { schema }]) => {
     const file = environment[`${name}_FILE`]

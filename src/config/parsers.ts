@@ -1,4 +1,4 @@
-/** The kinds of values that settings have: each says what it expects, for errors. */
+/** Parsers of settings: each one has the text for errors that says what it expects. */
 import { inspect } from 'node:util'
 import ipaddr from 'ipaddr.js'
 import { z } from 'zod'
@@ -33,7 +33,7 @@ export const url = z
   .transform((text) => text.replace(/\/+$/, ''))
   .meta({ expects: 'an http or https URL' })
 
-/** What fits into a header; an empty one is none. */
+/** A text that fits into a header; an empty one is undefined. */
 export const secret = z
   .string()
   .refine((text) => /^[\x21-\x7e]{0,4096}$/.test(text))

@@ -1,4 +1,4 @@
-/** The settings, in the order in which the README shows them: every variable has a default. */
+/** The table of settings, in the order of the documentation. Every variable has a default. */
 import { backendChoices, deviceChoices } from '../doctor/diagnosis.js'
 import { noiseSources } from '../plan/plan.js'
 import {
@@ -20,11 +20,11 @@ import {
 export const outputModes = ['auto', 'url', 'data'] as const
 export type OutputMode = (typeof outputModes)[number]
 
-/** What a Cog client gets while another prediction runs: a place in the queue, or a 409. */
+/** What `/predictions` does while another prediction runs: queue the request, or answer 409. */
 export const cogBusyChoices = ['queue', '409'] as const
 export type CogBusy = (typeof cogBusyChoices)[number]
 
-/** What the autoencoder's decoder computes in. */
+/** The precision of the autoencoder's decoder. */
 export const vaeChoices = ['float32', 'float16'] as const
 export type VaeChoice = (typeof vaeChoices)[number]
 
@@ -205,31 +205,36 @@ export const settings = {
     schema: choice(deviceChoices),
     fallback: 'auto',
     meaning:
-      'What computes; `auto` is the GPU where there is one, and never the CPU because a library is missing',
+      'What computes; `auto` is the GPU where there is one, ' +
+      'and never the CPU because a library is missing',
   },
   FLUXD_BACKEND: {
     schema: choice(backendChoices),
     fallback: 'auto',
     meaning:
-      'Who runs the networks: `native` is the addon of `npm run build:native`, `ort` needs nothing; `auto` is the addon on a GPU where it is built',
+      'Who runs the networks: `native` is the addon of `npm run build:native`, ' +
+      '`ort` needs nothing; `auto` is the addon on a GPU where it is built',
   },
   FLUXD_MEMORY_BYTES: {
     schema: optionalBytes,
     fallback: '',
     meaning:
-      'What networks and their runs may fill of the GPU, by default what is free at the start less 4GiB; without a GPU of the machine, by default half',
+      'What networks and their runs may fill of the GPU, by default what is free at the start ' +
+      'less 4GiB; without a GPU of the machine, by default half',
   },
   FLUXD_VAE: {
     schema: choice(vaeChoices),
     fallback: 'float32',
     meaning:
-      'What pictures are decoded in; `float16` halves memory and traffic on a GPU, and gives way to `float32` when a picture leaves its range',
+      'What pictures are decoded in; `float16` halves memory and traffic on a GPU, ' +
+      'and gives way to `float32` when a picture leaves its range',
   },
   FLUXD_CUDA_GRAPHS: {
     schema: integer(0, 64),
     fallback: '0',
     meaning:
-      'For how many sizes of pictures, those that come first, `native` replays a step as a CUDA graph; each takes memory',
+      'For how many sizes of pictures, those that come first, ' +
+      '`native` replays a step as a CUDA graph; each takes memory',
   },
   FLUXD_THREADS: {
     schema: integer(0, 1024),
@@ -246,6 +251,6 @@ export const settings = {
 export type Settings = typeof settings
 export type SettingName = keyof Settings
 
-/** A row for each variable, for the README's table. */
+/** A row for each variable, for the documentation's table. */
 export const configTable = () =>
   Object.entries(settings).map(([name, { fallback, meaning }]) => ({ name, fallback, meaning }))

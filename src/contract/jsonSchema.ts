@@ -19,8 +19,8 @@ export const dialect = {
 } as const
 
 /**
- * zod bounds every integer by what a double holds exactly, and we the prompt; the contract
- * publishes neither.
+ * Removes bounds that the published schema does not have: zod's for integers that a double holds
+ * exactly, and fluxd's for the prompt.
  */
 function dropOwnBounds({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchema }): void {
   if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum
@@ -28,7 +28,7 @@ function dropOwnBounds({ jsonSchema }: { jsonSchema: z.core.JSONSchema.BaseSchem
   if (jsonSchema.maxLength === longestPrompt) delete jsonSchema.maxLength
 }
 
-/** The schema as JSON, without what zod adds for its own use (`~standard`, `$schema`, `$id`). */
+/** The schema as plain JSON, without zod's own keys (`~standard`, `$schema`, `$id`). */
 export function plain(schema: object): JsonObject {
   const { $schema, $id, ...rest } = JSON.parse(JSON.stringify(schema))
   return rest
@@ -41,8 +41,8 @@ export function inputTypes(): ReadonlyMap<string, string> {
 }
 
 /**
- * The published type of the field at `path` of a body; undefined for what is none of the input. zod
- * takes an integer for a number when it is not even that.
+ * The published JSON type of the field at `path` of a body; undefined outside the input. An issue
+ * of zod does not hold it: zod reports integers as numbers.
  */
 export function publishedType([first, field, ...rest]: readonly PropertyKey[]): string | undefined {
   if (first !== 'input' || field === undefined || rest.length > 0) return undefined
@@ -55,6 +55,6 @@ export function publishedType([first, field, ...rest]: readonly PropertyKey[]): 
 export const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-/** The fields of `record` that say something: clients write null for what they leave out. */
+/** The fields of `record` that are not null: clients write null for what they leave out. */
 export const withoutNulls = (record: Readonly<Record<string, unknown>>): Record<string, unknown> =>
   Object.fromEntries(Object.entries(record).filter(([, value]) => value !== null))

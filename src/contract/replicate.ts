@@ -14,14 +14,14 @@ import {
   webhookEvents,
 } from './prediction.js'
 
-/** Cog bounds the length too: the URL is kept with the prediction. */
+/** Bounded as in Cog: the URL is stored with the prediction. */
 const webhookUrl = z
   .url({ protocol: /^https?$/, error: 'Expected an http or https URL' })
   .max(65_536)
 
 /**
- * The input is checked later, when it is known whose it is. `stream` and `webhook_completed` are
- * what old clients send; neither changes what happens here.
+ * The input is validated against the model that it is for. `stream` and `webhook_completed` are
+ * sent by old clients and have no effect.
  */
 const createFields = {
   input: z.record(z.string(), z.unknown()),
@@ -31,7 +31,7 @@ const createFields = {
   webhook_completed: z.string().optional(),
 }
 
-/** The body where the path says which model: `/models/{owner}/{name}/predictions` and the like. */
+/** The body of routes whose path names the model, such as `/models/{owner}/{name}/predictions`. */
 export const CreateNamedPrediction = z
   .preprocess(withoutNullFields, z.strictObject(createFields))
   .meta({ title: 'CreateNamedPrediction' })
@@ -68,8 +68,8 @@ export const ReplicatePrediction = z
 export type ReplicatePrediction = z.output<typeof ReplicatePrediction>
 
 /**
- * The prediction as `/v1` tells it; `output` are the URIs of its pictures, and `baseUrl` is where
- * this server is reached, without a slash at its end.
+ * The prediction on `/v1`; `output` holds the URIs of its images, and `baseUrl` is this server's
+ * public URL, without a slash at its end.
  */
 export const toReplicatePrediction = (
   prediction: Prediction,
@@ -114,7 +114,8 @@ const toMetrics = (metrics: PredictionMetrics): Record<string, number> =>
   )
 
 /**
- * Clients write null for what they leave out; no body is an empty one, and fastify calls it null.
+ * Drops fields that are null: clients write null for what they leave out. Fastify passes an empty
+ * body as null.
  */
 function withoutNullFields(body: unknown): unknown {
   if (body === undefined || body === null) return {}
@@ -122,7 +123,7 @@ function withoutNullFields(body: unknown): unknown {
 }
 
 /**
- * One page of a list of `/v1`. `next` and `previous` are absolute: clients request them as they
+ * One page of a list on `/v1`. `next` and `previous` are absolute: clients request them as they
  * are.
  */
 export type Page<T> = {
@@ -131,7 +132,7 @@ export type Page<T> = {
   readonly results: readonly T[]
 }
 
-/** The page of a list that is never so long that it has to be cut. */
+/** The only page of a short list. */
 export const wholePage = <T>(results: readonly T[]): Page<T> => ({
   next: null,
   previous: null,
@@ -140,7 +141,7 @@ export const wholePage = <T>(results: readonly T[]): Page<T> => ({
 
 /** A webhook delivery on fluxd's own routes. */
 export type WebhookDelivery = {
-  /** The receiver's `webhook-id`. */
+  /** The `webhook-id` that the receiver gets. */
   readonly id: string
   readonly event: WebhookEvent
   readonly status: 'pending' | 'delivered' | 'failed'
@@ -148,7 +149,7 @@ export type WebhookDelivery = {
   readonly created_at: string
   readonly next_attempt_at: string | null
   readonly completed_at: string | null
-  /** Of the last attempt. */
+  /** The error of the last attempt. */
   readonly error: string | null
 }
 
