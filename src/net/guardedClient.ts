@@ -40,7 +40,7 @@ const redirectStatuses: readonly number[] = [301, 302, 303, 307, 308]
  * for the first byte and between two of them; the default is Cog's.
  */
 export function createGuardedClient({
-  allowAddress = isPublicAddress,
+  allowAddress = (address) => isPublicAddress(address),
   stallTimeoutMs = 10_000,
 }: {
   readonly allowAddress?: AddressRule

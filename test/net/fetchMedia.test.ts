@@ -80,6 +80,8 @@ describe('a server that is not public', () => {
     'http://100.100.100.200/',
     'http://192.0.0.192/',
     'http://[fd00:ec2::254]/',
+    'http://168.63.129.16/machine/?comp=goalstate',
+    'http://0xa83f8110/',
     // IPv4 inside IPv6.
     'http://[::ffff:127.0.0.1]/',
     'http://[::ffff:7f00:1]/',
