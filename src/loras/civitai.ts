@@ -6,7 +6,8 @@
 import { z } from 'zod'
 import { FluxdError, invalidLora } from '../errors.js'
 import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
-import { discard, type GuardedClient, readBody } from '../net/guardedClient.js'
+import { discard, type GuardedClient } from '../net/guardedClient.js'
+import { readBody } from '../net/replyBody.js'
 import { explainStatus } from './downloadErrors.js'
 
 const File = z.object({

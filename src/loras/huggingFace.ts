@@ -2,7 +2,8 @@
 import { fileDownloadInfo, listFiles } from '@huggingface/hub'
 import { invalidLora } from '../errors.js'
 import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
-import { discard, type GuardedClient, type Reply, readBody } from '../net/guardedClient.js'
+import { discard, type GuardedClient, type Reply } from '../net/guardedClient.js'
+import { readBody } from '../net/replyBody.js'
 import type { LoraSource } from './reference.js'
 
 type HubSource = Extract<LoraSource, { readonly kind: 'huggingface' }>
@@ -86,7 +87,9 @@ function refuseDenied(reply: Reply, repo: string): void {
 
 async function toResponse(reply: Reply): Promise<Response> {
   const { statusCode, headers } = reply
-  const fields = Object.entries(headers).flatMap(([field, value]) =>
+  // The body that is passed on has been decoded.
+  const { 'content-encoding': _, ...described } = headers
+  const fields = Object.entries(described).flatMap(([field, value]) =>
     value === undefined ? [] : [value].flat().map((each): [string, string] => [field, each]),
   )
   return new Response(await readReply(reply), { status: statusCode, headers: fields })

@@ -1,9 +1,10 @@
 /** Downloads files that users name by URL into memory, within limits of size and time. */
 import { FluxdError, invalidInput } from '../errors.js'
 import { decodeDataUri } from './dataUri.js'
-import { createGuardedClient, discard, parseUrl, type Reply, readBody } from './guardedClient.js'
+import { createGuardedClient, discard, parseUrl, type Reply } from './guardedClient.js'
 import type { AddressRule } from './publicAddress.js'
 import { redact } from './redact.js'
+import { readBody } from './replyBody.js'
 
 export type MediaClient = {
   /** The bytes behind an http(s) URL or a data URI. Throws a sentence, or `canceled`. */

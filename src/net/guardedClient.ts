@@ -106,28 +106,8 @@ export function createGuardedClient({
   }
 }
 
-/**
- * Closes the connection without reading the rest; an error of a body nobody reads is no failure.
- */
+/** Closes the connection without reading the rest; an error of an unread body is no failure. */
 export const discard = ({ body }: Pick<Reply, 'body'>) => body.on('error', () => {}).destroy()
-
-/** The whole body. Throws `invalid_input` as soon as it announces or has more than `maxBytes`. */
-export async function readBody(reply: Reply, maxBytes: number): Promise<Buffer> {
-  const tooLarge = () => invalidInput(`Expected a file of at most ${maxBytes} bytes`)
-  const announced = Number(reply.headers['content-length'] ?? 0)
-  if (announced > maxBytes) {
-    discard(reply)
-    throw tooLarge()
-  }
-  const chunks: Buffer[] = []
-  let length = 0
-  for await (const chunk of reply.body) {
-    length += chunk.length
-    if (length > maxBytes) throw tooLarge()
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks, length)
-}
 
 /** The URL that `uri` spells; throws `invalid_input` without quoting it. */
 export function parseUrl(uri: string): URL {

@@ -82,7 +82,7 @@ function prepare({ hub }: Pick<Hub, 'hub'>, dataDir = makeFolder(), hasToken = t
       signal: canceling.signal,
       stdout,
       stderr: stderr as unknown as NodeJS.WriteStream,
-      retry: { attempts: 2, delayMs: 5, stallMs: 500, timeoutMs: 10_000 },
+      retry: { attempts: 2, delayMs: 5, stallMs: 500, timeoutMs: 10_000, minBytesPerSecond: 0 },
     })
   const read = (stream: PassThrough) => String(stream.read() ?? '')
   return { dataDir, pull, canceling, printed: () => read(stdout), shown: () => read(stderr) }

@@ -40,7 +40,10 @@ export function openLibrary(
       allowedHosts: ['127.0.0.1'],
       loras: { maxBytes, cacheBytes, minFreeBytes },
     },
-    { retry: { attempts: 2, delayMs: 5, stallMs: 200, timeoutMs: 5000 }, ...options },
+    {
+      retry: { attempts: 2, delayMs: 5, stallMs: 200, timeoutMs: 5000, minBytesPerSecond: 0 },
+      ...options,
+    },
   )
   onTestFinished(() => library.close())
   return library

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FluxdError, hasCode, invalidLora } from '../../errors.js'
 import { discard, type GuardedClient, type Reply } from '../guardedClient.js'
+import { decodeBody, isEncoded } from '../replyBody.js'
 import { type Origin, openPartialFile, type PartialFile, removePartialFile } from './partialFile.js'
 
 export type DownloadRequest = {
@@ -27,6 +28,8 @@ export type RetryPolicy = {
   readonly stallMs: number
   /** The time limit for the whole download. */
   readonly timeoutMs: number
+  /** An attempt fails when it is slower for `stallMs`: a server must not hold a download open. */
+  readonly minBytesPerSecond: number
 }
 
 export const defaultRetryPolicy: RetryPolicy = {
@@ -34,6 +37,7 @@ export const defaultRetryPolicy: RetryPolicy = {
   delayMs: 500,
   stallMs: 30_000,
   timeoutMs: 60 * 60_000,
+  minBytesPerSecond: 1024,
 }
 
 export type Downloaded =
@@ -89,11 +93,12 @@ async function repeat(
   part: PartialFile,
   request: DownloadRequest,
   client: GuardedClient,
-  { attempts, delayMs }: RetryPolicy,
+  retry: RetryPolicy,
 ): Promise<Exclude<Step, { kind: 'again' }>> {
+  const { attempts, delayMs } = retry
   for (let failures = 0; ; ) {
     const before = part.length()
-    const step = await attempt(part, request, client)
+    const step = await attempt(part, request, client, retry)
     if (step.kind !== 'again') return step
     failures = part.length() >= before + progressBytes ? 1 : failures + 1
     if (failures >= attempts) throw new Error(step.reason)
@@ -107,13 +112,14 @@ async function attempt(
   part: PartialFile,
   request: DownloadRequest,
   client: GuardedClient,
+  retry: RetryPolicy,
 ): Promise<Step> {
   const { url, bearer, signal } = request
   try {
     const headers = rangeHeaders(part, url)
     const reply = await client.get(url, { headers, bearer, signal })
     const refusal = await prepare(part, reply, url)
-    if (!refusal) return await receive(part, reply, request)
+    if (!refusal) return await receive(part, reply, request, retry)
     discard(reply)
     return refusal
   } catch (error) {
@@ -136,7 +142,7 @@ async function prepare(part: PartialFile, reply: Reply, url: string): Promise<St
     await part.restart(originOf(reply, url))
     return undefined
   }
-  if (status === 206 && continues(part, reply)) return undefined
+  if (status === 206 && !isEncoded(reply) && continues(part, reply)) return undefined
   // A range that does not continue the file: it has changed, or the server is faulty.
   if (status === 206 || status === 416) {
     await part.restart({ url: hashOf(url) })
@@ -147,7 +153,10 @@ async function prepare(part: PartialFile, reply: Reply, url: string): Promise<St
   return { kind: 'refused', status }
 }
 
-function originOf({ headers }: Reply, url: string): Origin {
+function originOf(reply: Reply, url: string): Origin {
+  // Ranges and lengths of an encoded body count encoded bytes: the file cannot be continued.
+  if (isEncoded(reply)) return { url: hashOf(url) }
+  const { headers } = reply
   const [etag, date] = [single(headers.etag), single(headers['last-modified'])]
   const length = single(headers['content-length'])
   return {
@@ -176,21 +185,44 @@ function isOfSame(validator: string | undefined, headers: Reply['headers']): boo
   return received === undefined || received === validator
 }
 
-async function receive(part: PartialFile, reply: Reply, request: DownloadRequest): Promise<Step> {
-  const total = part.origin()?.total ?? announced(part, reply)
+async function receive(
+  part: PartialFile,
+  reply: Reply,
+  request: DownloadRequest,
+  retry: RetryPolicy,
+): Promise<Step> {
+  const total = isEncoded(reply) ? undefined : (part.origin()?.total ?? announced(part, reply))
   const tooLarge = () =>
     invalidLora(`Expected a file of at most ${request.maxBytes} bytes but it is larger`)
   if ((total ?? 0) > request.maxBytes) {
     discard(reply)
     throw tooLarge()
   }
-  for await (const chunk of reply.body as AsyncIterable<Buffer>) {
+  const isTooSlow = watchSpeed(retry)
+  for await (const chunk of decodeBody(reply, request.maxBytes)) {
     if (part.length() + chunk.length > request.maxBytes) throw tooLarge()
     await part.append(chunk)
     request.onProgress?.(part.length(), total)
+    if (isTooSlow(chunk.length))
+      return again(`it came at less than ${retry.minBytesPerSecond} bytes a second`)
   }
   if (total === undefined || part.length() === total) return { kind: 'complete' }
   return again(`expected ${total} bytes but received ${part.length()}`)
+}
+
+/** A function of the bytes that have just come: whether the last `stallMs` were too slow. */
+function watchSpeed({ minBytesPerSecond, stallMs }: RetryPolicy): (bytes: number) => boolean {
+  let startedAtMs = performance.now()
+  let received = 0
+  return (bytes) => {
+    received += bytes
+    const elapsedMs = performance.now() - startedAtMs
+    if (elapsedMs < stallMs) return false
+    const isTooSlow = received < (minBytesPerSecond * elapsedMs) / 1000
+    startedAtMs = performance.now()
+    received = 0
+    return isTooSlow
+  }
 }
 
 /** The total length by the reply, for an empty partial file, which has no origin yet. */

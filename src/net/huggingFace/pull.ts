@@ -35,6 +35,7 @@ export const pullRetryPolicy: RetryPolicy = {
   delayMs: 500,
   stallMs: 60_000,
   timeoutMs: 14 * 24 * 60 * 60_000,
+  minBytesPerSecond: 1024,
 }
 
 /**

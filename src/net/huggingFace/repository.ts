@@ -6,7 +6,8 @@
 import { z } from 'zod'
 import { FluxdError } from '../../errors.js'
 import { bearerFor, type Host } from '../download/remoteFile.js'
-import { discard, type GuardedClient, type Reply, readBody } from '../guardedClient.js'
+import { discard, type GuardedClient, type Reply } from '../guardedClient.js'
+import { readBody } from '../replyBody.js'
 
 export type RepositoryFile = {
   readonly path: string
