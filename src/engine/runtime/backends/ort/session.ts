@@ -2,6 +2,7 @@
  * The one file that meets onnxruntime-node. Sessions run synchronously on the calling thread, so
  * only an engine process may create them.
  */
+import './telemetry.js'
 import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node'
 import type { Tensor } from '../../../../safetensors/tensor.js'
 import { modelConfig } from '../../onnx/proto.js'
