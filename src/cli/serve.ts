@@ -28,6 +28,7 @@ type App = ReturnType<typeof buildApp>
  */
 export async function serve(config: Config): Promise<void> {
   const logger = pino({ level: config.logLevel }, pino.destination(2))
+  for (const warning of config.warnings) logger.warn(warning)
   logger.info({ config }, 'configuration')
   const target = await chooseTarget(config)
   logger.info(target, 'device')

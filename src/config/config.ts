@@ -20,6 +20,7 @@ import {
   settings,
   type VaeChoice,
 } from './settings.js'
+import { describeUnknown } from './unknownSettings.js'
 
 export type Config = {
   readonly host: string
@@ -87,6 +88,8 @@ export type Config = {
   /** The folders of LD_LIBRARY_PATH. */
   readonly libraryPath: readonly string[]
   readonly logLevel: LogLevel
+  /** Sentences about variables that look like settings but are none. */
+  readonly warnings: readonly string[]
 }
 
 export type Host = { readonly url: string; readonly token: Secret | undefined }
@@ -178,6 +181,7 @@ export function readConfig(
     readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
     libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),
     logLevel: read('FLUXD_LOG_LEVEL'),
+    warnings: Object.freeze(describeUnknown(variables, knownNames)),
   })
 }
 
@@ -213,6 +217,11 @@ function readSecretFile(name: string, file: string): string {
     )
   }
 }
+
+/** Every setting, and the names of files for those that are secrets. */
+const knownNames = Object.entries(settings).flatMap(([name, { schema }]) =>
+  schema.meta()?.['secret'] ? [name, `${name}_FILE`] : [name],
+)
 
 const checkpointNames = Object.keys(pulledModels) as (keyof typeof pulledModels)[]
 const embedded = (name: keyof typeof pulledModels) => join(packageRoot, settings[name].fallback)

@@ -40,6 +40,13 @@ export const secret = z
   .transform((text) => (text === '' ? undefined : createSecret(text)))
   .meta({ expects: 'a token without spaces', secret: true })
 
+const shortestKey = 16
+
+/** A secret that clients send: one that is short could be guessed. */
+export const apiKey = secret
+  .refine((key) => key === undefined || key.reveal().length >= shortestKey)
+  .meta({ expects: `a token of at least ${shortestKey} characters without spaces`, secret: true })
+
 export const optionalUrl = z
   .string()
   .refine((text) => text === '' || url.safeParse(text).success)

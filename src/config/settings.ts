@@ -2,6 +2,7 @@
 import { backendChoices, deviceChoices } from '../doctor/diagnosis.js'
 import { noiseSources } from '../plan/plan.js'
 import {
+  apiKey,
   bytes,
   choice,
   decimal,
@@ -172,7 +173,7 @@ export const settings = {
     meaning: 'Origins of web pages that may call this server, separated by commas; `*` is all',
   },
   FLUXD_API_KEY: {
-    schema: secret,
+    schema: apiKey,
     fallback: '',
     meaning: 'A key that may do everything; more are made with `fluxd keys add`',
   },

@@ -10,7 +10,16 @@ test('a generation leaves its image, and no file in the home, cache or temporary
   const [home, temporary, work] = ['home', 'temporary', 'work'].map((name) => join(folder, name))
   for (const each of [home!, temporary!, work!]) mkdirSync(each)
   const main = join(import.meta.dirname, '../../src/main.ts')
-  const flags = ['--model', 'schnell', '--steps', '1', '--megapixels', '0.25', '-o', join(work!, 'a.png')]
+  const flags = [
+    '--model',
+    'schnell',
+    '--steps',
+    '1',
+    '--megapixels',
+    '0.25',
+    '-o',
+    join(work!, 'a.png'),
+  ]
   // Without `CI`, which turns the telemetry off by itself.
   const env = {
     PATH: process.env['PATH'],

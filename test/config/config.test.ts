@@ -55,6 +55,7 @@ test('an empty environment gives a loopback server with the embedded model', () 
     threads: 0,
     libraryPath: [],
     logLevel: 'info',
+    warnings: [],
   })
 })
 
@@ -90,7 +91,7 @@ test('every variable is heard', () => {
     FLUXD_GO_FAST_LORA_MULTIPLIER: '2',
     FLUXD_SAFETY_MODEL: '/models/safety',
     FLUXD_CORS_ORIGINS: 'https://app.example, http://localhost:3000',
-    FLUXD_API_KEY: 'master',
+    FLUXD_API_KEY: 'a-master-key-of-some-length',
     FLUXD_WEBHOOK_TOKEN: 'for-receivers',
     FLUXD_OTLP_URL: 'http://collector:4318/v1/traces',
     FLUXD_DEVICE: 'cuda',
@@ -148,6 +149,7 @@ test('every variable is heard', () => {
     threads: 2,
     libraryPath: ['/cuda/lib', '/cudnn/lib'],
     logLevel: 'debug',
+    warnings: [],
   })
 })
 
@@ -211,11 +213,17 @@ test('secrets are heard and never printed', () => {
   )
 })
 
+test.each(['a', 'fifteen-letters'])('%s is too short for an API key', (FLUXD_API_KEY) => {
+  expect(() => readConfig({ FLUXD_API_KEY })).toThrow(
+    'Expected FLUXD_API_KEY to be a token of at least 16 characters without spaces but received ***',
+  )
+})
+
 test('a secret may be given as the file that holds it', () => {
   const folder = mkdtempSync(join(tmpdir(), 'fluxd-config-'))
   const file = join(folder, 'key')
-  writeFileSync(file, 'from-a-file\n')
-  expect(readConfig({ FLUXD_API_KEY_FILE: file }).apiKey?.reveal()).toBe('from-a-file')
+  writeFileSync(file, 'a-key-from-a-file\n')
+  expect(readConfig({ FLUXD_API_KEY_FILE: file }).apiKey?.reveal()).toBe('a-key-from-a-file')
   expect(readConfig({ FLUXD_API_KEY_FILE: '/dev/null' }).apiKey).toBeUndefined()
   expect(() => readConfig({ FLUXD_API_KEY_FILE: join(folder, 'absent') })).toThrow(
     'Expected FLUXD_API_KEY_FILE to be a file that can be read',
