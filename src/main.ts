@@ -16,7 +16,8 @@ import { addModel, dropModel, listModels, type NewModelFlags, showModel } from '
 import { type PullFlags, pullModel } from './cli/pull.js'
 import { type RunContext, type RunFlags, runPrompt } from './cli/run.js'
 import { serve } from './cli/serve.js'
-import { readConfig } from './config/config.js'
+import { type Config, readConfig } from './config/config.js'
+import { makePrivate } from './config/privateFolder.js'
 import { FluxdError } from './errors.js'
 import { noiseSources, precisions, variants } from './plan/plan.js'
 import { scopes } from './store/apiKeyStore.js'
@@ -24,12 +25,22 @@ import { scopes } from './store/apiKeyStore.js'
 const config = () => readConfig(undefined, existsSync)
 
 /** The settings and streams of a command; the first Ctrl-C aborts its signal. */
-function commandContext(): RunContext {
+function commandContext(settings = config()): RunContext {
   const canceling = new AbortController()
   process.once('SIGINT', () => canceling.abort())
   const { stdout, stderr } = process
-  return { config: config(), signal: canceling.signal, stdout, stderr }
+  return { config: settings, signal: canceling.signal, stdout, stderr }
 }
+
+/** The settings of a command that writes to the data folder, which other users cannot read. */
+function dataConfig(): Config {
+  const settings = config()
+  process.umask(0o077)
+  makePrivate(settings.dataDir)
+  return settings
+}
+
+const dataContext = () => commandContext(dataConfig())
 
 // A reader that has closed the pipe, as in `fluxd … | head`, is no failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -60,7 +71,7 @@ const withGenerationFlags = (command: Command) =>
 program
   .command('serve')
   .description('serve the HTTP API (settings: FLUXD_* environment variables)')
-  .action(() => serve(config()))
+  .action(() => serve(dataConfig()))
 
 withGenerationFlags(
   program
@@ -163,13 +174,13 @@ models
     '--version-alias <id...>',
     'ids by which clients name its version, such as its id at Replicate',
   )
-  .action((model: string, flags: NewModelFlags) => addModel(model, flags, commandContext()))
+  .action((model: string, flags: NewModelFlags) => addModel(model, flags, dataContext()))
 
 models
   .command('rm')
   .description('remove one of your own')
   .argument('<model>', 'OWNER/NAME')
-  .action((model: string) => dropModel(model, commandContext()))
+  .action((model: string) => dropModel(model, dataContext()))
 
 const loras = program.command('loras').description('the LoRAs of this server, by name')
 
@@ -184,13 +195,13 @@ loras
   .description('store a LoRA under a name')
   .argument('<name>', 'such as watercolour or owner/watercolour')
   .argument('<source>', 'a file, or a reference as in replicate_weights')
-  .action((name: string, source: string) => addLora(name, source, commandContext()))
+  .action((name: string, source: string) => addLora(name, source, dataContext()))
 
 loras
   .command('rm')
   .description('remove a name, and its file if no other name has it')
   .argument('<name>')
-  .action((name: string) => removeLora(name, commandContext()))
+  .action((name: string) => removeLora(name, dataContext()))
 
 loras
   .command('inspect')
@@ -211,7 +222,7 @@ const keys = program
 keys
   .command('ls')
   .description('list them')
-  .action(() => listKeys(commandContext()))
+  .action(() => listKeys(dataContext()))
 
 keys
   .command('add')
@@ -222,13 +233,13 @@ keys
   )
   .option('--priority <n>', 'higher goes first, -100 to 100', '0')
   .option('--rate <n>', 'new predictions a minute; 0 is without limit', '600')
-  .action((name: string, flags: NewKeyFlags) => addKey(name, flags, commandContext()))
+  .action((name: string, flags: NewKeyFlags) => addKey(name, flags, dataContext()))
 
 keys
   .command('rm')
   .description('revoke a key')
   .argument('<name>')
-  .action((name: string) => removeKey(name, commandContext()))
+  .action((name: string) => removeKey(name, dataContext()))
 
 try {
   await program.parseAsync()

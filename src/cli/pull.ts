@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import type { Config } from '../config/config.js'
+import { makePrivate } from '../config/privateFolder.js'
 import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import { FluxdError, invalidInput } from '../errors.js'
 import type { RetryPolicy } from '../net/download/resumable.js'
@@ -40,6 +41,7 @@ export async function pullModel(text: string, flags: PullFlags, context: PullCon
   const { name, revision } = readReference(text)
   const { dataDir } = context.config
   const folder = resolve(flags.to ?? join(dataDir, 'models', name.replace('/', '--')))
+  if (flags.to === undefined) makePrivate(dataDir)
   if (existsSync(folder))
     context.stdout.write(`${folder} is there already; remove it to pull ${name} again\n`)
   else await orCanceled(context.signal, () => pullInto(folder, name, revision, context))

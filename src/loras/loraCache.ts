@@ -3,7 +3,7 @@
  * predictions referred to, which are downloaded once and kept until they are evicted.
  */
 import { createHash } from 'node:crypto'
-import { copyFile, stat } from 'node:fs/promises'
+import { chmod, copyFile, stat } from 'node:fs/promises'
 import { createSingleFlight, type Waiter } from '../async/singleFlight.js'
 import { FluxdError, invalidInput, invalidLora } from '../errors.js'
 import { createDigests } from '../net/download/fileDigest.js'
@@ -217,6 +217,8 @@ export function createLoraCache(
     const part = await blobs.partialFiles.claim(keyOf(`file:${path}`))
     try {
       await copyFile(path, part)
+      // A copy has the mode of the original.
+      await chmod(part, 0o600)
       const file = { path: part, digest: await digestOf(part), bytes: (await stat(part)).size }
       const place = { entries: blobs.names, key: name }
       const { release } = await admit(file, path, place, nothing)
