@@ -125,8 +125,9 @@ program
 program
   .command('doctor')
   .description('check this machine and the settings, with a fix for each problem')
-  .action(async () => {
-    if (!(await runDoctor(commandContext()))) process.exitCode = 1
+  .option('--json', 'as JSON')
+  .action(async (flags: { json?: boolean }) => {
+    if (!(await runDoctor(flags, commandContext()))) process.exitCode = 1
   })
 
 program

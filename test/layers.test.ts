@@ -55,7 +55,7 @@ const mayImport: Readonly<Record<string, readonly string[]>> = {
     'config',
   ],
   bench: ['engine', 'worker', 'plan', 'safetensors', 'doctor'],
-  doctor: ['engine'],
+  doctor: ['engine', 'store'],
   cli: [
     'bench',
     'catalog',

@@ -97,6 +97,9 @@ export type Host = { readonly url: string; readonly token: Secret | undefined }
 /** The folder of package.json, for `src/` and `dist/` alike. */
 const packageRoot = fileURLToPath(new URL('../..', import.meta.url))
 
+/** The folder of the models that are part of the package. */
+export const embeddedModels = join(packageRoot, 'models/tiny')
+
 export type Environment = Readonly<Record<string, string | undefined>>
 
 /** Where `fluxd pull dev` and `fluxd pull schnell` put a model, relative to the data folder. */

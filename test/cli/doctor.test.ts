@@ -11,7 +11,11 @@ import { chooseTarget } from '../../src/doctor/target.js'
 import { temporaryFolder } from '../weightFiles.js'
 
 const folder = temporaryFolder()
-const settings = { FLUXD_DATA_DIR: join(folder, 'data'), FLUXD_HF_TOKEN: 'hf_1' }
+const settings = {
+  FLUXD_DATA_DIR: join(folder, 'data'),
+  FLUXD_HF_TOKEN: 'hf_1',
+  FLUXD_PORT: '0',
+}
 
 const cpuMachine: MachinePlaces = {
   driverFile: join(folder, 'absent'),
@@ -39,7 +43,7 @@ function sickMachine(): MachinePlaces {
 async function examine(places: MachinePlaces, variables = {}) {
   const stdout = new PassThrough()
   const config = readConfig({ ...settings, ...variables })
-  const sound = await runDoctor({ config, stdout, places })
+  const sound = await runDoctor({}, { config, stdout, places })
   stdout.end()
   return { sound, lines: (await text(stdout)).trimEnd().split('\n') }
 }
@@ -48,13 +52,36 @@ test('a sound CPU machine has a line for each thing that matters to it', async (
   const { sound, lines } = await examine(cpuMachine)
   expect(sound).toBe(true)
   expect(lines.filter((line) => !line.startsWith('    '))).toEqual([
+    expect.stringMatching(/^✓ fluxd: \d.*, ONNX Runtime 1\.29\.0$/),
     expect.stringMatching(/^✓ node: \d+\./),
     '✓ device: cpu, chosen by what is here',
     '✓ backend: ort, chosen by what is here',
     '✓ native addon: not built, and not needed',
     expect.stringMatching(/^[✓!] disk: [\d.]+ GiB free for /),
     '✓ Hugging Face token: set',
+    `✓ data folder: ${settings.FLUXD_DATA_DIR}, which the first start makes`,
+    '✓ store: none yet; the first start makes it',
+    '✓ port: any free one',
+    '✓ API keys: none, so only this machine may use the server',
+    '✓ model dev: embedded, for simple shapes only; fluxd pull dev downloads FLUX.1',
+    '✓ model schnell: embedded, for simple shapes only; fluxd pull schnell downloads FLUX.1',
+    '✓ safety checker: none: nothing is checked',
   ])
+})
+
+test('as JSON, a program can read the verdict and each finding', async () => {
+  const stdout = new PassThrough()
+  const config = readConfig({ ...settings, FLUXD_CHECKPOINT_DEV: join(folder, 'absent') })
+  expect(await runDoctor({ json: true }, { config, stdout, places: cpuMachine })).toBe(false)
+  stdout.end()
+  const { works, findings } = JSON.parse(await text(stdout))
+  expect(works).toBe(false)
+  expect(findings).toContainEqual({
+    subject: 'model dev',
+    verdict: 'problem',
+    detail: expect.stringContaining('absent: expected a diffusers folder'),
+    fix: 'Set FLUXD_CHECKPOINT_DEV, or run: fluxd pull dev',
+  })
 })
 
 test('a GPU machine with missing parts gets a line for each, with its fix', async () => {
