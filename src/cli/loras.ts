@@ -9,7 +9,8 @@ import { createLoraCache, type LoraCache } from '../loras/loraCache.js'
 import { showBytes, showDownload } from './progressBars.js'
 
 export type LorasContext = {
-  readonly config: Pick<Config, 'dataDir' | 'hosts' | 'allowedHosts' | 'loras'>
+  readonly config: Pick<Config, 'dataDir' | 'hosts' | 'allowedHosts' | 'loras'> &
+    Partial<Pick<Config, 'proxy'>>
   readonly signal: AbortSignal
   readonly stdout: NodeJS.WritableStream
   readonly stderr: NodeJS.WriteStream

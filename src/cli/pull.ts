@@ -18,7 +18,7 @@ import { type PullView, showBytes, showPull } from './progressBars.js'
 export type PullFlags = { readonly to?: string }
 
 export type PullContext = {
-  readonly config: Pick<Config, 'dataDir' | 'hosts'>
+  readonly config: Pick<Config, 'dataDir' | 'hosts'> & Partial<Pick<Config, 'proxy'>>
   readonly signal: AbortSignal
   readonly stdout: NodeJS.WritableStream
   readonly stderr: NodeJS.WriteStream
@@ -61,7 +61,11 @@ function readReference(text: string) {
 async function pullInto(folder: string, name: string, revision: string, context: PullContext) {
   const { config, signal, retry = pullRetryPolicy } = context
   // FLUXD_HF_URL is the operator's own setting and may be a mirror in a private network.
-  const client = createGuardedClient({ allowAddress: () => true, stallTimeoutMs: retry.stallMs })
+  const client = createGuardedClient({
+    allowAddress: () => true,
+    stallTimeoutMs: retry.stallMs,
+    proxy: config.proxy,
+  })
   const source = { client, host: config.hosts.huggingFace, signal }
   const partial = `${folder}.partial`
   try {

@@ -48,7 +48,7 @@ export async function runPrompt(prompt: string, flags: RunFlags, context: RunCon
   const loras = (flags.lora ?? []).map(readLoraFlag)
   const paths = listPaths(flags.output, draft.count)
   await expectFolder(dirname(resolve(flags.output)))
-  const images = await fetchInputs(input, context.signal)
+  const images = await fetchInputs(input, context)
 
   const engine = await startEngineFor(draft.variant, flags.checkpoint, context)
   try {
@@ -78,9 +78,9 @@ export function expectValid(input: FluxInput, settings: PlanSettings): ValidDraf
   return draft
 }
 
-/** The command reaches every server that its user's machine reaches. */
-async function fetchInputs(input: FluxInput, signal: AbortSignal): Promise<InputImages> {
-  const media = createMediaClient({ allowAddress: () => true })
+/** The user of the command may fetch from private addresses: the URLs are their own. */
+async function fetchInputs(input: FluxInput, { config, signal }: RunContext): Promise<InputImages> {
+  const media = createMediaClient({ allowAddress: () => true, proxy: config.proxy })
   try {
     return await fetchImages(input, media, signal)
   } finally {

@@ -9,8 +9,10 @@ import { fileURLToPath } from 'node:url'
 import type { z } from 'zod'
 import type { BackendChoice, DeviceChoice } from '../doctor/diagnosis.js'
 import { invalidConfig } from '../errors.js'
+import type { ProxySettings } from '../net/proxy.js'
 import type { NoiseSource, Variant } from '../plan/plan.js'
 import type { Secret } from './parsers.js'
+import { readProxies } from './proxy.js'
 import {
   type CogBusy,
   type LogLevel,
@@ -87,8 +89,13 @@ export type Config = {
   readonly readyFile: string | undefined
   /** The folders of LD_LIBRARY_PATH. */
   readonly libraryPath: readonly string[]
+  /** Proxies for what is downloaded and sent, from the environment. */
+  readonly proxy: ProxySettings
   readonly logLevel: LogLevel
-  /** Sentences about variables that look like settings but are none. */
+  /**
+   * Sentences about variables that have no effect: settings that do not exist, proxies that cannot
+   * be used.
+   */
   readonly warnings: readonly string[]
 }
 
@@ -124,6 +131,7 @@ export function readConfig(
     const pulled = join(dataDir, pulledModels[name])
     return isThere(pulled) ? pulled : embedded(name)
   }
+  const { proxy, warnings } = readProxies(variables)
   const isEmbedded = checkpointNames.every((name) => checkpoint(name) === embedded(name))
   return Object.freeze({
     host: read('FLUXD_HOST'),
@@ -184,7 +192,8 @@ export function readConfig(
     readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
     libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),
     logLevel: read('FLUXD_LOG_LEVEL'),
-    warnings: Object.freeze(describeUnknown(variables, knownNames)),
+    proxy,
+    warnings: Object.freeze([...describeUnknown(variables, knownNames), ...warnings]),
   })
 }
 

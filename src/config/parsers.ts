@@ -103,7 +103,8 @@ export const hostList = list
   .refine((hosts) => hosts.every((each) => /^[\w.-]+$/.test(each) || isAddressRange(each)))
   .meta({ expects: 'host names, addresses or ranges such as 10.0.0.0/8, separated by commas' })
 
-function createSecret(value: string): Secret {
+/** `value` as a secret. */
+export function createSecret(value: string): Secret {
   const hidden = { toJSON: () => '***', toString: () => '***', [inspect.custom]: () => '***' }
   return Object.freeze({ reveal: () => value, ...hidden })
 }

@@ -10,6 +10,7 @@ import { createDigests } from '../net/download/fileDigest.js'
 import { removePartialFile } from '../net/download/partialFile.js'
 import { defaultRetryPolicy, type RetryPolicy } from '../net/download/resumable.js'
 import { createGuardedClient } from '../net/guardedClient.js'
+import type { ProxySettings } from '../net/proxy.js'
 import { type AddressRule, allowHosts } from '../net/publicAddress.js'
 import { redact } from '../net/redact.js'
 import { createBlobStore, type EntryKey, type LeasedBlob } from './blobStore.js'
@@ -25,6 +26,7 @@ export type LoraCacheSettings = {
   readonly hosts: Hosts
   /** Hosts that may be connected to although they are not public. */
   readonly allowedHosts: readonly string[]
+  readonly proxy?: ProxySettings
   readonly loras: {
     /** The largest file that is downloaded. */
     readonly maxBytes: number
@@ -95,7 +97,12 @@ export function createLoraCache(
 ): LoraCache {
   const { maxBytes, cacheBytes, minFreeBytes } = settings.loras
   const blobs = createBlobStore(loraCacheFolder(settings), { quotaBytes: cacheBytes, minFreeBytes })
-  const client = createGuardedClient({ allowAddress, stallTimeoutMs: retry.stallMs })
+  const client = createGuardedClient({
+    allowAddress,
+    stallTimeoutMs: retry.stallMs,
+    proxy: settings.proxy,
+    trustedNames: Object.values(settings.hosts).map(({ url }) => new URL(url).hostname),
+  })
   const fetchWeights = createFetch({
     client,
     hosts: settings.hosts,

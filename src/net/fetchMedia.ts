@@ -2,6 +2,7 @@
 import { FluxdError, invalidInput } from '../errors.js'
 import { decodeDataUri } from './dataUri.js'
 import { createGuardedClient, discard, parseUrl, type Reply } from './guardedClient.js'
+import type { ProxySettings } from './proxy.js'
 import type { AddressRule } from './publicAddress.js'
 import { redact } from './redact.js'
 import { readBody } from './replyBody.js'
@@ -16,6 +17,7 @@ export type MediaLimits = {
   /** The addresses that may be connected to; by default the public ones. */
   readonly allowAddress?: AddressRule
   readonly maxBytes?: number
+  readonly proxy?: ProxySettings | undefined
   /** The limit for name resolution, redirects and body together. */
   readonly timeoutMs?: number
 }
@@ -24,8 +26,9 @@ export function createMediaClient({
   allowAddress,
   maxBytes = 100 * 1024 * 1024,
   timeoutMs = 60_000,
+  proxy,
 }: MediaLimits = {}): MediaClient {
-  const client = createGuardedClient(allowAddress ? { allowAddress } : {})
+  const client = createGuardedClient({ ...(allowAddress && { allowAddress }), proxy })
 
   async function download(uri: string, signal?: AbortSignal): Promise<Uint8Array> {
     const url = parseUrl(uri)

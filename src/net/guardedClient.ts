@@ -3,10 +3,11 @@
  * machine through it. Addresses are checked in the socket's own name lookup, where they cannot
  * change any more (no DNS rebinding), and again after every redirect.
  */
-import { lookup as resolveName } from 'node:dns'
+import { type LookupAddress, lookup as resolveName } from 'node:dns'
 import type { LookupFunction } from 'node:net'
-import { Agent, type Dispatcher } from 'undici'
-import { FluxdError, invalidInput } from '../errors.js'
+import { Agent, buildConnector, type Dispatcher } from 'undici'
+import { codeOf, FluxdError, invalidInput } from '../errors.js'
+import { createProxyConnector, type ProxySettings } from './proxy.js'
 import { type AddressRule, isPublicAddress, literalAddress } from './publicAddress.js'
 import { redact } from './redact.js'
 
@@ -32,6 +33,14 @@ export type GuardedClient = {
   readonly close: () => Promise<void>
 }
 
+export type GuardedClientOptions = {
+  readonly allowAddress?: AddressRule
+  readonly stallTimeoutMs?: number
+  readonly proxy?: ProxySettings | undefined
+  /** Host names that the operator has configured: a proxy may resolve them. */
+  readonly trustedNames?: readonly string[]
+}
+
 const maxRedirects = 5
 const redirectStatuses: readonly number[] = [301, 302, 303, 307, 308]
 
@@ -42,15 +51,24 @@ const redirectStatuses: readonly number[] = [301, 302, 303, 307, 308]
 export function createGuardedClient({
   allowAddress = (address) => isPublicAddress(address),
   stallTimeoutMs = 10_000,
-}: {
-  readonly allowAddress?: AddressRule
-  readonly stallTimeoutMs?: number
-} = {}): GuardedClient {
+  proxy,
+  trustedNames = [],
+}: GuardedClientOptions = {}): GuardedClient {
+  const direct = buildConnector({ lookup: createLookup(allowAddress), timeout: stallTimeoutMs })
   const agent = new Agent({
-    connect: { lookup: createLookup(allowAddress), timeout: stallTimeoutMs },
+    connect: proxy ? createProxyConnector(proxy, direct, resolveTarget, stallTimeoutMs) : direct,
     headersTimeout: stallTimeoutMs,
     bodyTimeout: stallTimeoutMs,
   })
+
+  /** What a proxy is asked to connect to: a trusted name, or else an address that was checked. */
+  async function resolveTarget(hostname: string): Promise<string> {
+    const isTrusted = trustedNames.includes(hostname) || allowAddress(hostname, hostname)
+    // An address in the URL has been checked with the URL.
+    if (isTrusted || literalAddress({ hostname }) !== undefined) return hostname
+    const addresses = await lookUp(hostname, allowAddress)
+    return (addresses.find(({ family }) => family === 4) ?? addresses[0]!).address
+  }
 
   async function get(uri: string, request: GuardedRequest = {}): Promise<Reply> {
     const start = checkUrl(parseUrl(uri), allowAddress)
@@ -133,6 +151,19 @@ function checkUrl(url: URL, allowAddress: AddressRule): URL {
 
 const refused = (host: string) =>
   invalidInput(`Expected the URL of a public server but ${host} is not one`)
+
+/** The addresses of `hostname`. Throws if any of them is refused, or where there are none. */
+function lookUp(hostname: string, allowAddress: AddressRule): Promise<LookupAddress[]> {
+  return new Promise((resolve, reject) => {
+    createLookup(allowAddress)(hostname, { all: true }, (error, addresses) => {
+      if (!error) return resolve(addresses as LookupAddress[])
+      if (error instanceof FluxdError) return reject(error)
+      const reason = `${hostname} cannot be resolved here (${codeOf(error)}), and a proxy is set`
+      const advice = 'to let the proxy resolve it, add it to FLUXD_ALLOWED_HOSTS'
+      reject(new Error(`${reason}: ${advice}`, { cause: error }))
+    })
+  })
+}
 
 /** Node's lookup, which fails if any address of the name is refused. */
 const createLookup =

@@ -68,7 +68,7 @@ function isInRange(address: string, [network, bits]: ReturnType<typeof ipaddr.pa
  * The address that a URL's host is written as, if it is no name. `URL` has already rewritten
  * decimal, octal, hexadecimal and shortened forms (`http://0x7f.1` is at `127.0.0.1`).
  */
-export function literalAddress({ hostname }: URL): string | undefined {
+export function literalAddress({ hostname }: Pick<URL, 'hostname'>): string | undefined {
   const address = hostname.replace(/^\[(.*)\]$/, '$1')
   return ipaddr.isValid(address) ? address : undefined
 }

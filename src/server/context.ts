@@ -42,6 +42,7 @@ export type ServiceSettings = Pick<
   | 'hosts'
   | 'allowedHosts'
   | 'loras'
+  | 'proxy'
 >
 
 /** Opens everything in `config.dataDir`; throws when another server has it or the store is damaged. */
@@ -72,8 +73,8 @@ export async function createServices(config: ServiceSettings, catalog: Catalog):
     quota: config.filesBytes,
   })
   const library = createLoraCache(config, { findBundled: findBundledIn(config.loras.builtin) })
-  const media = createMediaClient({ allowAddress })
-  const client = createGuardedClient({ allowAddress })
+  const media = createMediaClient({ allowAddress, proxy: config.proxy })
+  const client = createGuardedClient({ allowAddress, proxy: config.proxy })
   return {
     store,
     files,

@@ -12,8 +12,10 @@ import { PassThrough } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { type PullFlags, pullModel } from '../../src/cli/pull.js'
 import { readConfig } from '../../src/config/config.js'
+import type { ProxySettings } from '../../src/net/proxy.js'
 import { checkpoints, makeFolder } from '../catalog/folders.js'
 import { type FileOptions, startHost } from '../loras/hosts.js'
+import { startProxy, through } from '../net/proxyServer.js'
 
 const commit = 'c0ffee'.padEnd(40, '0')
 const name = 'black-forest-labs/FLUX.1-dev'
@@ -69,7 +71,12 @@ async function startHub(faults: Readonly<Record<string, FileOptions>> = {}, repo
 
 type Hub = Awaited<ReturnType<typeof startHub>>
 
-function prepare({ hub }: Pick<Hub, 'hub'>, dataDir = makeFolder(), hasToken = true) {
+function prepare(
+  { hub }: Pick<Hub, 'hub'>,
+  dataDir = makeFolder(),
+  hasToken = true,
+  proxy?: ProxySettings,
+) {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
   const canceling = new AbortController()
   const host = {
@@ -78,7 +85,11 @@ function prepare({ hub }: Pick<Hub, 'hub'>, dataDir = makeFolder(), hasToken = t
   }
   const pull = (reference: string, flags: PullFlags = {}) =>
     pullModel(reference, flags, {
-      config: { dataDir, hosts: { huggingFace: host, civitai: host, replicate: host } },
+      config: {
+        dataDir,
+        hosts: { huggingFace: host, civitai: host, replicate: host },
+        ...(proxy && { proxy }),
+      },
       signal: canceling.signal,
       stdout,
       stderr: stderr as unknown as NodeJS.WriteStream,
@@ -190,6 +201,16 @@ test('of two pulls into one folder the second is refused', async () => {
 describe('an interrupted pull', () => {
   const rangesOf = ({ storage }: Hub) =>
     storage.askedFor(`/${weights}`).map(({ headers }) => headers.range)
+
+  test('goes through a proxy', async () => {
+    const hub = await startHub()
+    const proxy = await startProxy()
+    const { pull, dataDir } = prepare(hub, makeFolder(), true, through(proxy.url))
+    await pull('dev')
+    expectFiles(join(dataDir, 'models/black-forest-labs--FLUX.1-dev'), hub)
+    for (const { origin } of [hub.hub, hub.storage])
+      expect(proxy.targets()).toContain(origin.slice('http://'.length))
+  })
 
   test('goes on where the connection broke off', async () => {
     const hub = await startHub({ [weights]: { faults: [{ kind: 'cut', after: 200_000 }] } })

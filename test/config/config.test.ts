@@ -55,6 +55,7 @@ test('an empty environment gives a loopback server with the embedded model', () 
     threads: 0,
     libraryPath: [],
     logLevel: 'info',
+    proxy: { http: undefined, https: undefined, exclude: [] },
     warnings: [],
   })
 })
@@ -149,6 +150,7 @@ test('every variable is heard', () => {
     threads: 2,
     libraryPath: ['/cuda/lib', '/cudnn/lib'],
     logLevel: 'debug',
+    proxy: { http: undefined, https: undefined, exclude: [] },
     warnings: [],
   })
 })

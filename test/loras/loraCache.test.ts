@@ -2,10 +2,12 @@
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { findBundledIn } from '../../src/loras/bundled.js'
+import { createLoraCache } from '../../src/loras/loraCache.js'
+import { startProxy, through } from '../net/proxyServer.js'
 import { type Host, makeTar, makeWeights, sha256, startHost } from './hosts.js'
-import { filesOf, setUp, tokens, writtenText } from './server.js'
+import { filesOf, makeFolder, setUp, tokens, writtenText } from './server.js'
 
 const weights = makeWeights(50_000)
 const digest = sha256(weights)
@@ -71,6 +73,34 @@ describe('weights come from', () => {
       `Downloaded sub/my lora.safetensors from HuggingFace to ${lora.path}`,
       expect.stringMatching(/^Downloaded weights in/),
     ])
+  })
+
+  test('a file behind a proxy, which resolves the name of the configured host only', async () => {
+    const host = await startHost()
+    host.file('/a.safetensors', weights)
+    const proxy = await startProxy()
+    const origin = host.origin.replace('127.0.0.1', 'hub.invalid')
+    const cache = createLoraCache(
+      {
+        dataDir: makeFolder(),
+        hosts: {
+          huggingFace: { url: origin, token: undefined },
+          civitai: { url: origin, token: undefined },
+          replicate: { url: origin, token: undefined },
+        },
+        allowedHosts: [],
+        proxy: through(proxy.url),
+        loras: { maxBytes: 2 ** 20, cacheBytes: 2 ** 24, minFreeBytes: 0 },
+      },
+      { retry: { attempts: 1, delayMs: 1, stallMs: 2000, timeoutMs: 9000, minBytesPerSecond: 0 } },
+    )
+    onTestFinished(() => cache.close())
+    const acquire = (reference: string) =>
+      cache.acquire(reference, { signal: new AbortController().signal, writeLine: () => {} })
+    expect(await acquire(`${origin}/a.safetensors`)).toMatchObject({ digest })
+    const other = origin.replace('hub.invalid', 'localhost')
+    await expect(acquire(`${other}/a.safetensors`)).rejects.toThrow('but localhost is not one')
+    expect(proxy.targets()).toEqual([origin.slice('http://'.length)])
   })
 
   test('the file that is named in a repository', async () => {
