@@ -26,7 +26,7 @@ const token = 'hf_SECRET'
 const hashOf = (algorithm: string, ...parts: (string | Buffer)[]) =>
   parts.reduce((hash, part) => hash.update(part), createHash(algorithm)).digest('hex')
 
-/** What the hub tells of a file: large ones are in LFS. */
+/** The hub's entry for a file: large ones are in LFS. */
 function listEntry(path: string, bytes: Buffer) {
   const entry = { type: 'file', path, size: bytes.length }
   const oid = hashOf('sha1', `blob ${bytes.length}\0`, bytes)
@@ -35,7 +35,7 @@ function listEntry(path: string, bytes: Buffer) {
     : { ...entry, oid }
 }
 
-/** A hub with the embedded checkpoint as a repository, and what such repositories hold besides. */
+/** A hub with the embedded checkpoint as a repository, and the other files of such repositories. */
 async function startHub(faults: Readonly<Record<string, FileOptions>> = {}, repo = name) {
   const [hub, storage] = [await startHost(), await startHost()]
   const files = new Map<string, Buffer>()
@@ -139,7 +139,7 @@ describe('fluxd pull', () => {
     ).toEqual(embedded)
   })
 
-  test('gives its token to the hub and to nobody else', async () => {
+  test('sends its token to the hub only', async () => {
     const hub = await startHub()
     await prepare(hub).pull('dev')
     const tokensAt = (asked: Hub['hub']['asked']) =>
@@ -148,7 +148,7 @@ describe('fluxd pull', () => {
     expect(tokensAt(hub.storage.asked)).toEqual(new Set([undefined]))
   })
 
-  test('puts any repository where --to says and tells how to serve it', async () => {
+  test('puts any repository where --to says and prints how to serve it', async () => {
     const hub = await startHub({}, 'someone/flux-mine')
     const { pull, printed } = prepare(hub)
     const folder = join(makeFolder(), 'mine')

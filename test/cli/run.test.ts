@@ -43,7 +43,7 @@ describe('fluxd run', () => {
     ['star.jpg', 'jpeg'],
     ['star.JPEG', 'jpeg'],
     ['star.png', 'png'],
-  ])('writes %s as %s and tells its size and seed', async (name, format) => {
+  ])('writes %s as %s and prints its size and seed', async (name, format) => {
     const output = join(await makeFolder(), name)
     const { run, engine, stdout } = prepare()
     await run({ output, seed: '7', steps: '2' })
@@ -52,7 +52,7 @@ describe('fluxd run', () => {
     expect(engine.stops()).toBe(1)
   })
 
-  test('keeps the numbers of the pictures that the safety checker leaves', async () => {
+  test('keeps the numbers of the images that the safety checker passes', async () => {
     const folder = await makeFolder()
     const { run, engine, start, stdout, stderr } = prepare()
     start.mockReturnValue({
@@ -69,7 +69,7 @@ describe('fluxd run', () => {
     expect(stderr()).toContain('NSFW content detected in image 0\n')
   })
 
-  test('numbers the files of several pictures', async () => {
+  test('numbers the files of several images', async () => {
     const folder = await makeFolder()
     const { run } = prepare()
     await run({ output: join(folder, 'star.webp'), numOutputs: '3', steps: '1' })
@@ -136,7 +136,7 @@ describe('fluxd run', () => {
   })
 })
 
-describe('a picture to start from', () => {
+describe('an image to start from', () => {
   async function makePicture(width: number, height: number) {
     const path = join(await makeFolder(), 'in.png')
     await flat(width, height, 'navy').png().toFile(path)
@@ -194,7 +194,7 @@ describe('a picture to start from', () => {
   })
 })
 
-test('every flag is a field of the wish', () => {
+test('every flag is a field of the input', () => {
   const flags = {
     output: 'a.png',
     model: 'schnell',

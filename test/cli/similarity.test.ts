@@ -26,7 +26,7 @@ test.each([
   expect(ssim({ rgb: a, size }, { rgb: b, size })).toBeCloseTo(wantedSsim, 9)
 })
 
-describe('two encoded pictures', () => {
+describe('two encoded images', () => {
   const grey = (level: number) => fromRgb(new Uint8Array(bytes).fill(level), size).png().toBuffer()
 
   test('that are equal differ by nothing', async () => {

@@ -60,7 +60,7 @@ test('an empty environment gives a loopback server with the embedded model', () 
   })
 })
 
-test('every variable is heard', () => {
+test('every variable has its effect', () => {
   const config = readConfig({
     FLUXD_HOST: '0.0.0.0',
     FLUXD_PORT: '8080',
@@ -199,7 +199,7 @@ test.each([
   expect(fault).toThrow(`but received ${JSON.stringify(value)}`)
 })
 
-test('secrets are heard and never printed', () => {
+test('secrets are read and never printed', () => {
   const config = readConfig({ HF_TOKEN: 'hf_secret', FLUXD_CIVITAI_TOKEN: 'cv_secret' })
   expect(config.hosts.huggingFace.token?.reveal()).toBe('hf_secret')
   expect(config.hosts.civitai.token?.reveal()).toBe('cv_secret')

@@ -73,6 +73,6 @@ test('weights are counted in folders of folders, and none is 0', async () => {
   expect(await measureCheckpoint(join(folder, 'nothing'))).toBe(0)
 })
 
-test('the room of a folder that is not there yet is that of the disk it will be on', async () => {
+test('the free space of a missing folder is that of the disk it will be on', async () => {
   expect(await freeDiskBytes(join(folder, 'not/yet'))).toBeGreaterThan(0)
 })

@@ -158,9 +158,9 @@ describe('a connection that breaks off', () => {
     expect(ranges()).toEqual([undefined, undefined])
   })
 
-  test('and bytes that nobody knows the origin of are not mixed', async () => {
+  test('and bytes of unknown origin are not mixed', async () => {
     const { part, pull, ranges } = await setUp({ etag: '"v1"' })
-    writeFileSync(part, 'left by whom?')
+    writeFileSync(part, 'of unknown origin')
     expect(await pull()).toEqual(whole)
     expect(ranges()).toEqual([undefined])
   })

@@ -247,7 +247,7 @@ describe('a server', () => {
     )
   })
 
-  test('that breaks off or is not there is told so', async () => {
+  test('that breaks off or is not there is an error with the reason', async () => {
     const { origin } = await serve((_, response) => {
       response.writeHead(200, { 'content-length': '100' }).write('x', () => response.destroy())
     })

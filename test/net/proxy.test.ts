@@ -51,7 +51,7 @@ describe('through a proxy', () => {
     ['https://[::1]:1/', '[::1]'],
     ['http://169.254.169.254/latest/', '169.254.169.254'],
     ['http://168.63.129.16/', '168.63.129.16'],
-  ])('%s, which is not public, is refused before the proxy hears of it', async (url, host) => {
+  ])('%s, which is not public, is refused before the proxy is asked', async (url, host) => {
     const proxy = await startProxy()
     await expect(makeClient({ proxy: through(proxy.url) })(url)).rejects.toThrow(
       `Expected the URL of a public server but ${host} is not one`,

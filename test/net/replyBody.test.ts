@@ -1,4 +1,4 @@
-/** Files that servers send in a content encoding nobody asked for (I1). */
+/** Files that servers send in a content encoding without being asked for one. */
 import { createServer, type IncomingHttpHeaders, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import * as zlib from 'node:zlib'
