@@ -146,7 +146,8 @@ async function close(
 ): Promise<void> {
   // Not for engines that load or never became ready.
   if (worker.executors().some(({ engine }) => engine === 'busy')) await app.predictions.drain()
-  // Before the engines, so that their end is not taken for a failure; not awaited: it waits for them.
+  // Before the engines, so that their end is not taken for a failure; not awaited: it waits for
+  // them.
   const stopping = app.predictions.stop()
   await Promise.all([app.close(), ...engines.map(({ engine }) => engine.stop()), stopping])
   await services.close()

@@ -107,7 +107,8 @@ export const settings = {
     schema: gpuChoice,
     fallback: 'all',
     meaning:
-      'Which GPUs this process computes on, an engine each: `all`, their numbers such as `0,1`, or `none`',
+      'Which GPUs this process computes on, an engine each: `all`, ' +
+      'their numbers such as `0,1`, or `none`',
   },
   FLUXD_EXECUTORS: {
     schema: optionalInteger(1, 64),
@@ -118,7 +119,8 @@ export const settings = {
     schema: integer(0, 3600),
     fallback: '10',
     meaning:
-      'Seconds for which the first of the queue may be overtaken by predictions whose LoRAs are in place; 0 never',
+      'Seconds for which the first of the queue may be overtaken by predictions ' +
+      'whose LoRAs are in place; 0 never',
   },
   FLUXD_MAX_QUEUE: {
     schema: integer(1, 100_000),
