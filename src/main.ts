@@ -22,7 +22,9 @@ import { FluxdError } from './errors.js'
 import { noiseSources, precisions, variants } from './plan/plan.js'
 import { scopes } from './store/apiKeyStore.js'
 
-const config = () => readConfig(undefined, existsSync)
+/** The settings, with those that flags of the command replace. */
+const config = (flags: Readonly<Record<string, string | undefined>> = {}) =>
+  readConfig(undefined, existsSync, flags)
 
 /** The settings and streams of a command; the first Ctrl-C aborts its signal. */
 function commandContext(settings = config()): RunContext {
@@ -33,8 +35,8 @@ function commandContext(settings = config()): RunContext {
 }
 
 /** The settings of a command that writes to the data folder, which other users cannot read. */
-function dataConfig(): Config {
-  const settings = config()
+function dataConfig(flags: Readonly<Record<string, string | undefined>> = {}): Config {
+  const settings = config(flags)
   process.umask(0o077)
   makePrivate(settings.dataDir)
   return settings
@@ -49,6 +51,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 })
 
 const program = new Command('fluxd')
+  .configureOutput({
+    outputError: (text, write) => write(text.replace(/^error: /, 'fluxd: ')),
+  })
   .description('Flux.1 image generation with the contract of Replicate’s fine-tunes')
   .version(readBuild().version)
 
@@ -57,21 +62,25 @@ const withGenerationFlags = (command: Command) =>
   command
     .option('--checkpoint <path>', 'diffusers folder or BFL file to use for the model')
     .option('--model <name>', 'dev or schnell (default: dev)')
-    .option('--steps <n>', 'denoising steps, 1 to 50 (default: 28)')
+    .option('--steps <n>', 'denoising steps, 1 to 50 (default: 28, of schnell 4)')
     .option('--seed <n>', 'random seed (default: a random one)')
     .option('--aspect-ratio <ratio>', 'such as 16:9 (default: 1:1)')
     .option('--megapixels <n>', '1 or 0.25 (default: 1)')
     .option('--guidance <scale>', '0 to 10, dev only (default: 3)')
     .addOption(new Option('--noise <source>', 'random numbers to start from').choices(noiseSources))
     .option(
-      '--lora <file...>',
-      'LoRA files to merge in, FILE or FILE:SCALE; scales -1 to 3 (default: 1)',
+      '--lora <place...>',
+      'LoRAs to merge in, PLACE or PLACE:SCALE; a file, a name or a reference; scales -1 to 3',
     )
 
 program
   .command('serve')
   .description('serve the HTTP API (settings: FLUXD_* environment variables)')
-  .action(() => serve(dataConfig()))
+  .option('--host <address>', 'address to listen on (default: FLUXD_HOST)')
+  .option('--port <n>', 'port to listen on (default: FLUXD_PORT)')
+  .action(({ host, port }: { host?: string; port?: string }) =>
+    serve(dataConfig({ FLUXD_HOST: host, FLUXD_PORT: port })),
+  )
 
 withGenerationFlags(
   program
@@ -151,6 +160,7 @@ const models = program.command('models').description('the named models, served a
 
 models
   .command('ls')
+  .alias('list')
   .description('list them')
   .option('--json', 'as JSON')
   .action((flags: { json?: boolean }) => listModels(flags, commandContext()))
@@ -179,6 +189,7 @@ models
 
 models
   .command('rm')
+  .alias('remove')
   .description('remove one of your own')
   .argument('<model>', 'OWNER/NAME')
   .action((model: string) => dropModel(model, dataContext()))
@@ -187,6 +198,7 @@ const loras = program.command('loras').description('the LoRAs of this server, by
 
 loras
   .command('ls')
+  .alias('list')
   .description('list them, and the ones that predictions downloaded')
   .option('--json', 'as JSON')
   .action((flags: { json?: boolean }) => listLoras(flags, commandContext()))
@@ -200,6 +212,7 @@ loras
 
 loras
   .command('rm')
+  .alias('remove')
   .description('remove a name, and its file if no other name has it')
   .argument('<name>')
   .action((name: string) => removeLora(name, dataContext()))
@@ -222,22 +235,23 @@ const keys = program
 
 keys
   .command('ls')
+  .alias('list')
   .description('list them')
-  .action(() => listKeys(dataContext()))
+  .option('--json', 'as JSON')
+  .action((flags: { json?: boolean }) => listKeys(flags, dataContext()))
 
 keys
   .command('add')
   .description('issue a key and print it; it cannot be shown again')
   .argument('<name>', 'the name of its holder')
-  .addOption(
-    new Option('--scope <scopes...>', 'what it may do').choices(scopes).default(['predict']),
-  )
+  .option('--scope <scopes...>', `what it may do: ${scopes.join(', ')}`, ['predict'])
   .option('--priority <n>', 'higher goes first, -100 to 100', '0')
   .option('--rate <n>', 'new predictions a minute; 0 is without limit', '600')
   .action((name: string, flags: NewKeyFlags) => addKey(name, flags, dataContext()))
 
 keys
   .command('rm')
+  .alias('remove')
   .description('revoke a key')
   .argument('<name>')
   .action((name: string) => removeKey(name, dataContext()))

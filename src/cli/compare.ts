@@ -3,6 +3,7 @@ import type { LoraFile, Precision } from '../plan/plan.js'
 import { resolveSeed } from '../plan/seed.js'
 import type { Engine } from '../worker/engine/client.js'
 import { readInputFlags, readLoraFlag } from './inputFlags.js'
+import { acquireLoras } from './loras.js'
 import { expectValid, type RunContext, type RunFlags, readSettings, startEngineFor } from './run.js'
 import { compareImages, type Similarity } from './similarity.js'
 
@@ -23,8 +24,21 @@ export async function compare(
   // PNG is lossless: what is measured is the precision, not the image format.
   const own = { seed: String(resolveSeed({})), ...flags, output: 'compared.png' }
   for (const prompt of prompts) expectValid(readInputFlags(prompt, own), readSettings(own, context))
-  const loras = (flags.lora ?? []).map(readLoraFlag)
-  const engine = await startEngineFor(readInputFlags('', own).model, flags.checkpoint, context)
+  const { loras, release } = await acquireLoras((flags.lora ?? []).map(readLoraFlag), context)
+  try {
+    await compareAll(prompts, loras, { ...own, json }, context)
+  } finally {
+    await release()
+  }
+}
+
+async function compareAll(
+  prompts: readonly string[],
+  loras: readonly LoraFile[],
+  { json, ...own }: RunFlags & { readonly json: boolean },
+  context: RunContext,
+): Promise<void> {
+  const engine = await startEngineFor(readInputFlags('', own).model, own.checkpoint, context)
   try {
     const compared: Compared[] = []
     for (const prompt of prompts) {

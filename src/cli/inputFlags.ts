@@ -3,11 +3,10 @@
  * files become data URIs, which is what an HTTP client would send.
  */
 import { readFile } from 'node:fs/promises'
-import { basename, extname, resolve } from 'node:path'
+import { extname } from 'node:path'
 import { FluxInput } from '../contract/input.js'
 import { describeIssue } from '../contract/validation.js'
 import { FluxdError, invalidInput } from '../errors.js'
-import type { LoraFile } from '../plan/plan.js'
 
 /** As commander names them; numbers are still text, and no value has been checked. */
 export type InputFlags = {
@@ -28,6 +27,9 @@ export type InputFlags = {
   readonly mask?: string
   readonly strength?: string
 }
+
+/** Schnell is distilled for four steps; the contract's default, 28, is dev's. */
+const usualSteps: Readonly<Record<string, string>> = { schnell: '4' }
 
 /** The flag that sets each field, for errors. */
 const flagOf: Readonly<Record<string, string>> = {
@@ -64,7 +66,7 @@ export function readInputFlags(prompt: string, flags: InputFlags): FluxInput {
     {
       prompt,
       model: flags.model,
-      num_inference_steps: toNumber(flags.steps),
+      num_inference_steps: toNumber(flags.steps ?? usualSteps[flags.model ?? '']),
       seed: toNumber(flags.seed),
       width: toNumber(flags.width),
       height: toNumber(flags.height),
@@ -113,13 +115,16 @@ function chooseFormat(output: string): FluxInput['output_format'] {
 const toNumber = (text: string | undefined) =>
   text === undefined ? undefined : text.trim() === '' ? Number.NaN : Number(text)
 
-/** `--lora FILE` or `--lora FILE:SCALE`; the scale has the bounds of the contract's lora_scale. */
-export function readLoraFlag(flag: string): LoraFile {
-  const [, file = flag, scale = '1'] = /^(.+):(-?[\d.]+)$/.exec(flag) ?? []
+/** A LoRA of the command line: a file, a name or a reference, and its scale. */
+export type LoraFlag = { readonly place: string; readonly scale: number }
+
+/** `PLACE` or `PLACE:SCALE`; the scale has the bounds of the contract's lora_scale. */
+export function readLoraFlag(flag: string): LoraFlag {
+  const [, place = flag, scale = '1'] = /^(.+):(-?[\d.]+)$/.exec(flag) ?? []
   const parsed = FluxInput.shape.lora_scale.safeParse(Number(scale))
   if (!parsed.success)
     throw invalidInput(`Expected the scale of --lora to be -1 to 3 but received ${scale}`)
-  return { name: basename(file), path: resolve(file), scale: parsed.data }
+  return { place, scale: parsed.data }
 }
 
 /** `flags` with `image` and `mask` as data URIs where they are files. Throws `invalid_input`. */

@@ -3,8 +3,9 @@ import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
 import { createKeys } from '../server/auth/apiKeys.js'
-import { type Scope, scopes } from '../store/apiKeyStore.js'
+import { type KeyRow, type Scope, scopes } from '../store/apiKeyStore.js'
 import { openSqliteStore } from '../store/sqlite/open.js'
+import { toTable } from './table.js'
 
 export type NewKeyFlags = {
   readonly scope: readonly string[]
@@ -26,7 +27,7 @@ export async function addKey(
 ): Promise<void> {
   const key = {
     name,
-    scopes: flags.scope.map(readScope),
+    scopes: flags.scope.flatMap((text) => text.split(',')).map(readScope),
     priority: readInteger('--priority', flags.priority, -100, 100),
     ratePerMinute: readInteger('--rate', flags.rate, 0, 1_000_000),
   }
@@ -36,17 +37,32 @@ export async function addKey(
 }
 
 /** Prints a line for each key, without the key itself: only its hash is stored. */
-export async function listKeys({ config, stdout }: KeysContext): Promise<void> {
+export async function listKeys(
+  { json = false }: { readonly json?: boolean },
+  { config, stdout }: KeysContext,
+): Promise<void> {
   await withKeys(config, async (keys) => {
     const all = await keys.list()
-    if (all.length === 0) stdout.write(noKeys)
-    for (const { id, name, scopes, priority, ratePerMinute, createdAt } of all)
-      stdout.write(
-        `${name}  ${id}  ${scopes.join(',')}  priority ${priority}  ` +
-          `${describeRate(ratePerMinute)}  ${createdAt.toISOString()}\n`,
-      )
+    stdout.write(json ? `${JSON.stringify(all.map(toRecord), null, 2)}\n` : describeAll(all))
   })
 }
+
+const toRecord = ({ hash: _, ...key }: KeyRow) => key
+
+const describeAll = (keys: readonly KeyRow[]) =>
+  keys.length === 0
+    ? noKeys
+    : toTable([
+        ['NAME', 'ID', 'SCOPES', 'PRIORITY', 'RATE', 'CREATED'],
+        ...keys.map(({ id, name, scopes, priority, ratePerMinute, createdAt }) => [
+          name,
+          id,
+          scopes.join(','),
+          String(priority),
+          describeRate(ratePerMinute),
+          createdAt.toISOString(),
+        ]),
+      ])
 
 const describeRate = (perMinute: number) => (perMinute === 0 ? 'no limit' : `${perMinute}/min`)
 

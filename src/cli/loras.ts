@@ -1,12 +1,17 @@
 /** `fluxd loras`: adds, lists and removes the named LoRAs of this server. */
 import { statSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { basename, resolve } from 'node:path'
 import type { Config } from '../config/config.js'
+import { makePrivate } from '../config/privateFolder.js'
 import { invalidInput } from '../errors.js'
 import { findBundledIn } from '../loras/bundled.js'
 import { type ListedLora, listLoras as readListing } from '../loras/listing.js'
-import { createLoraCache, type LoraCache } from '../loras/loraCache.js'
+import { type AcquireOptions, createLoraCache, type LoraCache } from '../loras/loraCache.js'
+import { redact } from '../net/redact.js'
+import type { LoraFile } from '../plan/plan.js'
+import type { LoraFlag } from './inputFlags.js'
 import { showBytes, showDownload } from './progressBars.js'
+import { toTable } from './table.js'
 
 export type LorasContext = {
   readonly config: Pick<Config, 'dataDir' | 'hosts' | 'allowedHosts' | 'loras'> &
@@ -29,7 +34,10 @@ export async function listLoras(
 export function addLora(name: string, source: string, context: LorasContext) {
   return withLoraCache(context, async (cache) => {
     if (isFile(source)) await cache.addFile(name, resolve(source))
-    else await fetchLora(cache, name, await expectReference(source, cache), context)
+    else {
+      const reference = await expectReference(source, cache)
+      await withProgress(name, context, (options) => cache.add(name, reference, options))
+    }
     context.stdout.write(`${name} is ${await cache.find(name)}\n`)
   })
 }
@@ -48,6 +56,54 @@ export async function locateLora(place: string, context: LorasContext): Promise<
   return withLoraCache(context, async (cache) => (await cache.find(place)) ?? resolve(place))
 }
 
+export type AcquiredLoras = {
+  readonly loras: readonly LoraFile[]
+  /** Ends the leases of cached files. */
+  readonly release: () => Promise<void>
+}
+
+/**
+ * The files of `flags`: paths as they are, names and references by the cache, downloaded if need
+ * be.
+ */
+export async function acquireLoras(
+  flags: readonly LoraFlag[],
+  context: LorasContext,
+): Promise<AcquiredLoras> {
+  const toFile = ({ place, scale }: LoraFlag): LoraFile => ({
+    name: basename(place),
+    path: resolve(place),
+    scale,
+  })
+  if (flags.every(({ place }) => isFile(place)))
+    return { loras: flags.map(toFile), release: async () => {} }
+  makePrivate(context.config.dataDir)
+  const cache = openCache(context)
+  const loras: LoraFile[] = []
+  const leases: (() => void)[] = []
+  const release = async () => {
+    for (const end of leases) end()
+    await cache.close()
+  }
+  try {
+    for (const flag of flags) {
+      if (isFile(flag.place)) loras.push(toFile(flag))
+      else {
+        const source = await expectReference(flag.place, cache)
+        const lora = await withProgress(redact(source), context, (options) =>
+          cache.acquire(source, options),
+        )
+        leases.push(lora.release)
+        loras.push({ name: redact(source), path: lora.path, scale: flag.scale })
+      }
+    }
+    return { loras, release }
+  } catch (error) {
+    await release()
+    throw error
+  }
+}
+
 /** Returns `source` unless it looks like a path; apart from names, references contain a slash. */
 async function expectReference(source: string, cache: LoraCache): Promise<string> {
   const isPath = !source.includes('/') || /^(\.{0,2}\/|~)/.test(source)
@@ -55,28 +111,33 @@ async function expectReference(source: string, cache: LoraCache): Promise<string
   throw invalidInput(`Expected a file or a reference but there is no file ${source}`)
 }
 
-async function fetchLora(
-  cache: LoraCache,
+/** Runs `work`, a download of `name`, with its progress on stderr. */
+async function withProgress<T>(
   name: string,
-  source: string,
   { signal, stderr }: LorasContext,
-) {
+  work: (options: AcquireOptions) => Promise<T>,
+): Promise<T> {
   const progress = showDownload(name, stderr)
   const writeLine = (line: string) => progress.note(line)
   try {
-    await cache.add(name, source, { signal, writeLine, onProgress: progress.update })
+    return await work({ signal, writeLine, onProgress: progress.update })
   } finally {
     progress.stop()
   }
 }
 
 /** The user of the command may fetch from private addresses: the references are their own. */
+const openCache = ({ config }: LorasContext): LoraCache =>
+  createLoraCache(config, {
+    findBundled: findBundledIn(config.loras.builtin),
+    allowAddress: () => true,
+  })
+
 async function withLoraCache<T>(
-  { config }: LorasContext,
+  context: LorasContext,
   work: (cache: LoraCache) => Promise<T>,
 ): Promise<T> {
-  const findBundled = findBundledIn(config.loras.builtin)
-  const cache = createLoraCache(config, { findBundled, allowAddress: () => true })
+  const cache = openCache(context)
   try {
     return await work(cache)
   } finally {
@@ -96,12 +157,14 @@ const toRecord = ({ name, source, digest, bytes, usedAt }: ListedLora) => ({
 
 function toLines(loras: readonly ListedLora[]): string {
   if (loras.length === 0) return 'There are no LoRAs yet; `fluxd loras add NAME SOURCE` adds one\n'
-  const width = Math.max(...loras.map(({ name = '-' }) => name.length))
-  return loras
-    .map(
-      ({ name = '-', source, digest, bytes, usedAt }) =>
-        `${name.padEnd(width)}  ${digest.slice(0, 12)}  ${showBytes(bytes).padStart(8)}  ` +
-        `${usedAt.toISOString().slice(0, 16)}  ${source}\n`,
-    )
-    .join('')
+  return toTable([
+    ['NAME', 'SHA-256', 'SIZE', 'USED', 'SOURCE'],
+    ...loras.map(({ name = '-', source, digest, bytes, usedAt }) => [
+      name,
+      digest.slice(0, 12),
+      showBytes(bytes),
+      usedAt.toISOString().slice(0, 16),
+      source,
+    ]),
+  ])
 }

@@ -13,6 +13,7 @@ import { createLoraCache, type LoraCacheSettings } from '../loras/loraCache.js'
 import { validateLoraFile } from '../loras/validateFile.js'
 import { redact } from '../net/redact.js'
 import { variants } from '../plan/plan.js'
+import { toTable } from './table.js'
 
 export type NewModelFlags = {
   /** `REF` or `REF:SCALE`. */
@@ -40,7 +41,7 @@ export type AddContext = ModelsContext & {
 /** Prints a line for each model, or all of them as JSON. */
 export async function listModels(flags: { readonly json?: boolean }, context: ModelsContext) {
   const models = (await open(context)).list()
-  context.stdout.write(flags.json ? toJson(models.map(toRecord)) : toTable(models))
+  context.stdout.write(flags.json ? toJson(models.map(toRecord)) : describeAll(models))
 }
 
 /** Prints what a model resolves to on this machine. Throws `not_found`. */
@@ -58,11 +59,16 @@ export async function showModel(
 /** Writes a model of the user's; its LoRAs are fetched and pinned. Throws for wrong flags. */
 export async function addModel(text: string, flags: NewModelFlags, context: AddContext) {
   const name = readName(text)
+  const base = readBase(flags.base)
   const fields = {
     ...(flags.description !== undefined && { description: flags.description }),
     ...(flags.trigger !== undefined && { triggerWord: flags.trigger }),
-    base: readBase(flags.base),
-    defaults: Object.fromEntries((flags.default ?? []).map(readDefault)),
+    base,
+    defaults: {
+      // Schnell is distilled for four steps; the contract's default, 28, is dev's.
+      ...(base === 'schnell' && { num_inference_steps: 4 }),
+      ...Object.fromEntries((flags.default ?? []).map(readDefault)),
+    },
     ...(flags.versionAlias && { versionAliases: [...flags.versionAlias] }),
   }
   const catalog = await open(context)
@@ -159,7 +165,7 @@ async function pin(loras: readonly ModelLora[], { config, signal, stderr }: AddC
 
 const shownDigits = 12
 
-function toTable(models: readonly Model[]): string {
+function describeAll(models: readonly Model[]): string {
   const rows = models.map(({ owner, name, base, loras, triggerWord = '', version }) => [
     `${owner}/${name}`,
     base,
@@ -167,12 +173,7 @@ function toTable(models: readonly Model[]): string {
     triggerWord,
     version.slice(0, shownDigits),
   ])
-  const table = [['MODEL', 'BASE', 'LORAS', 'TRIGGER', 'VERSION'], ...rows]
-  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)))
-  return table
-    .map((row) => `${row.map((cell, column) => cell.padEnd(widths[column]!)).join('  ')}`.trimEnd())
-    .map((line) => `${line}\n`)
-    .join('')
+  return toTable([['MODEL', 'BASE', 'LORAS', 'TRIGGER', 'VERSION'], ...rows])
 }
 
 function describe(model: Model, { config }: ModelsContext): string {

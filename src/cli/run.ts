@@ -21,6 +21,7 @@ import {
   readLoraFlag,
   withFileUris,
 } from './inputFlags.js'
+import { acquireLoras } from './loras.js'
 import { showSteps } from './progressBars.js'
 
 export type RunFlags = InputFlags & {
@@ -45,15 +46,30 @@ export type RunContext = {
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
   const input = readInputFlags(prompt, await withFileUris(flags))
   const draft = expectValid(input, readSettings(flags, context))
-  const loras = (flags.lora ?? []).map(readLoraFlag)
+  const loraFlags = (flags.lora ?? []).map(readLoraFlag)
   const paths = listPaths(flags.output, draft.count)
   await expectFolder(dirname(resolve(flags.output)))
   const images = await fetchInputs(input, context)
 
+  const { loras, release } = await acquireLoras(loraFlags, context)
+  try {
+    await generateFiles({ draft, loras, ...images }, paths, flags, context)
+  } finally {
+    await release()
+  }
+}
+
+/** Generates with an engine of its own, writes the files and prints their names. */
+async function generateFiles(
+  request: GenerateRequest,
+  paths: readonly string[],
+  flags: RunFlags,
+  context: RunContext,
+): Promise<void> {
+  const { draft } = request
   const engine = await startEngineFor(draft.variant, flags.checkpoint, context)
   try {
     for (const note of draft.notes) context.stderr.write(`${note}\n`)
-    const request = { draft, loras, ...images }
     const { size, images: made, timings } = await generateWithProgress(engine, request, context)
     await Promise.all(made.map(({ bytes, index }) => writeFile(paths[index]!, bytes)))
     const written = made.map(({ index }) => paths[index]!).join(', ')

@@ -116,14 +116,16 @@ const pulledModels = {
 } as const
 
 /**
- * The settings in `variables`, frozen; an empty variable counts as unset. A pulled model, for which
- * `isThere` is true, replaces the embedded one. Throws `config_invalid` on a bad value.
+ * The settings in `variables`, frozen; an empty variable counts as unset, and `flags` replace what
+ * they name. A pulled model, for which `isThere` is true, replaces the embedded one. Throws
+ * `config_invalid` on a bad value.
  */
 export function readConfig(
   variables: Environment = process.env,
   isThere: (path: string) => boolean = () => false,
+  flags: Environment = {},
 ): Config {
-  const environment = withSecretFiles(variables)
+  const environment = { ...withSecretFiles(variables), ...withoutUnset(flags) }
   const read = <N extends SettingName>(name: N) => readSetting(name, environment)
   const dataDir = resolvePath(read('FLUXD_DATA_DIR'))
   const checkpoint = (name: keyof typeof pulledModels) => {
@@ -234,6 +236,10 @@ function readSecretFile(name: string, file: string): string {
 const knownNames = Object.entries(settings).flatMap(([name, { schema }]) =>
   schema.meta()?.['secret'] ? [name, `${name}_FILE`] : [name],
 )
+
+/** The flags of a command that were given, as the settings that they stand for. */
+const withoutUnset = (flags: Environment): Environment =>
+  Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined))
 
 const checkpointNames = Object.keys(pulledModels) as (keyof typeof pulledModels)[]
 const embedded = (name: keyof typeof pulledModels) => join(packageRoot, settings[name].fallback)

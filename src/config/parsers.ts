@@ -53,6 +53,19 @@ export const optionalUrl = z
   .transform((text) => (text === '' ? undefined : text.replace(/\/+$/, '')))
   .meta({ expects: 'an http or https URL' })
 
+const timeUnits = { s: 1, m: 60, h: 3600, d: 86_400 } as const
+
+/** Seconds, without a unit or with one: `90`, `90s`, `15m`, `2h`, `7d`. */
+export const duration = (maximum: number) =>
+  z
+    .string()
+    .transform((text) => {
+      const [, count, unit = 's'] = /^(\d{1,9})([smhd])?$/.exec(text) ?? []
+      return Number(count) * timeUnits[unit as keyof typeof timeUnits]
+    })
+    .refine((seconds) => seconds <= maximum)
+    .meta({ expects: `seconds from 0 to ${maximum}, or a time such as 15m, 2h or 7d` })
+
 const sizeUnits = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const
 const sizePattern = /^(\d{1,9})(B|KiB|MiB|GiB|TiB)$/
 

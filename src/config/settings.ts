@@ -6,6 +6,7 @@ import {
   bytes,
   choice,
   decimal,
+  duration,
   gpuChoice,
   hostList,
   integer,
@@ -128,7 +129,7 @@ export const settings = {
     meaning: 'How many predictions may wait; one more is answered with 429',
   },
   FLUXD_RETENTION: {
-    schema: integer(0, 999_999_999),
+    schema: duration(999_999_999),
     fallback: '3600',
     meaning:
       'Seconds until input, output and log of a finished prediction are removed; 0 keeps them',
@@ -165,7 +166,7 @@ export const settings = {
     meaning: 'Where pictures of `/predictions` are PUT; by default they are data URIs',
   },
   FLUXD_DRAIN_SECONDS: {
-    schema: integer(0, 86_400),
+    schema: duration(86_400),
     fallback: '60',
     meaning: 'How long a server that is told to stop lets the running prediction go on',
   },

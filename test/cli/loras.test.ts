@@ -95,7 +95,7 @@ describe('fluxd loras', () => {
 
     await listLoras({}, context)
     expect(stdout()).toMatch(
-      /^watercolour {2}[0-9a-f]{12} {3}12\.4 kB {2}\d{4}-\d\d-\d\dT\d\d:\d\d {2}https:\/\/civitai\.com\/api\/download\/models\/7\?type=Model&token=\*{3}\n$/,
+      /^NAME +SHA-256 +SIZE +USED +SOURCE\nwatercolour {2}[0-9a-f]{12} {2}12\.4 kB {2}\d{4}-\d\d-\d\dT\d\d:\d\d {2}https:\/\/civitai\.com\/api\/download\/models\/7\?type=Model&token=\*{3}\n$/,
     )
     await listLoras({ json: true }, context)
     expect(JSON.parse(stdout())).toEqual([

@@ -7,12 +7,14 @@ import { PassThrough } from 'node:stream'
 import sharp from 'sharp'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { listPaths, readInputFlags } from '../../src/cli/inputFlags.js'
+import { addLora } from '../../src/cli/loras.js'
 import { type RunFlags, runPrompt } from '../../src/cli/run.js'
 import { readConfig } from '../../src/config/config.js'
 import { FluxdError } from '../../src/errors.js'
 import type { startEngine } from '../../src/worker/engine/client.js'
 import { flat } from '../engine/images/pictures.js'
 import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
+import { temporaryData } from '../temporaryData.js'
 
 async function makeFolder() {
   const folder = await mkdtemp(join(tmpdir(), 'fluxd-run-'))
@@ -25,17 +27,31 @@ function prepare(options: FakeEngineOptions = {}) {
   const start = vi.fn<typeof startEngine>(() => engine)
   const canceling = new AbortController()
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
+  const config = readConfig({ FLUXD_DEVICE: 'cpu', FLUXD_DATA_DIR: temporaryData() })
   const run = (flags: RunFlags) =>
     runPrompt('a yellow star', flags, {
-      config: readConfig({ FLUXD_DEVICE: 'cpu' }),
+      config,
       signal: canceling.signal,
       stdout,
       stderr: stderr as unknown as NodeJS.WriteStream,
       start,
     })
   const read = (stream: PassThrough) => String(stream.read() ?? '')
-  return { engine, start, canceling, run, stdout: () => read(stdout), stderr: () => read(stderr) }
+  return {
+    engine,
+    start,
+    canceling,
+    config,
+    run,
+    stdout: () => read(stdout),
+    stderr: () => read(stderr),
+  }
 }
+
+const streams = () => ({
+  stdout: new PassThrough(),
+  stderr: new PassThrough() as unknown as NodeJS.WriteStream,
+})
 
 describe('fluxd run', () => {
   test.each([
@@ -86,13 +102,38 @@ describe('fluxd run', () => {
   })
 
   test('uses --checkpoint for the chosen model and --noise over the setting', async () => {
-    const { run, start, engine } = prepare()
+    const { run, start, engine, config } = prepare()
     const output = join(await makeFolder(), 'a.webp')
     await run({ output, model: 'schnell', checkpoint: '/models/s', noise: 'torch-cpu' })
     const { checkpoints, scratch } = start.mock.calls[0]![0]
     expect(checkpoints).toEqual({ ...readConfig({}).checkpoints, schnell: '/models/s' })
-    expect(scratch).toBe(join(readConfig({}).dataDir, 'scratch'))
+    expect(scratch).toBe(join(config.dataDir, 'scratch'))
     expect(engine.plans[0]).toMatchObject({ variant: 'schnell', noise: 'torch-cpu' })
+  })
+
+  test('merges LoRAs of files, of bundled names and of names that were added', async () => {
+    const { run, engine, config } = prepare()
+    const file = join(config.loras.builtin!, 'fofr--shxdo-v2.safetensors')
+    const context = { config, signal: new AbortController().signal, ...streams() }
+    await addLora('mine', file, context)
+    const output = join(await makeFolder(), 'a.webp')
+    await run({ output, steps: '1', lora: [`${file}:0.5`, 'fofr/shxdo-v2:-1', 'mine'] })
+    expect(engine.plans[0]).toMatchObject({
+      loras: [
+        { name: 'fofr--shxdo-v2.safetensors', path: file, scale: 0.5 },
+        { name: 'fofr/shxdo-v2', path: file, scale: -1 },
+        { name: 'mine', path: expect.stringContaining(config.dataDir), scale: 1 },
+      ],
+    })
+  })
+
+  test('refuses a LoRA that is neither a file nor a name before an engine starts', async () => {
+    const { run, start } = prepare()
+    const output = join(await makeFolder(), 'a.webp')
+    await expect(run({ output, lora: ['./nothing.safetensors'] })).rejects.toThrow(
+      'Expected a file or a reference but there is no file ./nothing.safetensors',
+    )
+    expect(start).not.toHaveBeenCalled()
   })
 
   test('passes on what is wrong and stops the engine', async () => {
@@ -192,6 +233,16 @@ describe('an image to start from', () => {
     )
     expect(engine.stops()).toBe(1)
   })
+})
+
+test.each([
+  [{ model: 'schnell' }, 4],
+  [{ model: 'schnell', steps: '9' }, 9],
+  [{ model: 'dev' }, 28],
+  [{}, 28],
+])('%j means %d steps', (flags, steps) => {
+  const input = readInputFlags('p', { output: 'a.png', ...flags })
+  expect(input.num_inference_steps).toBe(steps)
 })
 
 test('every flag is a field of the input', () => {

@@ -215,6 +215,29 @@ test('secrets are read and never printed', () => {
   )
 })
 
+test.each([
+  ['90', 90],
+  ['90s', 90],
+  ['15m', 900],
+  ['2h', 7200],
+  ['7d', 604_800],
+  ['0', 0],
+])('a time of %s is %d seconds', (FLUXD_RETENTION, seconds) => {
+  expect(readConfig({ FLUXD_RETENTION }).retentionSeconds).toBe(seconds)
+})
+
+test.each(['1w', '1.5h', '-1', '1h30m', '999999999d'])('a time of %s is refused', (time) => {
+  expect(() => readConfig({ FLUXD_RETENTION: time })).toThrow(
+    'Expected FLUXD_RETENTION to be seconds from 0 to 999999999, or a time such as 15m, 2h or 7d',
+  )
+})
+
+test('flags of a command replace the settings that they stand for', () => {
+  const flags = { FLUXD_PORT: '1234', FLUXD_HOST: undefined }
+  const { port, host } = readConfig({ FLUXD_PORT: '1', FLUXD_HOST: '::1' }, () => false, flags)
+  expect([port, host]).toEqual([1234, '::1'])
+})
+
 test.each(['a', 'fifteen-letters'])('%s is too short for an API key', (FLUXD_API_KEY) => {
   expect(() => readConfig({ FLUXD_API_KEY })).toThrow(
     'Expected FLUXD_API_KEY to be a token of at least 16 characters without spaces but received ***',
