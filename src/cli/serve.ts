@@ -14,6 +14,7 @@ import { buildApp } from '../server/app.js'
 import { chooseHost } from '../server/auth/listenHost.js'
 import { openServices, type Services } from '../server/context.js'
 import { createMetrics } from '../telemetry/metrics.js'
+import { createTerminalLog } from '../telemetry/terminalLog.js'
 import { startEngine } from '../worker/engine/client.js'
 import { startWorker, type WorkerEngine } from '../worker/worker.js'
 
@@ -27,7 +28,7 @@ type App = ReturnType<typeof buildApp>
  * listen.
  */
 export async function serve(config: Config): Promise<void> {
-  const logger = pino({ level: config.logLevel }, pino.destination(2))
+  const logger = pino({ level: config.logLevel }, openLog())
   for (const warning of config.warnings) logger.warn(warning)
   logger.info({ config }, 'configuration')
   const target = await chooseTarget(config)
@@ -55,7 +56,10 @@ export async function serve(config: Config): Promise<void> {
     logger.warn({ err: error }, 'the machine could not be examined'),
   )
   const end = once(async () => {
-    logger.info('shutting down')
+    logger.info(
+      `shutting down; a running prediction has ${config.drainSeconds} s to end, ` +
+        'a second signal ends it now',
+    )
     machine.stop()
     await close(app, engines, worker, services)
   })
@@ -79,6 +83,10 @@ export async function serve(config: Config): Promise<void> {
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
 }
+
+/** Lines for people on a terminal, else JSON. */
+const openLog = () =>
+  process.stderr.isTTY ? createTerminalLog(process.stderr) : pino.destination(2)
 
 /** One engine for each GPU that is to be used, or as many as asked for where there is none. */
 function startEngines(config: Config, target: Target, logger: Logger): WorkerEngine[] {
@@ -109,7 +117,7 @@ function listExecutors({ gpus, executors }: Config, target: Target): (number | u
   return gpus === 'all' ? [...target.gpus] : [...gpus]
 }
 
-/** What an engine that was killed left behind is large; nobody else uses this folder. */
+/** Empties the engines' scratch folder: files that a killed engine left there are large. */
 function emptyScratch({ dataDir }: Config): string {
   const scratch = join(dataDir, 'scratch/server')
   rmSync(scratch, { recursive: true, force: true })
