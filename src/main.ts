@@ -87,7 +87,8 @@ withGenerationFlags(
     .command('run')
     .description('generate images without a server')
     .argument('<prompt>', 'what the image shows')
-    .requiredOption('-o, --output <file>', 'file to write: .webp, .jpg, .jpeg or .png'),
+    .option('-o, --output <file>', 'file to write, .webp, .jpg or .png; - for stdout')
+    .option('--format <name>', 'webp, jpg or png, without a file name (default: webp)'),
 )
   .addOption(
     new Option('--width <pixels>', '256 to 1440, with --height').conflicts([

@@ -10,7 +10,7 @@ import { compareImages, type Similarity } from './similarity.js'
 /** No size, because custom sizes run in bf16, and no output, because no file is written. */
 export type CompareFlags = Omit<
   RunFlags,
-  'output' | 'width' | 'height' | 'image' | 'mask' | 'strength' | 'quality' | 'goFast'
+  'output' | 'format' | 'width' | 'height' | 'image' | 'mask' | 'strength' | 'quality' | 'goFast'
 > & { readonly json?: boolean }
 
 type Compared = Similarity & { readonly prompt: string; readonly seed: number }

@@ -2,6 +2,7 @@
  * The flags of `fluxd run` and `fluxd compare` as the `FluxInput` that an HTTP body would hold;
  * files become data URIs, which is what an HTTP client would send.
  */
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { extname } from 'node:path'
 import { FluxInput } from '../contract/input.js'
@@ -10,7 +11,10 @@ import { FluxdError, invalidInput } from '../errors.js'
 
 /** As commander names them; numbers are still text, and no value has been checked. */
 export type InputFlags = {
-  readonly output: string
+  /** A file, or `-` for stdout; by default a name that is free. */
+  readonly output?: string
+  /** `webp`, `jpg` or `png`, where no file name says it. */
+  readonly format?: string
   readonly model?: string
   readonly steps?: string
   readonly seed?: string
@@ -79,7 +83,7 @@ export function readInputFlags(prompt: string, flags: InputFlags): FluxInput {
       image: flags.image,
       mask: flags.mask,
       prompt_strength: toNumber(flags.strength),
-      output_format: chooseFormat(flags.output),
+      output_format: chooseFormat(flags),
     } satisfies Partial<Record<keyof FluxInput, unknown>>,
     { reportInput: true },
   )
@@ -89,6 +93,14 @@ export function readInputFlags(prompt: string, flags: InputFlags): FluxInput {
   const flag = flagOf[field] ?? field
   const received = flags[toOption(flag)] ?? 'nothing'
   throw invalidInput(`${flag}: ${describeIssue(issue).msg} but received ${received}`)
+}
+
+/** `out.webp` or, if files of that name exist, `out2.webp`, `out3.webp`, … */
+export function chooseOutput(format: FluxInput['output_format'], count: number): string {
+  for (let attempt = 1; ; attempt++) {
+    const output = `out${attempt === 1 ? '' : attempt}.${format}`
+    if (!listPaths(output, count).some((path) => existsSync(path))) return output
+  }
 }
 
 /** The files of `count` images: `star.webp`, or `star-1.webp`, `star-2.webp`, … */
@@ -103,12 +115,20 @@ export function listPaths(output: string, count: number): string[] {
 const toOption = (flag: string) =>
   flag.slice(2).replace(/-(.)/g, (_, letter: string) => letter.toUpperCase()) as keyof InputFlags
 
-function chooseFormat(output: string): FluxInput['output_format'] {
-  const format = formats[extname(output).toLowerCase()]
-  if (format) return format
+/** The format by the extension of a file's name, else by --format. */
+function chooseFormat({ output, format = 'webp' }: InputFlags): FluxInput['output_format'] {
+  if (output === undefined || output === '-') return readFormat(format)
+  const named = formats[extname(output).toLowerCase()]
+  if (named) return named
   throw invalidInput(
     `Expected --output to end in ${Object.keys(formats).join(', ')} but received ${output}`,
   )
+}
+
+function readFormat(text: string): FluxInput['output_format'] {
+  const format = formats[`.${text}`]
+  if (format) return format
+  throw invalidInput(`Expected --format to be webp, jpg or png but received ${text}`)
 }
 
 /** A text that is no number becomes NaN, which the schema refuses. */

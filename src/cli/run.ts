@@ -15,6 +15,7 @@ import { fetchImages, type InputImages } from '../worker/assets.js'
 import { type Engine, type GenerationResult, startEngine } from '../worker/engine/client.js'
 import { createSafetyLines } from '../worker/logLines.js'
 import {
+  chooseOutput,
   type InputFlags,
   listPaths,
   readInputFlags,
@@ -47,8 +48,7 @@ export async function runPrompt(prompt: string, flags: RunFlags, context: RunCon
   const input = readInputFlags(prompt, await withFileUris(flags))
   const draft = expectValid(input, readSettings(flags, context))
   const loraFlags = (flags.lora ?? []).map(readLoraFlag)
-  const paths = listPaths(flags.output, draft.count)
-  await expectFolder(dirname(resolve(flags.output)))
+  const paths = await choosePaths(flags, draft)
   const images = await fetchInputs(input, context)
 
   const { loras, release } = await acquireLoras(loraFlags, context)
@@ -62,7 +62,7 @@ export async function runPrompt(prompt: string, flags: RunFlags, context: RunCon
 /** Generates with an engine of its own, writes the files and prints their names. */
 async function generateFiles(
   request: GenerateRequest,
-  paths: readonly string[],
+  paths: readonly string[] | 'stdout',
   flags: RunFlags,
   context: RunContext,
 ): Promise<void> {
@@ -71,13 +71,32 @@ async function generateFiles(
   try {
     for (const note of draft.notes) context.stderr.write(`${note}\n`)
     const { size, images: made, timings } = await generateWithProgress(engine, request, context)
+    const described = `${size.width}×${size.height}, seed ${draft.seed}, ${timings.total.toFixed(1)} s\n`
+    if (paths === 'stdout') {
+      for (const { bytes } of made) context.stdout.write(bytes)
+      context.stderr.write(described)
+      return
+    }
     await Promise.all(made.map(({ bytes, index }) => writeFile(paths[index]!, bytes)))
     const written = made.map(({ index }) => paths[index]!).join(', ')
-    const described = `${size.width}×${size.height}, seed ${draft.seed}`
-    context.stdout.write(`${written}: ${described}, ${timings.total.toFixed(1)} s\n`)
+    context.stdout.write(`${written}: ${described}`)
   } finally {
     await engine.stop()
   }
+}
+
+/** The files to write, or stdout for `-`. Throws `invalid_input` where they cannot be written. */
+async function choosePaths(
+  { output }: RunFlags,
+  { count, output: { format } }: ValidDraft,
+): Promise<readonly string[] | 'stdout'> {
+  if (output === '-') {
+    if (count === 1) return 'stdout'
+    throw invalidInput(`Expected one image for --output - but --num-outputs is ${count}`)
+  }
+  const chosen = output ?? chooseOutput(format, count)
+  await expectFolder(dirname(resolve(chosen)))
+  return listPaths(chosen, count)
 }
 
 /** The part of a plan that flags and settings decide. */

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import sharp from 'sharp'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { listPaths, readInputFlags } from '../../src/cli/inputFlags.js'
+import { chooseOutput, listPaths, readInputFlags } from '../../src/cli/inputFlags.js'
 import { addLora } from '../../src/cli/loras.js'
 import { type RunFlags, runPrompt } from '../../src/cli/run.js'
 import { readConfig } from '../../src/config/config.js'
@@ -43,6 +43,7 @@ function prepare(options: FakeEngineOptions = {}) {
     canceling,
     config,
     run,
+    raw: stdout,
     stdout: () => read(stdout),
     stderr: () => read(stderr),
   }
@@ -109,6 +110,25 @@ describe('fluxd run', () => {
     expect(checkpoints).toEqual({ ...readConfig({}).checkpoints, schnell: '/models/s' })
     expect(scratch).toBe(join(config.dataDir, 'scratch'))
     expect(engine.plans[0]).toMatchObject({ variant: 'schnell', noise: 'torch-cpu' })
+  })
+
+  test('writes the bytes alone to stdout where the output is -', async () => {
+    const { run, raw, stderr } = prepare()
+    await run({ output: '-', format: 'png', seed: '7', steps: '1' })
+    const bytes = raw.read() as Buffer
+    expect((await sharp(bytes).metadata()).format).toBe('png')
+    expect(stderr()).toMatch(/1024×1024, seed 7, 0\.\d s\n$/)
+  })
+
+  test('refuses several images on stdout, and a format that there is not', async () => {
+    const { run, start } = prepare()
+    await expect(run({ output: '-', numOutputs: '2' })).rejects.toThrow(
+      'Expected one image for --output - but --num-outputs is 2',
+    )
+    await expect(run({ output: '-', format: 'gif' })).rejects.toThrow(
+      'Expected --format to be webp, jpg or png but received gif',
+    )
+    expect(start).not.toHaveBeenCalled()
   })
 
   test('merges LoRAs of files, of bundled names and of names that were added', async () => {
@@ -281,4 +301,18 @@ test('every flag is a field of the input', () => {
 
 test('a dot in a folder is not the extension of the file', () => {
   expect(listPaths('v1.0/star.webp', 2)).toEqual(['v1.0/star-1.webp', 'v1.0/star-2.webp'])
+})
+
+test('without an output a name is chosen that is free', async () => {
+  const folder = await makeFolder()
+  const before = process.cwd()
+  process.chdir(folder)
+  onTestFinished(() => process.chdir(before))
+  expect(chooseOutput('webp', 1)).toBe('out.webp')
+  await writeFile('out.webp', '')
+  expect(chooseOutput('webp', 1)).toBe('out2.webp')
+  await writeFile('out2.webp', '')
+  expect(chooseOutput('webp', 1)).toBe('out3.webp')
+  await writeFile('out-2.png', '')
+  expect(chooseOutput('png', 2)).toBe('out2.png')
 })
