@@ -1,4 +1,4 @@
-/** Which versions run: this package's own and ONNX Runtime's. */
+/** The versions of this package and of ONNX Runtime. */
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 

@@ -1,6 +1,6 @@
 /**
- * The catalogue of errors that mean something to a caller. `code` crosses the engine's process
- * border and the wire; `status` is the HTTP status a route answers with.
+ * The errors of fluxd, in one class with codes. `code` crosses the engine's process border and the
+ * wire; `status` is the HTTP status of the reply.
  */
 import type { z } from 'zod'
 
@@ -30,12 +30,12 @@ const statusByCode = {
 
 export type ErrorCode = keyof typeof statusByCode
 
-/** An error whose message may be shown to the caller: what was expected, where, and what came. */
+/** An error whose message may be shown to the client: what was expected, where, and what came. */
 export class FluxdError extends Error {
   readonly status: number
-  /** The field of `FluxInput` that is to blame, where it is one. */
+  /** The field of `FluxInput` that is wrong, if it is one. */
   readonly field: string | undefined
-  /** When to try again, where that is known: the reply's Retry-After. */
+  /** When to try again, if known: the reply's Retry-After. */
   readonly retryAfterSeconds: number | undefined
 
   constructor(
@@ -57,7 +57,7 @@ export const hasErrorCode = (error: unknown, code: ErrorCode) =>
 
 export const invalidInput = (message: string) => new FluxdError('invalid_input', message)
 
-/** A bad environment variable: found at start, and the process does not start. */
+/** A bad setting: found at the start, which it ends. */
 export const invalidConfig = (message: string) => new FluxdError('config_invalid', message)
 
 /** A weight file or folder that is damaged, incomplete or not what its config says. */
@@ -68,13 +68,23 @@ export const invalidCheckpoint = (message: string, cause?: unknown) =>
 export const invalidLora = (message: string, cause?: unknown) =>
   new FluxdError('lora_invalid', message, { cause })
 
-/** What a schema finds wrong first, and where: `shape.0: Too small…`. */
+/** Whether `error` is one of Node's with one of these codes, such as `ENOENT`. */
+export const hasCode = (error: unknown, ...codes: readonly string[]): boolean =>
+  codes.includes(codeOf(error))
+
+/** The code of one of Node's errors, for a message; of any other error its message. */
+export function codeOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  return 'code' in error && typeof error.code === 'string' ? error.code : error.message
+}
+
+/** The first fault that a schema finds, with its path: `shape.0: Too small…`. */
 export function firstFault({ issues }: Pick<z.ZodError, 'issues'>): string {
   const { path, message } = issues[0]!
   return path.length > 0 ? `${path.join('.')}: ${message}` : message
 }
 
-/** The form in which an error crosses the engine's process border. */
+/** An error as it crosses the engine's process border. */
 export type ErrorRecord = { readonly code: ErrorCode; readonly message: string }
 
 export function toErrorRecord(error: unknown): ErrorRecord {

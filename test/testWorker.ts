@@ -1,6 +1,6 @@
 /** A worker over given engines and the services of a server, as `fluxd serve` starts one. */
 import type { Config } from '../src/config/config.js'
-import { withOwnFiles } from '../src/files/localFiles.js'
+import { withLocalFiles } from '../src/files/localFiles.js'
 import type { WorkerPort } from '../src/predictions/workerPort.js'
 import type { Services } from '../src/server/context.js'
 import { createMetrics, type Metrics } from '../src/telemetry/metrics.js'
@@ -17,7 +17,7 @@ export function startTestWorker(
     engines: engines.map((engine) => ({ engine })),
     store: services.store,
     loras: services.library,
-    media: withOwnFiles(services.media, services.files),
+    media: withLocalFiles(services.media, services.files),
     files: services.files,
     settings: {
       noise: config.noise,

@@ -1,8 +1,11 @@
-/** One after the other, in the order of the calls, whether those before succeed or fail. */
-export type InTurn = <T>(work: () => Promise<T>) => Promise<T>
+/**
+ * Runs tasks one after the other in the order of the calls; a failed one does not stop the next.
+ */
+export type Mutex = <T>(work: () => Promise<T>) => Promise<T>
 
-/** Makes what it is given wait for each other. */
-export function createTurns(): InTurn {
+/** A mutex: its tasks never overlap. */
+export function createMutex(): Mutex {
+  // Each caller gets the failure of its own task; for the next task it is only the end of this one.
   let tail: Promise<unknown> = Promise.resolve()
   return (work) => {
     const turn = tail.then(work)

@@ -1,17 +1,21 @@
-/** One download for all who wait for the same thing; it ends when nobody waits any more. */
+/**
+ * Single flight: concurrent calls for one key share one run of the work. It is aborted when all of
+ * them have been canceled.
+ */
 import { FluxdError } from '../errors.js'
 
-/** Someone who waits. */
+/** One of the calls that share a run. */
 export type Waiter = {
   readonly signal: AbortSignal
   readonly report: (line: string) => void
   readonly onProgress: (done: number, total: number | undefined) => void
 }
 
-export type Flights<T extends { readonly release: () => void }> = {
+export type SingleFlight<T extends { readonly release: () => void }> = {
   /**
-   * What `start` returns for the first who asks for `key`, shared with those who ask meanwhile:
-   * each gets a share of their own. A late one is told the earlier lines.
+   * The result of `start`, which runs once for concurrent calls with the same `key`. Each call gets
+   * its own share of the result; a later one gets the lines that were reported before it joined.
+   * Throws `canceled` when the waiter's signal aborts.
    */
   readonly join: (key: string, waiter: Waiter, start: (all: Waiter) => Promise<T>) => Promise<T>
 }
@@ -23,10 +27,10 @@ type Flight<T> = {
   readonly result: Promise<T>
 }
 
-/** `share` makes another hold of the same thing. */
-export function createFlights<T extends { readonly release: () => void }>(
-  share: (thing: T) => T,
-): Flights<T> {
+/** `share` makes another share of a result, with a release of its own. */
+export function createSingleFlight<T extends { readonly release: () => void }>(
+  share: (result: T) => T,
+): SingleFlight<T> {
   const flights = new Map<string, Flight<T>>()
 
   function launch(key: string, start: (all: Waiter) => Promise<T>): Flight<T> {
@@ -43,7 +47,7 @@ export function createFlights<T extends { readonly release: () => void }>(
         for (const waiter of waiters) waiter.onProgress(done, total)
       },
     }
-    // One that nobody waits for any more may still be putting its things away.
+    // An aborted run of this key may still be cleaning up. Its failure was for its own waiters.
     const before = flights.get(key)?.result.catch(() => undefined)
     const result = before ? before.then(() => start(all)) : start(all)
     const flight: Flight<T> = { waiters, lines, abort: () => aborting.abort(), result }
@@ -67,8 +71,9 @@ export function createFlights<T extends { readonly release: () => void }>(
       flight.waiters.delete(waiter)
       if (flight.waiters.size === 0) {
         flight.abort()
+        // Releases the run's own share. A failure has gone to the waiters already.
         flight.result.then(
-          (thing) => thing.release(),
+          (result) => result.release(),
           () => undefined,
         )
       }

@@ -1,12 +1,13 @@
 /**
- * The named models: the folder that comes with fluxd, which is only read, and the user's own. No
- * model of the one hides a model of the other.
+ * The named models of two folders: the bundled ones, which are read only, and the user's own. A
+ * name may exist in one of them only.
  */
 import { randomUUID } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { link, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { FluxdError, invalidConfig, invalidInput } from '../errors.js'
+import { createMutex } from '../async/mutex.js'
+import { FluxdError, hasCode, invalidConfig, invalidInput } from '../errors.js'
 import type { Variant } from '../plan/plan.js'
 import { checkEntry, type EntryFields, isModelName, type ModelName, nameRule } from './entry.js'
 import { fingerprintCheckpoint } from './fingerprint.js'
@@ -15,19 +16,27 @@ import { type ModelChanges, updateEntry } from './update.js'
 
 export type Catalog = {
   readonly find: (owner: string, name: string) => Model | undefined
-  /** By what a model comes to, else by an alias; where several do, the first by name. */
+  /** The model with this version or, if there is none, the first by name with this alias. */
   readonly findVersion: (id: string) => Model | undefined
   /** Sorted by owner and name. */
   readonly list: () => readonly Model[]
-  /** Writes a new model into the user's folder. Throws `invalid_input`, or `conflict` for a taken name. */
+  /**
+   * Writes a new model into the user's folder. Throws `invalid_input`, or `conflict` for a taken
+   * name.
+   */
   readonly add: (name: ModelName, fields: EntryFields) => Promise<Model>
-  /** Changes a model of the user's. Throws `not_found`, and `invalid_input` for one that comes with fluxd. */
+  /** Changes a model of the user's. Throws `not_found`, or `invalid_input` for a bundled one. */
   readonly update: (name: ModelName, changes: ModelChanges) => Promise<Model>
   /** As `removeModel`. */
   readonly remove: (name: ModelName) => Promise<void>
-  /** Reads the folders again; a catalog that has become invalid throws and leaves all as it was. */
+  /**
+   * Reads the folders again. If the catalog has become invalid, throws and keeps the previous one.
+   */
   readonly reload: () => Promise<void>
-  /** As `reload` if entries of the user's or a model's LoRA files came, went or changed since; else next to nothing is done. */
+  /**
+   * As `reload` if the user's entries or the LoRA files of models have changed since; else it only
+   * reads file times.
+   */
   readonly refresh: () => Promise<void>
 }
 
@@ -50,8 +59,8 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
   const fingerprint = rememberFingerprints(checkpoints)
   let seen = ''
   let models: ReadonlyMap<string, Model> = new Map()
+  const exclusively = createMutex()
   await read()
-  let reading = Promise.resolve()
 
   async function read() {
     const entries = await stampEntries(folders.own)
@@ -59,16 +68,13 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
     seen = entries + (await stampLoras(models))
   }
 
-  /** One after the other, so that the last one counts. */
-  function reload() {
-    reading = reading.catch(() => {}).then(read)
-    return reading
-  }
+  // Reads follow each other, so that the last one decides.
+  const reload = () => exclusively(read)
 
   async function refresh() {
     const stamp = (await stampEntries(folders.own)) + (await stampLoras(models))
-    // What has changed may be what is being read just now; who began to read is told of failures.
-    if (stamp === seen) return reading.catch(() => {})
+    // The change may be in a read that is under way. Its failure goes to the caller that began it.
+    if (stamp === seen) return exclusively(async () => {})
     seen = stamp
     return reload()
   }
@@ -108,8 +114,8 @@ export async function openCatalog({ folders, checkpoints }: CatalogOptions): Pro
 }
 
 /**
- * Deletes a model of the user's, be its file valid or not. Throws `not_found`, or `invalid_input` for
- * one that comes with fluxd.
+ * Deletes a model of the user's; its file may be invalid. Throws `not_found`, or `invalid_input`
+ * for a bundled one.
  */
 export async function removeModel(folders: CatalogFolders, name: ModelName): Promise<void> {
   const file = existingFile(folders, name)
@@ -135,7 +141,10 @@ async function readFolders(
   return byName
 }
 
-/** Another one after an entry in `folder`, or a readme beside one, came, went or changed. */
+/**
+ * A text that changes when an entry in `folder`, or a readme beside one, is added, removed or
+ * changed.
+ */
 const stampEntries = async (folder: string) =>
   stampFiles((await listFiles(folder)).flatMap((file) => [file, readmeOf(file)]))
 
@@ -145,13 +154,14 @@ const stampLoras = (models: ReadonlyMap<string, Model>) =>
 
 async function stampFiles(files: readonly string[]): Promise<string> {
   const stamps = files.map(async (file) => {
+    // A file that is missing or unreadable has a stamp, too: its return changes it.
     const stats = await stat(file).catch(() => undefined)
     return `${file} ${stats?.ino} ${stats?.size} ${stats?.mtimeMs}\n`
   })
   return (await Promise.all(stamps)).join('')
 }
 
-/** The entries of a catalog's folder; what begins with a dot is not one. */
+/** The entries of a catalog's folder; names with a leading dot are drafts. */
 async function listFiles(folder: string): Promise<string[]> {
   if (!existsSync(folder)) return []
   const owners = (await readdir(folder, { withFileTypes: true })).filter(
@@ -167,7 +177,7 @@ async function listFiles(folder: string): Promise<string[]> {
   return files.flat()
 }
 
-/** Appears whole or not at all, and never in place of another. */
+/** Writes an entry atomically and never over an existing one. */
 async function writeEntry(file: string, name: ModelName, fields: EntryFields): Promise<void> {
   checkEntry(fields)
   const text = JSON.stringify({ ...fields, createdAt: new Date().toISOString() }, null, 2)
@@ -177,7 +187,7 @@ async function writeEntry(file: string, name: ModelName, fields: EntryFields): P
     await writeFile(draft, `${text}\n`)
     await link(draft, file)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') throw nameTaken(name)
+    if (hasCode(error, 'EEXIST')) throw nameTaken(name)
     throw error
   } finally {
     await rm(draft, { force: true })
@@ -206,7 +216,7 @@ const fileIn = (folder: string, { owner, name }: ModelName) => join(folder, owne
 
 const nameText = ({ owner, name }: ModelName) => `${owner}/${name}`
 
-/** The checkpoints are what the engine was started with, so once is enough. */
+/** Computes each fingerprint once: the checkpoints are those that the engine was started with. */
 function rememberFingerprints(checkpoints: CatalogOptions['checkpoints']) {
   const known = new Map<Variant, string>()
   return (base: Variant): string => {

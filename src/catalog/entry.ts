@@ -1,6 +1,6 @@
 /**
- * A named model as a file of the catalog describes it: `<owner>/<name>.json` holds the base, the
- * LoRAs, the trigger word and other defaults; `<name>.md` beside it, if there is one, is its readme.
+ * The file format of a named model: `<owner>/<name>.json` holds the base, the LoRAs, the trigger
+ * word and other defaults of the input; `<name>.md` beside it, if it exists, is its readme.
  */
 import { basename, dirname } from 'node:path'
 import { z } from 'zod'
@@ -9,7 +9,7 @@ import { FluxdError, firstFault, invalidConfig, invalidInput } from '../errors.j
 import { variants } from '../plan/plan.js'
 import { draftPlan } from '../plan/planGeneration.js'
 
-/** Owners and names: safe in paths and URLs, and the same on a disk that does not tell cases apart. */
+/** Owners and names: safe in paths and URLs, and unambiguous on case-insensitive file systems. */
 const slug = /^[a-z0-9][a-z0-9._-]{0,63}$/
 
 export type ModelName = { readonly owner: string; readonly name: string }
@@ -17,7 +17,10 @@ export type ModelName = { readonly owner: string; readonly name: string }
 const { shape } = publishedInput
 const own = <T extends z.ZodType>(field: z.ZodDefault<T>) => field.unwrap().optional()
 
-/** What a model may decide for those who do not say; `model` follows from the base. */
+/**
+ * The fields of an input that a model may set for requests that do not; `model` follows from the
+ * base.
+ */
 export const InputDefaults = z.strictObject({
   aspect_ratio: own(shape.aspect_ratio),
   height: shape.height,
@@ -38,7 +41,7 @@ export type InputDefaults = z.output<typeof InputDefaults>
 
 const LoraEntry = z
   .strictObject({
-    /** A path, seen from the catalog's file. What does not come from the operator must not set it. */
+    /** A path relative to the catalog's file. Only the operator may set it, never a client. */
     file: z.string().min(1).max(4000).optional(),
     /** A reference, as in `replicate_weights`. */
     source: z.string().min(1).max(2000).optional(),
@@ -58,7 +61,7 @@ export const CatalogEntry = z.strictObject({
   base: z.enum(variants).default('dev'),
   loras: z.array(LoraEntry).max(8).default([]),
   defaults: InputDefaults.default({}),
-  /** Ids by which callers know the version from elsewhere, as Replicate gave them. */
+  /** Ids by which clients name the version, as Replicate gave them. */
   versionAliases: z
     .array(z.string().regex(/^[0-9a-f]{8,64}$/, 'expected 8 to 64 hexadecimal digits'))
     .max(100)
@@ -86,14 +89,17 @@ export function checkEntry(fields: unknown): CatalogEntry {
   return parsed.data
 }
 
-/** A prompt alone must do: `custom` without a size, for one, would fail every request. */
+/**
+ * Throws unless an input of a prompt alone is valid: `custom` without a size would fail every
+ * request.
+ */
 function checkDefaults(defaults: InputDefaults): void {
   const settings = { noise: 'torch-cuda', goFastLoraMultiplier: 1, safetyChecker: false } as const
   const draft = draftPlan(FluxInput.parse({ ...defaults, prompt: '' }), [], settings)
   if (draft.kind === 'invalid') throw invalidInput(`defaults: ${draft.error.message}`)
 }
 
-/** The model's name by the place of its file. Throws `config_invalid` where that is none. */
+/** The model's name, from the path of its file. Throws `config_invalid` for other paths. */
 export function nameOfFile(file: string): ModelName {
   const model = { owner: basename(dirname(file)), name: basename(file, '.json') }
   if (isModelName(model)) return model

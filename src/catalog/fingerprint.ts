@@ -1,4 +1,4 @@
-/** What tells one checkpoint from another without reading its weights, and one file from another by reading it. */
+/** Digests of checkpoints and files. A checkpoint's fingerprint needs no read of its weights. */
 import { createHash } from 'node:crypto'
 import {
   closeSync,
@@ -21,12 +21,13 @@ const sampleBytes = 4096
 
 /**
  * sha256 over the checkpoint's files by name: of a weight file the names, shapes and dtypes of its
- * tensors, its size and 4 KiB from its middle (fine-tunes of Flux.1 share every header), of configs and
- * tokenizers all. The same for the same content on any machine. Throws `checkpoint_invalid`.
+ * tensors, its size and 4 KiB from its middle (fine-tunes of Flux.1 share every header); configs
+ * and tokenizers whole. Equal content has the same fingerprint on any machine. Throws
+ * `checkpoint_invalid`.
  */
 export function fingerprintCheckpoint(path: string): string {
   const hash = createHash('sha256')
-  for (const [name, file] of listFiles(path)) hash.update(`${name} ${describe(file)}\n`)
+  for (const [name, file] of listFiles(path)) hash.update(`${name} ${digestContent(file)}\n`)
   return hash.digest('hex')
 }
 
@@ -37,7 +38,10 @@ export async function digestFile(path: string): Promise<string> {
   return hash.digest('hex')
 }
 
-/** What a checkpoint consists of in either layout (see checkpoint.ts), with the names that count. */
+/**
+ * The files of a checkpoint in either layout (see checkpoint.ts), with the names that identify
+ * them.
+ */
 function listFiles(path: string): (readonly [name: string, file: string])[] {
   const stats = statSync(path, { throwIfNoEntry: false })
   if (!stats)
@@ -62,7 +66,7 @@ const listFolders = (path: string, folders: readonly string[]) =>
       .map((name) => [`${folder}/${name}`, join(path, folder, name)] as const)
   })
 
-function describe(file: string): string {
+function digestContent(file: string): string {
   const hash = createHash('sha256')
   if (!file.endsWith('.safetensors')) return hash.update(readFileSync(file)).digest('hex')
   const tensors = [...openSafetensors(file).tensors.values()].map(
@@ -71,7 +75,7 @@ function describe(file: string): string {
   return hash.update(tensors.sort().join('\n')).update(readSample(file)).digest('hex')
 }
 
-/** The size and some bytes from the middle. */
+/** The file's size and 4 KiB from its middle. */
 function readSample(file: string): Buffer {
   const descriptor = openSync(file, 'r')
   try {

@@ -1,4 +1,4 @@
-/** A named model, resolved: what its file says, and what that comes to on this machine. */
+/** A named model with its LoRA files located and its version computed. */
 import { existsSync } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
@@ -15,12 +15,12 @@ import { digestFile } from './fingerprint.js'
 import { versionOf } from './version.js'
 
 export type ModelLora = {
-  /** As the catalog or a request names it. */
+  /** The reference, as the catalog or a request names it. */
   readonly source: string
-  /** Where it lies, absolute, if it is a file on this machine; others are to be fetched. */
+  /** The absolute path of a file on this machine; other LoRAs are downloaded. */
   readonly path?: string
   readonly scale: number
-  /** Unknown for a file that has never been here. */
+  /** Undefined for a file that has never been downloaded. */
   readonly sha256?: string
 }
 
@@ -37,20 +37,20 @@ export type Model = ModelName & {
   readonly createdAt: Date
   /** Markdown. */
   readonly readme?: string
-  /** Where it is written. */
+  /** The path of its entry. */
   readonly file: string
 }
 
-/** Whether `id` stands for what `model` comes to. */
+/** Whether `id` is the version of `model` or one of its aliases. */
 export const isVersionOf = ({ version, versionAliases }: Model, id: string) =>
   id === version || versionAliases.includes(id)
 
-/** It goes whole into every reply that carries it. */
+/** Bounded because every reply about the model contains the readme. */
 export const maxReadmeBytes = 256 * 1024
 
 /**
- * The model that the catalog's file `file` describes; `fingerprint` tells that of its base.
- * Throws `config_invalid` naming the file and what is wrong with it.
+ * The model in the catalog's file `file`; `fingerprint` returns the fingerprint of a base. Throws
+ * `config_invalid` naming the file and what is wrong with it.
  */
 export async function openModel(
   file: string,
@@ -76,10 +76,13 @@ export async function openModel(
   }
 }
 
-/** Where the readme of the model in `file` is, if it has one. */
+/** The path of the readme of the model in `file`; it need not exist. */
 export const readmeOf = (file: string) => file.replace(/\.json$/, '.md')
 
-/** A file that has gone, or cannot be read, is found out when it is used: it must not take the other models with it. */
+/**
+ * Locates a LoRA. A missing or unreadable file is reported when it is used, so that it does not
+ * make the whole catalog invalid.
+ */
 async function resolveLora(
   { file, source = '', scale, sha256 }: CatalogEntry['loras'][number],
   catalogFile: string,

@@ -5,7 +5,7 @@
 import { basename } from 'node:path'
 import { FluxInput } from '../contract/input.js'
 import { inputJsonSchema } from '../contract/jsonSchema.js'
-import { withoutSecrets } from '../contract/redaction.js'
+import { redact } from '../net/redact.js'
 import type { LoraRef } from '../plan/loraRef.js'
 import type { Catalog } from './catalog.js'
 import { isVersionOf, type Model, type ModelLora } from './model.js'
@@ -53,7 +53,7 @@ const resolveLora = (lora: ModelLora, role: LoraRef['role'], scale: number): Lor
 
 function nameOf({ path, source }: ModelLora): string {
   if (path !== undefined) return basename(path)
-  return source.startsWith('data:') ? 'the data URI' : String(withoutSecrets({ source })['source'])
+  return redact(source)
 }
 
 /** The published Input schema with the model's own defaults. */

@@ -1,4 +1,4 @@
-/** Changes of a model that is there already: its entry, and the readme beside it. */
+/** Changes of an existing model: its entry, and the readme beside it. */
 import { randomUUID } from 'node:crypto'
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -14,8 +14,8 @@ export type ModelChanges = {
 }
 
 /**
- * Writes what `changes` names into `file`, an entry of the catalog, and into its readme; each is the old
- * one or the new one at any time. Throws `invalid_input` naming the key.
+ * Applies `changes` to `file`, an entry of the catalog, and to its readme; each file is replaced
+ * atomically. Throws `invalid_input` naming the key.
  */
 export async function updateEntry(
   file: string,

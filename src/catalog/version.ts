@@ -1,13 +1,18 @@
-/** The version id of a named model: what it resolves to, as 64 hexadecimal digits. */
+/**
+ * The version id of a named model: 64 hexadecimal digits that identify base, LoRAs and defaults.
+ */
 import { createHash } from 'node:crypto'
 import type { Variant } from '../plan/plan.js'
 import type { InputDefaults } from './entry.js'
 
 export type Resolution = {
-  /** Of the base checkpoint; see fingerprint.ts. */
+  /** The fingerprint of the base checkpoint; see fingerprint.ts. */
   readonly fingerprint: string
   readonly base: Variant
-  /** In order of merging; `pin` is the file's sha256, or the reference of a file nobody has fetched yet. */
+  /**
+   * In order of merging; `pin` is the file's sha256, or the reference of a file that has never been
+   * downloaded.
+   */
   readonly loras: readonly { readonly pin: string; readonly scale: number }[]
   readonly defaults: InputDefaults
 }
@@ -19,7 +24,7 @@ export function versionOf({ fingerprint, base, loras, defaults }: Resolution): s
   return createHash('sha256').update(text).digest('hex')
 }
 
-/** JSON whose keys are sorted. */
+/** JSON with sorted keys. */
 const canonicalJson = (value: unknown): string =>
   JSON.stringify(value, (_key, part: unknown) =>
     typeof part === 'object' && part !== null && !Array.isArray(part)

@@ -1,4 +1,4 @@
-/** `fluxd bench`: how fast this machine is, and how near that is to what it can do. */
+/** `fluxd bench`: how fast this machine generates, and what share of its peak speed that is. */
 import { statSync } from 'node:fs'
 import { access, constants, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
@@ -8,12 +8,12 @@ import { listCases } from '../bench/cases.js'
 import { describeSurroundings } from '../bench/machine.js'
 import { inspectModel } from '../bench/model.js'
 import type { Config } from '../config/config.js'
+import { chooseTarget } from '../doctor/target.js'
 import type { EngineConfig } from '../engine/protocol.js'
-import { invalidInput } from '../errors.js'
+import { codeOf, invalidInput } from '../errors.js'
 import { type PixelSize, type Precision, precisions, type Variant, variants } from '../plan/plan.js'
 import { startEngine } from '../worker/engine/client.js'
 import { describeReport } from './benchReport.js'
-import { chooseTarget } from './doctor.js'
 import { locateLora } from './loras.js'
 import type { RunContext } from './run.js'
 
@@ -29,11 +29,11 @@ export type BenchFlags = {
   readonly json?: string
 }
 
-/** What a run measures where no flag says otherwise. */
+/** What is measured where no flag changes it. */
 const usual = { sizes: ['1024x1024', '512x512'], repeats: '5' }
 const quick = { sizes: ['512x512'], repeats: '2' }
 
-/** Measures, prints a table, and writes the report; throws one sentence about what is wrong. */
+/** Measures, prints a table and writes the report. Throws `invalid_input` for wrong flags. */
 export async function runBench(flags: BenchFlags, context: RunContext): Promise<void> {
   const { config, signal, stdout, stderr, start = startEngine } = context
   const defaults = flags.quick ? quick : usual
@@ -46,26 +46,32 @@ export async function runBench(flags: BenchFlags, context: RunContext): Promise<
   const { cudaGraphs, threads, vae } = config
   const target = await chooseTarget(config)
   const engine: EngineConfig = { checkpoints, ...target, vae, cudaGraphs, threads }
-  // The pictures' own log would go through the progress.
+  // At the default level, log lines of the generations would mix with the progress.
   const logger = pino({ level: 'warn' }, pino.destination(2))
   const report = await bench(
     {
       cases: listCases({ variants: chosen, precisions: flags.precision ?? precisions, sizes }),
-      ...{ models, repeats, ...target, threads },
+      models,
+      repeats,
+      ...target,
+      threads,
       fromDisk: !flags.quick,
       lora: await chooseLora(flags, chosen, context),
     },
     {
       start: () => start(engine, logger),
       surroundings: await describeSurroundings({ libraryPath: config.libraryPath }),
-      ...{ signal, note: (line) => void stderr.write(`${line}\n`) },
+      signal,
+      note(line) {
+        stderr.write(`${line}\n`)
+      },
     },
   )
   stdout.write(describeReport(report))
   if (flags.json !== undefined) await writeFile(flags.json, `${JSON.stringify(report, null, 2)}\n`)
 }
 
-/** A checkpoint is of one variant: dev, unless the flags say another. */
+/** The variants to measure; --checkpoint is one variant, dev unless --model says otherwise. */
 const chooseVariants = ({ model, checkpoint }: BenchFlags): readonly Variant[] =>
   model ? [model] : checkpoint === undefined ? variants : ['dev']
 
@@ -74,7 +80,7 @@ const chooseCheckpoints = ({ model = 'dev', checkpoint }: BenchFlags, { checkpoi
 
 const bundledLora = 'fofr--shxdo-v2.safetensors'
 
-/** The one that was asked for, else one that comes with the embedded model, which fits no other. */
+/** The LoRA of --lora, else a bundled one, which fits the embedded model only. */
 async function chooseLora(
   { lora, checkpoint }: BenchFlags,
   chosen: readonly Variant[],
@@ -97,7 +103,7 @@ async function findLora(place: string, context: RunContext): Promise<string> {
 
 const sidePattern = /^(\d{2,4})x(\d{2,4})$/
 
-/** `WxH` in pixels. */
+/** Reads `WxH` in pixels. */
 function readSize(text: string): PixelSize {
   const [width, height] = (sidePattern.exec(text) ?? []).slice(1).map(Number)
   const isSide = (side: number | undefined): side is number =>
@@ -113,11 +119,13 @@ function readRepeats(text: string): number {
   throw invalidInput(`Expected --repeats to be 1 to 999 but received ${text}`)
 }
 
-/** Found out before anything is measured, not after. */
+/** Checked before the measurement, which would be lost otherwise. */
 async function expectFolder(file: string): Promise<void> {
   try {
     await access(dirname(resolve(file)), constants.W_OK)
-  } catch {
-    throw invalidInput(`Expected the folder of --json to be writable but received ${file}`)
+  } catch (error) {
+    throw invalidInput(
+      `Expected the folder of --json to be writable but received ${file} (${codeOf(error)})`,
+    )
   }
 }

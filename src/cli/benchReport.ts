@@ -1,6 +1,6 @@
-/** The report of `fluxd bench` for people. */
+/** The report of `fluxd bench` as text for a terminal. */
 import type { BenchReport } from '../bench/report.js'
-import { showBytes } from './downloadBars.js'
+import { showBytes } from './progressBars.js'
 
 type Row = readonly string[]
 
@@ -23,7 +23,9 @@ function describeMachine(report: BenchReport): string {
   const isOnCard = device !== 'cpu'
   const place = isOnCard && card ? card.name : `${cpu}, ${cores} cores`
   const software = [
-    `fluxd ${fluxd}, ONNX Runtime ${onnxruntime}${backend === 'native' ? ' by the addon' : ''}, Node ${node}`,
+    `fluxd ${fluxd}`,
+    `ONNX Runtime ${onnxruntime}${backend === 'native' ? ' by the addon' : ''}`,
+    `Node ${node}`,
     ...(isOnCard && driver !== undefined ? [`driver ${driver}`] : []),
     ...(isOnCard && cuda !== undefined ? [`CUDA ${cuda}`] : []),
   ]
@@ -92,7 +94,9 @@ function describeCeilings({ ceilings, memory, device }: BenchReport): string {
     memory.engine === undefined ? [] : [`engine ${showBytes(memory.engine)}`],
     memory.device === undefined ? [] : [`GPU ${showBytes(memory.device)}`],
   ].flat()
-  const ceiling = `products [${shape.rows},${shape.inner}]·[${shape.inner},${shape.outer}] ${dtypes} ${showRate(products.bf16, 'FLOP/s')}${fp8}`
+  const ceiling =
+    `products [${shape.rows},${shape.inner}]·[${shape.inner},${shape.outer}] ` +
+    `${dtypes} ${showRate(products.bf16, 'FLOP/s')}${fp8}`
   return [
     `ceilings: ${ceiling}; copies ${showRate(copies, 'B/s')}`,
     ...(peaks.length === 0 ? [] : [`peak memory: ${peaks.join(', ')}`]),
@@ -112,7 +116,7 @@ function showRate(perSecond: number, unit: string): string {
   return `${(perSecond / 1000 ** power).toFixed(1)} ${prefixes[power]}${unit}`
 }
 
-/** Columns side by side: the first to the left, numbers to the right. */
+/** Aligned columns: the first to the left, numbers to the right. */
 function toTable(rows: readonly Row[]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
   return rows

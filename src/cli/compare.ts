@@ -1,36 +1,50 @@
-/** `fluxd compare`: what fp8 costs in quality, as the likeness of its pictures to those of bf16. */
+/** `fluxd compare`: what fp8 costs in quality, as PSNR and SSIM between its images and bf16's. */
 import type { LoraFile, Precision } from '../plan/plan.js'
 import { resolveSeed } from '../plan/seed.js'
 import type { Engine } from '../worker/engine/client.js'
-import { readLoraFlag, readWish } from './inputFlags.js'
+import { readInputFlags, readLoraFlag } from './inputFlags.js'
+import { acquireLoras } from './loras.js'
 import { expectValid, type RunContext, type RunFlags, readSettings, startEngineFor } from './run.js'
-import { comparePictures, type Similarity } from './similarity.js'
+import { compareImages, type Similarity } from './similarity.js'
 
-/** A custom size would run in bf16, and there is no file to write. */
+/** No size, because custom sizes run in bf16, and no output, because no file is written. */
 export type CompareFlags = Omit<
   RunFlags,
-  'output' | 'width' | 'height' | 'image' | 'mask' | 'strength' | 'quality' | 'goFast'
+  'output' | 'format' | 'width' | 'height' | 'image' | 'mask' | 'strength' | 'quality' | 'goFast'
 > & { readonly json?: boolean }
 
 type Compared = Similarity & { readonly prompt: string; readonly seed: number }
 
-/** Draws every prompt in both precisions from the same seeds, and prints PSNR and SSIM. */
+/** Generates every prompt in both precisions from the same seeds and prints PSNR and SSIM. */
 export async function compare(
   prompts: readonly string[],
   { json = false, ...flags }: CompareFlags,
   context: RunContext,
 ): Promise<void> {
-  // Quality is compared, so the pictures must not lose any in their files.
+  // PNG is lossless: what is measured is the precision, not the image format.
   const own = { seed: String(resolveSeed({})), ...flags, output: 'compared.png' }
-  for (const prompt of prompts) expectValid(readWish(prompt, own), readSettings(own, context))
-  const loras = (flags.lora ?? []).map(readLoraFlag)
-  const engine = await startEngineFor(readWish('', own).model, flags.checkpoint, context)
+  for (const prompt of prompts) expectValid(readInputFlags(prompt, own), readSettings(own, context))
+  const { loras, release } = await acquireLoras((flags.lora ?? []).map(readLoraFlag), context)
+  try {
+    await compareAll(prompts, loras, { ...own, json }, context)
+  } finally {
+    await release()
+  }
+}
+
+async function compareAll(
+  prompts: readonly string[],
+  loras: readonly LoraFile[],
+  { json, ...own }: RunFlags & { readonly json: boolean },
+  context: RunContext,
+): Promise<void> {
+  const engine = await startEngineFor(readInputFlags('', own).model, own.checkpoint, context)
   try {
     const compared: Compared[] = []
     for (const prompt of prompts) {
-      const pictures = await comparePrompt(prompt, loras, own, engine, context)
-      if (!json) for (const each of pictures) context.stdout.write(`${describe(each)}\n`)
-      compared.push(...pictures)
+      const images = await comparePrompt(prompt, loras, own, engine, context)
+      if (!json) for (const each of images) context.stdout.write(`${describe(each)}\n`)
+      compared.push(...images)
     }
     const mean = meanOf(compared)
     context.stdout.write(
@@ -50,25 +64,25 @@ async function comparePrompt(
   engine: Engine,
   context: RunContext,
 ): Promise<Compared[]> {
-  // LoRAs are equally strong on both sides.
+  // Without go_fast's multiplier the LoRAs have the same strength in both precisions.
   const settings = { ...readSettings(flags, context), goFastLoraMultiplier: 1 }
-  const draw = async (precision: Precision) => {
-    const own = readWish(prompt, { ...flags, goFast: precision === 'fp8' })
+  const generate = async (precision: Precision) => {
+    const own = readInputFlags(prompt, { ...flags, goFast: precision === 'fp8' })
     const draft = expectValid({ ...own, disable_safety_checker: true }, settings)
     const { images } = await engine.generate({ draft, loras }, { signal: context.signal })
     return { seed: draft.seed, images }
   }
-  const [bf16, fp8] = [await draw('bf16'), await draw('fp8')]
+  const [bf16, fp8] = [await generate('bf16'), await generate('fp8')]
   return Promise.all(
     bf16.images.map(async ({ bytes }, i) => ({
       prompt,
       seed: bf16.seed + i,
-      ...(await comparePictures(bytes, fp8.images[i]!.bytes)),
+      ...(await compareImages(bytes, fp8.images[i]!.bytes)),
     })),
   )
 }
 
-/** The mean of the decibels, not of the errors behind them. */
+/** The mean of the decibel values, not of the squared errors. */
 function meanOf(compared: readonly Similarity[]): Similarity {
   const mean = (measure: keyof Similarity) =>
     compared.reduce((sum, each) => sum + each[measure], 0) / compared.length

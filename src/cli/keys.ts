@@ -1,10 +1,11 @@
-/** `fluxd keys`: who may use this server. */
+/** `fluxd keys`: issues, lists and revokes the API keys of this server. */
 import { join } from 'node:path'
 import type { Config } from '../config/config.js'
 import { invalidInput } from '../errors.js'
 import { createKeys } from '../server/auth/apiKeys.js'
-import { type Scope, scopes } from '../store/apiKeyStore.js'
+import { type KeyRow, type Scope, scopes } from '../store/apiKeyStore.js'
 import { openSqliteStore } from '../store/sqlite/open.js'
+import { toTable } from './table.js'
 
 export type NewKeyFlags = {
   readonly scope: readonly string[]
@@ -13,17 +14,20 @@ export type NewKeyFlags = {
   readonly rate: string
 }
 
-type Place = { readonly config: Pick<Config, 'dataDir'>; readonly stdout: NodeJS.WritableStream }
+type KeysContext = {
+  readonly config: Pick<Config, 'dataDir'>
+  readonly stdout: NodeJS.WritableStream
+}
 
-/** Makes a key and prints it, once. Throws what is wrong with the flags. */
+/** Issues a key and prints it, once. Throws `invalid_input` for wrong flags. */
 export async function addKey(
   name: string,
   flags: NewKeyFlags,
-  { config, stdout }: Place,
+  { config, stdout }: KeysContext,
 ): Promise<void> {
   const key = {
     name,
-    scopes: flags.scope.map(readScope),
+    scopes: flags.scope.flatMap((text) => text.split(',')).map(readScope),
     priority: readInteger('--priority', flags.priority, -100, 100),
     ratePerMinute: readInteger('--rate', flags.rate, 0, 1_000_000),
   }
@@ -32,21 +36,38 @@ export async function addKey(
   })
 }
 
-/** Prints a line for each key; what is stored of a key cannot be turned back into it. */
-export async function listKeys({ config, stdout }: Place): Promise<void> {
+/** Prints a line for each key, without the key itself: only its hash is stored. */
+export async function listKeys(
+  { json = false }: { readonly json?: boolean },
+  { config, stdout }: KeysContext,
+): Promise<void> {
   await withKeys(config, async (keys) => {
     const all = await keys.list()
-    if (all.length === 0) stdout.write(noKeys)
-    for (const { id, name, scopes, priority, ratePerMinute, createdAt } of all)
-      stdout.write(
-        `${name}  ${id}  ${scopes.join(',')}  priority ${priority}  ` +
-          `${ratePerMinute === 0 ? 'no limit' : `${ratePerMinute}/min`}  ${createdAt.toISOString()}\n`,
-      )
+    stdout.write(json ? `${JSON.stringify(all.map(toRecord), null, 2)}\n` : describeAll(all))
   })
 }
 
-/** Ends a key; a running server refuses it from its next request on. */
-export async function removeKey(name: string, { config, stdout }: Place): Promise<void> {
+const toRecord = ({ hash: _, ...key }: KeyRow) => key
+
+const describeAll = (keys: readonly KeyRow[]) =>
+  keys.length === 0
+    ? noKeys
+    : toTable([
+        ['NAME', 'ID', 'SCOPES', 'PRIORITY', 'RATE', 'CREATED'],
+        ...keys.map(({ id, name, scopes, priority, ratePerMinute, createdAt }) => [
+          name,
+          id,
+          scopes.join(','),
+          String(priority),
+          describeRate(ratePerMinute),
+          createdAt.toISOString(),
+        ]),
+      ])
+
+const describeRate = (perMinute: number) => (perMinute === 0 ? 'no limit' : `${perMinute}/min`)
+
+/** Revokes a key; a running server refuses it from its next request on. */
+export async function removeKey(name: string, { config, stdout }: KeysContext): Promise<void> {
   await withKeys(config, (keys) => keys.revoke(name))
   stdout.write(`removed ${name}\n`)
 }

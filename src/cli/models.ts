@@ -1,4 +1,4 @@
-/** `fluxd models`: the named models, in words and as JSON. */
+/** `fluxd models`: lists, shows, adds and removes the named models. */
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { openCatalog, removeModel } from '../catalog/catalog.js'
@@ -8,11 +8,12 @@ import type { Model, ModelLora } from '../catalog/model.js'
 import type { Config } from '../config/config.js'
 import { FluxInput } from '../contract/input.js'
 import { FluxdError, invalidInput } from '../errors.js'
-import { findBuiltinIn } from '../loras/bundled.js'
-import { createLibrary, type LibrarySettings } from '../loras/loraCache.js'
-import { showLora } from '../loras/reference.js'
-import { checkHeader } from '../loras/validateFile.js'
+import { findBundledIn } from '../loras/bundled.js'
+import { createLoraCache, type LoraCacheSettings } from '../loras/loraCache.js'
+import { validateLoraFile } from '../loras/validateFile.js'
+import { redact } from '../net/redact.js'
 import { variants } from '../plan/plan.js'
+import { toTable } from './table.js'
 
 export type NewModelFlags = {
   /** `REF` or `REF:SCALE`. */
@@ -32,7 +33,7 @@ export type ModelsContext = {
 }
 
 export type AddContext = ModelsContext & {
-  readonly config: LibrarySettings & { readonly loras: { readonly builtin: string | undefined } }
+  readonly config: LoraCacheSettings & { readonly loras: { readonly builtin: string | undefined } }
   readonly signal: AbortSignal
   readonly stderr: NodeJS.WritableStream
 }
@@ -40,10 +41,10 @@ export type AddContext = ModelsContext & {
 /** Prints a line for each model, or all of them as JSON. */
 export async function listModels(flags: { readonly json?: boolean }, context: ModelsContext) {
   const models = (await open(context)).list()
-  context.stdout.write(flags.json ? toJson(models.map(toRecord)) : toTable(models))
+  context.stdout.write(flags.json ? toJson(models.map(toRecord)) : describeAll(models))
 }
 
-/** Prints what a model comes to on this machine. Throws `not_found`. */
+/** Prints what a model resolves to on this machine. Throws `not_found`. */
 export async function showModel(
   text: string,
   flags: { readonly json?: boolean },
@@ -55,14 +56,19 @@ export async function showModel(
   context.stdout.write(flags.json ? toJson(toRecord(model)) : describe(model, context))
 }
 
-/** Writes a model of the user's, its LoRAs fetched and pinned. Throws what is wrong with the flags. */
+/** Writes a model of the user's; its LoRAs are fetched and pinned. Throws for wrong flags. */
 export async function addModel(text: string, flags: NewModelFlags, context: AddContext) {
   const name = readName(text)
+  const base = readBase(flags.base)
   const fields = {
     ...(flags.description !== undefined && { description: flags.description }),
     ...(flags.trigger !== undefined && { triggerWord: flags.trigger }),
-    base: readBase(flags.base),
-    defaults: Object.fromEntries((flags.default ?? []).map(readDefault)),
+    base,
+    defaults: {
+      // Schnell is distilled for four steps; the contract's default, 28, is dev's.
+      ...(base === 'schnell' && { num_inference_steps: 4 }),
+      ...Object.fromEntries((flags.default ?? []).map(readDefault)),
+    },
     ...(flags.versionAlias && { versionAliases: [...flags.versionAlias] }),
   }
   const catalog = await open(context)
@@ -71,7 +77,7 @@ export async function addModel(text: string, flags: NewModelFlags, context: AddC
   context.stdout.write(`${text}  ${version}\n`)
 }
 
-/** Removes a model of the user's, also one whose file has become invalid. */
+/** Removes a model of the user's; its file may be invalid. */
 export async function dropModel(text: string, { config, stdout }: ModelsContext) {
   await removeModel(config.catalog, readName(text))
   stdout.write(`removed ${text}\n`)
@@ -92,13 +98,14 @@ function readBase(text = 'dev') {
   throw invalidInput(`Expected --base to be ${variants.join(' or ')} but received ${text}`)
 }
 
-/** The value is text where the field takes text, else what it is in JSON. */
+/** Reads KEY=VALUE; the value is taken as text where the field allows it, else as JSON. */
 function readDefault(text: string): [string, unknown] {
   const [, key = '', value = ''] = /^(\w+)=(.+)$/.exec(text) ?? []
   const field = Object.entries(InputDefaults.shape).find(([name]) => name === key)?.[1]
   if (!field)
     throw invalidInput(
-      `Expected --default as KEY=VALUE with one of ${Object.keys(InputDefaults.shape).join(', ')} but received ${text}`,
+      'Expected --default as KEY=VALUE with one of ' +
+        `${Object.keys(InputDefaults.shape).join(', ')} but received ${text}`,
     )
   const parsed = [value, parseJson(value)].map((each) => field.safeParse(each))
   const sound = parsed.find((each) => each.success && each.data !== undefined)
@@ -110,11 +117,12 @@ function parseJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
+    // Not JSON: the caller reports the value that no reading of it suits.
     return undefined
   }
 }
 
-/** What is a file here is that file, whatever else its name could mean. */
+/** Reads `REF` or `REF:SCALE`; a reference that is also a file means the file. */
 function readLora(text: string): ModelLora {
   const [, reference = text, scale = '1'] = /^(.+):(-?[\d.]+)$/.exec(text) ?? []
   const parsed = FluxInput.shape.lora_scale.safeParse(Number(scale))
@@ -129,15 +137,17 @@ function readLora(text: string): ModelLora {
 
 /** The LoRAs with the digests of their files, which are fetched if need be. */
 async function pin(loras: readonly ModelLora[], { config, signal, stderr }: AddContext) {
-  const library = createLibrary(config, { builtin: findBuiltinIn(config.loras.builtin) })
-  const writeLine = (line: string) => void stderr.write(`${line}\n`)
+  const cache = createLoraCache(config, { findBundled: findBundledIn(config.loras.builtin) })
+  const writeLine = (line: string) => {
+    stderr.write(`${line}\n`)
+  }
   const digestOf = async ({ source, path }: ModelLora) => {
     if (path === undefined) {
-      const { digest, release } = await library.acquire(source, { signal, writeLine })
+      const { digest, release } = await cache.acquire(source, { signal, writeLine })
       release()
       return digest
     }
-    checkHeader(path, path)
+    validateLoraFile(path, path)
     return digestFile(path)
   }
   try {
@@ -149,13 +159,13 @@ async function pin(loras: readonly ModelLora[], { config, signal, stderr }: AddC
     }
     return pinned
   } finally {
-    await library.close()
+    await cache.close()
   }
 }
 
 const shownDigits = 12
 
-function toTable(models: readonly Model[]): string {
+function describeAll(models: readonly Model[]): string {
   const rows = models.map(({ owner, name, base, loras, triggerWord = '', version }) => [
     `${owner}/${name}`,
     base,
@@ -163,12 +173,7 @@ function toTable(models: readonly Model[]): string {
     triggerWord,
     version.slice(0, shownDigits),
   ])
-  const table = [['MODEL', 'BASE', 'LORAS', 'TRIGGER', 'VERSION'], ...rows]
-  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)))
-  return table
-    .map((row) => `${row.map((cell, column) => cell.padEnd(widths[column]!)).join('  ')}`.trimEnd())
-    .map((line) => `${line}\n`)
-    .join('')
+  return toTable([['MODEL', 'BASE', 'LORAS', 'TRIGGER', 'VERSION'], ...rows])
 }
 
 function describe(model: Model, { config }: ModelsContext): string {
@@ -189,11 +194,11 @@ function describe(model: Model, { config }: ModelsContext): string {
 }
 
 const describeLora = ({ source, path, scale, sha256 }: ModelLora) =>
-  `${path ?? showLora(source)} × ${scale}, ${sha256 ? `sha256 ${sha256}` : 'not here yet'}`
+  `${path ?? redact(source)} × ${scale}, ${sha256 ? `sha256 ${sha256}` : 'not downloaded yet'}`
 
-/** The readme is Markdown of any length, and a reference may hold a token. */
+/** A model for JSON: without its readme, which is long, and without the secrets of references. */
 function toRecord({ readme: _, loras, ...rest }: Model) {
-  return { ...rest, loras: loras.map((lora) => ({ ...lora, source: showLora(lora.source) })) }
+  return { ...rest, loras: loras.map((lora) => ({ ...lora, source: redact(lora.source) })) }
 }
 
 const toJson = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`

@@ -1,25 +1,28 @@
-/** `fluxd pull`: a Flux.1 checkpoint from Hugging Face into a folder, ready to be served. */
+/**
+ * `fluxd pull`: downloads a Flux.1 checkpoint from Hugging Face into a folder, ready to be served.
+ */
 import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import type { Config } from '../config/config.js'
+import { makePrivate } from '../config/privateFolder.js'
 import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import { FluxdError, invalidInput } from '../errors.js'
-import type { Patience } from '../net/download/resumable.js'
+import type { RetryPolicy } from '../net/download/resumable.js'
 import { createGuardedClient } from '../net/guardedClient.js'
-import { pullPatience, pullRepository } from '../net/huggingFace/pull.js'
+import { pullRepository, pullRetryPolicy } from '../net/huggingFace/pull.js'
 import { type Repository, readRepository } from '../net/huggingFace/repository.js'
 import { takeLock } from '../store/sqlite/dataDirLock.js'
-import { type DownloadView, showBytes, showDownloads } from './downloadBars.js'
+import { type PullView, showBytes, showPull } from './progressBars.js'
 
 export type PullFlags = { readonly to?: string }
 
 export type PullContext = {
-  readonly config: Pick<Config, 'dataDir' | 'hosts'>
+  readonly config: Pick<Config, 'dataDir' | 'hosts'> & Partial<Pick<Config, 'proxy'>>
   readonly signal: AbortSignal
   readonly stdout: NodeJS.WritableStream
   readonly stderr: NodeJS.WriteStream
-  readonly patience?: Patience
+  readonly retry?: RetryPolicy
 }
 
 const lockName = '.lock'
@@ -30,14 +33,15 @@ const aliases: Readonly<Record<string, string>> = {
 }
 
 /**
- * Downloads the checkpoint that `text` names, checks it and prints the setting that serves it. Until
- * it is complete it is in a folder of another name, from which the next pull goes on.
+ * Downloads the checkpoint that `text` names, checks it and prints the setting that serves it. An
+ * incomplete one lies in a folder with another name, where the next pull continues.
  * Throws one sentence; `canceled` when the signal aborted.
  */
 export async function pullModel(text: string, flags: PullFlags, context: PullContext) {
   const { name, revision } = readReference(text)
   const { dataDir } = context.config
   const folder = resolve(flags.to ?? join(dataDir, 'models', name.replace('/', '--')))
+  if (flags.to === undefined) makePrivate(dataDir)
   if (existsSync(folder))
     context.stdout.write(`${folder} is there already; remove it to pull ${name} again\n`)
   else await orCanceled(context.signal, () => pullInto(folder, name, revision, context))
@@ -55,16 +59,20 @@ function readReference(text: string) {
 }
 
 async function pullInto(folder: string, name: string, revision: string, context: PullContext) {
-  const { config, signal, patience = pullPatience } = context
-  // Whoever runs the command may reach every server that their machine reaches.
-  const client = createGuardedClient({ allowAddress: () => true, stallTimeoutMs: patience.stallMs })
+  const { config, signal, retry = pullRetryPolicy } = context
+  // FLUXD_HF_URL is the operator's own setting and may be a mirror in a private network.
+  const client = createGuardedClient({
+    allowAddress: () => true,
+    stallTimeoutMs: retry.stallMs,
+    proxy: config.proxy,
+  })
   const source = { client, host: config.hosts.huggingFace, signal }
   const partial = `${folder}.partial`
   try {
     const repository = await readRepository(name, revision, source)
     await withLock(partial, async () => {
       await withView(repository, context, (view) =>
-        pullRepository(repository, partial, source, view, patience),
+        pullRepository(repository, partial, source, view, retry),
       )
       openCheckpoint(partial)
       await rename(partial, folder)
@@ -75,7 +83,10 @@ async function pullInto(folder: string, name: string, revision: string, context:
   }
 }
 
-/** Makes the folder; two pulls that wrote the same files would spoil them. */
+/**
+ * Runs `work` as the only pull into the folder, which is made; two would corrupt each other's
+ * files.
+ */
 async function withLock(partial: string, work: () => Promise<void>) {
   const unlock = lock(partial)
   try {
@@ -98,11 +109,11 @@ function lock(partial: string): () => void {
 async function withView(
   { name, commit, files }: Repository,
   { stderr }: PullContext,
-  work: (view: DownloadView) => Promise<void>,
+  work: (view: PullView) => Promise<void>,
 ) {
   const size = showBytes(files.reduce((sum, { bytes }) => sum + bytes, 0))
   stderr.write(`${name} at ${commit.slice(0, 12)}: ${files.length} files, ${size}\n`)
-  const view = showDownloads(files, stderr)
+  const view = showPull(files, stderr)
   try {
     await work(view)
   } finally {
@@ -120,7 +131,7 @@ async function orCanceled(signal: AbortSignal, work: () => Promise<void>) {
   }
 }
 
-/** What was pulled, and how to have it served. */
+/** How a pulled checkpoint is served: by default, or by a setting. */
 function describe(folder: string, isDefault: boolean): string {
   const { guidance } = openCheckpoint(folder).transformer.params
   const [model, variable] = guidance
@@ -128,6 +139,6 @@ function describe(folder: string, isDefault: boolean): string {
     : ['schnell', 'FLUXD_CHECKPOINT_SCHNELL']
   const use = isDefault
     ? `fluxd serves it as model ${model} from its next start, unless ${variable} names another:`
-    : `to have it served as model ${model}, set`
+    : `to serve it as model ${model}, set`
   return `${use}\n${variable}=${folder}\n`
 }

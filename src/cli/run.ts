@@ -1,11 +1,12 @@
-/** `fluxd run`: one prediction without a server. Pictures go to files, progress to stderr. */
+/** `fluxd run`: one prediction without a server. Images go to files, progress to stderr. */
 import { access, constants, writeFile } from 'node:fs/promises'
 import { dirname, join, resolve } from 'node:path'
 import { pino } from 'pino'
 import type { Config } from '../config/config.js'
 import type { FluxInput } from '../contract/input.js'
+import { chooseTarget } from '../doctor/target.js'
 import type { GenerateRequest, GenerationEvent } from '../engine/protocol.js'
-import { invalidInput } from '../errors.js'
+import { codeOf, invalidInput } from '../errors.js'
 import { createMediaClient } from '../net/fetchMedia.js'
 import { type NoiseSource, type PixelSize, stepsToRun, type Variant } from '../plan/plan.js'
 import { draftPlan, type PlanSettings, type ValidDraft } from '../plan/planGeneration.js'
@@ -13,18 +14,24 @@ import { resolveSeed } from '../plan/seed.js'
 import { fetchImages, type InputImages } from '../worker/assets.js'
 import { type Engine, type GenerationResult, startEngine } from '../worker/engine/client.js'
 import { createSafetyLines } from '../worker/logLines.js'
-import { chooseTarget } from './doctor.js'
-import { withFileUris } from './fileInputs.js'
-import { listPaths, readLoraFlag, readWish, type WishFlags } from './inputFlags.js'
-import { showProgress } from './stepBar.js'
+import {
+  chooseOutput,
+  type InputFlags,
+  listPaths,
+  readInputFlags,
+  readLoraFlag,
+  withFileUris,
+} from './inputFlags.js'
+import { acquireLoras } from './loras.js'
+import { showSteps } from './progressBars.js'
 
-export type RunFlags = WishFlags & {
+export type RunFlags = InputFlags & {
   readonly checkpoint?: string
   readonly noise?: NoiseSource
   readonly lora?: readonly string[]
 }
 
-/** What the command needs of its surroundings. */
+/** What a command gets from the process: settings, streams, Ctrl-C. Tests pass their own. */
 export type RunContext = {
   readonly config: Config
   readonly signal: AbortSignal
@@ -33,30 +40,66 @@ export type RunContext = {
   readonly start?: typeof startEngine
 }
 
-/** Plans, generates and writes; throws one sentence about what is wrong, before any work if it can. */
+/**
+ * Plans, generates and writes the images. Throws `invalid_input` for wrong flags, LoRAs or paths
+ * before the engine starts.
+ */
 export async function runPrompt(prompt: string, flags: RunFlags, context: RunContext) {
-  const input = readWish(prompt, await withFileUris(flags))
+  const input = readInputFlags(prompt, await withFileUris(flags))
   const draft = expectValid(input, readSettings(flags, context))
-  const loras = (flags.lora ?? []).map(readLoraFlag)
-  const paths = listPaths(flags.output, draft.count)
-  await expectFolder(dirname(resolve(flags.output)))
-  const images = await fetchInputs(input, context.signal)
+  const loraFlags = (flags.lora ?? []).map(readLoraFlag)
+  const paths = await choosePaths(flags, draft)
+  const images = await fetchInputs(input, context)
 
+  const { loras, release } = await acquireLoras(loraFlags, context)
+  try {
+    await generateFiles({ draft, loras, ...images }, paths, flags, context)
+  } finally {
+    await release()
+  }
+}
+
+/** Generates with an engine of its own, writes the files and prints their names. */
+async function generateFiles(
+  request: GenerateRequest,
+  paths: readonly string[] | 'stdout',
+  flags: RunFlags,
+  context: RunContext,
+): Promise<void> {
+  const { draft } = request
   const engine = await startEngineFor(draft.variant, flags.checkpoint, context)
   try {
     for (const note of draft.notes) context.stderr.write(`${note}\n`)
-    const request = { draft, loras, ...images }
     const { size, images: made, timings } = await generateWithProgress(engine, request, context)
+    const described = `${size.width}×${size.height}, seed ${draft.seed}, ${timings.total.toFixed(1)} s\n`
+    if (paths === 'stdout') {
+      for (const { bytes } of made) context.stdout.write(bytes)
+      context.stderr.write(described)
+      return
+    }
     await Promise.all(made.map(({ bytes, index }) => writeFile(paths[index]!, bytes)))
     const written = made.map(({ index }) => paths[index]!).join(', ')
-    const described = `${size.width}×${size.height}, seed ${draft.seed}`
-    context.stdout.write(`${written}: ${described}, ${timings.total.toFixed(1)} s\n`)
+    context.stdout.write(`${written}: ${described}`)
   } finally {
     await engine.stop()
   }
 }
 
-/** What flags and settings decide for every plan. */
+/** The files to write, or stdout for `-`. Throws `invalid_input` where they cannot be written. */
+async function choosePaths(
+  { output }: RunFlags,
+  { count, output: { format } }: ValidDraft,
+): Promise<readonly string[] | 'stdout'> {
+  if (output === '-') {
+    if (count === 1) return 'stdout'
+    throw invalidInput(`Expected one image for --output - but --num-outputs is ${count}`)
+  }
+  const chosen = output ?? chooseOutput(format, count)
+  await expectFolder(dirname(resolve(chosen)))
+  return listPaths(chosen, count)
+}
+
+/** The part of a plan that flags and settings decide. */
 export const readSettings = (flags: RunFlags, { config }: RunContext): PlanSettings => ({
   noise: flags.noise ?? config.noise,
   goFastLoraMultiplier: config.goFastLoraMultiplier,
@@ -70,9 +113,9 @@ export function expectValid(input: FluxInput, settings: PlanSettings): ValidDraf
   return draft
 }
 
-/** The command reaches every server that its user's machine reaches. */
-async function fetchInputs(input: FluxInput, signal: AbortSignal): Promise<InputImages> {
-  const media = createMediaClient({ allowAddress: () => true })
+/** The user of the command may fetch from private addresses: the URLs are their own. */
+async function fetchInputs(input: FluxInput, { config, signal }: RunContext): Promise<InputImages> {
+  const media = createMediaClient({ allowAddress: () => true, proxy: config.proxy })
   try {
     return await fetchImages(input, media, signal)
   } finally {
@@ -80,7 +123,9 @@ async function fetchInputs(input: FluxInput, signal: AbortSignal): Promise<Input
   }
 }
 
-/** An engine whose checkpoint of `variant` may be another than the settings say. */
+/**
+ * Starts an engine; `checkpoint`, if given, replaces the one that the settings name for `variant`.
+ */
 export async function startEngineFor(
   variant: Variant,
   checkpoint: string | undefined,
@@ -90,7 +135,7 @@ export async function startEngineFor(
   const checkpoints = checkpoint
     ? { ...config.checkpoints, [variant]: resolve(checkpoint) }
     : config.checkpoints
-  // The default level would write log lines through the progress bar.
+  // At the default level, log lines would break the progress bar.
   const level = config.logLevel === 'info' ? 'warn' : config.logLevel
   const { cudaGraphs, threads, vae, safetyModel: safety } = config
   const target = await chooseTarget(config)
@@ -106,7 +151,7 @@ async function generateWithProgress(
   context: RunContext,
 ): Promise<GenerationResult & { readonly size: PixelSize }> {
   const { draft } = request
-  const progress = showProgress(stepsToRun(draft) * draft.count, context.stderr)
+  const progress = showSteps(stepsToRun(draft) * draft.count, context.stderr)
   const describeSafety = createSafetyLines(draft)
   const lines: string[] = []
   let size = draft.size
@@ -126,11 +171,13 @@ async function generateWithProgress(
   }
 }
 
-/** Found out before the pictures are made, not after. */
+/** Checked before the generation, which would be lost otherwise. */
 async function expectFolder(folder: string): Promise<void> {
   try {
     await access(folder, constants.W_OK)
-  } catch {
-    throw invalidInput(`Expected the folder of --output to be writable but received ${folder}`)
+  } catch (error) {
+    throw invalidInput(
+      `Expected the folder of --output to be writable but received ${folder} (${codeOf(error)})`,
+    )
   }
 }

@@ -1,29 +1,35 @@
-/** `fluxd serve`: the HTTP server and its engine, until a signal ends both. */
+/** `fluxd serve`: runs the HTTP server and its engine until a signal stops both. */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Logger, pino } from 'pino'
 import { readBuild } from '../build.js'
 import type { Config } from '../config/config.js'
 import { engineEnvironment } from '../config/engineEnvironment.js'
-import { invalidConfig } from '../errors.js'
-import { withOwnFiles } from '../files/localFiles.js'
+import type { Target } from '../doctor/examination.js'
+import { chooseTarget, watchMachine } from '../doctor/target.js'
+import { hasCode, invalidConfig } from '../errors.js'
+import { withLocalFiles } from '../files/localFiles.js'
 import type { WorkerPort } from '../predictions/workerPort.js'
 import { buildApp } from '../server/app.js'
 import { chooseHost } from '../server/auth/listenHost.js'
 import { openServices, type Services } from '../server/context.js'
 import { createMetrics } from '../telemetry/metrics.js'
+import { createTerminalLog } from '../telemetry/terminalLog.js'
 import { startEngine } from '../worker/engine/client.js'
 import { startWorker, type WorkerEngine } from '../worker/worker.js'
-import { chooseTarget, type Target, watchMachine } from './doctor.js'
 
 const noKeys =
-  'no API key is configured, so only this machine is let in; make one with `fluxd keys add NAME`'
+  'no API key is configured: listening for this machine only; make one with `fluxd keys add NAME`'
 
 type App = ReturnType<typeof buildApp>
 
-/** Listens and prints where, with which checkpoints; logs go to stderr. Throws if it cannot listen. */
+/**
+ * Listens and prints the address and the checkpoints; logs go to stderr. Throws if it cannot
+ * listen.
+ */
 export async function serve(config: Config): Promise<void> {
-  const logger = pino({ level: config.logLevel }, pino.destination(2))
+  const logger = pino({ level: config.logLevel }, openLog())
+  for (const warning of config.warnings) logger.warn(warning)
   logger.info({ config }, 'configuration')
   const target = await chooseTarget(config)
   logger.info(target, 'device')
@@ -35,7 +41,7 @@ export async function serve(config: Config): Promise<void> {
     engines,
     store: services.store,
     loras: services.library,
-    media: withOwnFiles(services.media, services.files),
+    media: withLocalFiles(services.media, services.files),
     files: services.files,
     settings: {
       noise: config.noise,
@@ -46,9 +52,14 @@ export async function serve(config: Config): Promise<void> {
     patienceMs: 1000 * config.loraPatienceSeconds,
     onFault: (error, prediction) => logger.error({ err: error, prediction }, 'worker fault'),
   })
-  const machine = watchMachine(target.device, config)
+  const machine = watchMachine(target.device, config, (error) =>
+    logger.warn({ err: error }, 'the machine could not be examined'),
+  )
   const end = once(async () => {
-    logger.info('shutting down')
+    logger.info(
+      `shutting down; a running prediction has ${config.drainSeconds} s to end, ` +
+        'a second signal ends it now',
+    )
     machine.stop()
     await close(app, engines, worker, services)
   })
@@ -72,6 +83,10 @@ export async function serve(config: Config): Promise<void> {
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
 }
+
+/** Lines for people on a terminal, else JSON. */
+const openLog = () =>
+  process.stderr.isTTY ? createTerminalLog(process.stderr) : pino.destination(2)
 
 /** One engine for each GPU that is to be used, or as many as asked for where there is none. */
 function startEngines(config: Config, target: Target, logger: Logger): WorkerEngine[] {
@@ -102,7 +117,7 @@ function listExecutors({ gpus, executors }: Config, target: Target): (number | u
   return gpus === 'all' ? [...target.gpus] : [...gpus]
 }
 
-/** What an engine that was killed left behind is large; nobody else uses this folder. */
+/** Empties the engines' scratch folder: files that a killed engine left there are large. */
 function emptyScratch({ dataDir }: Config): string {
   const scratch = join(dataDir, 'scratch/server')
   rmSync(scratch, { recursive: true, force: true })
@@ -118,12 +133,12 @@ function expectModel({ catalog }: Services, model: string): void {
 }
 
 function explainListening(error: unknown, host: string, port: number): unknown {
-  const code = error instanceof Error && 'code' in error ? error.code : undefined
-  if (code === 'EADDRINUSE')
+  if (hasCode(error, 'EADDRINUSE'))
     return invalidConfig(
-      `Expected port ${port} of ${host} to be free but another program listens there; set FLUXD_PORT`,
+      `Expected port ${port} of ${host} to be free but another program listens there; ` +
+        'set FLUXD_PORT',
     )
-  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND')
+  if (hasCode(error, 'EADDRNOTAVAIL', 'ENOTFOUND'))
     return invalidConfig(
       `Expected FLUXD_HOST to be an address of this machine but received ${host}`,
     )
@@ -139,7 +154,8 @@ async function close(
 ): Promise<void> {
   // Not for engines that load or never became ready.
   if (worker.executors().some(({ engine }) => engine === 'busy')) await app.predictions.drain()
-  // Before the engines, so that their end is not taken for a failure; not awaited: it waits for them.
+  // Before the engines, so that their end is not taken for a failure; not awaited: it waits for
+  // them.
   const stopping = app.predictions.stop()
   await Promise.all([app.close(), ...engines.map(({ engine }) => engine.stop()), stopping])
   await services.close()

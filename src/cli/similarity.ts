@@ -1,5 +1,5 @@
 /**
- * How alike two pictures of one size are. PSNR counts every channel; SSIM compares luma in windows
+ * How similar two images of one size are. PSNR uses every channel; SSIM compares luma in windows
  * of 11×11 pixels with Gaussian weights.
  * Source: Z. Wang et al., "Image Quality Assessment: From Error Visibility to Structural
  * Similarity", IEEE Transactions on Image Processing 13 (2004), and its ssim_index.m.
@@ -7,24 +7,25 @@
 import { readRgb } from '../engine/images/decode.js'
 
 export type Similarity = {
-  /** In decibels; infinite where the pictures are equal. */
+  /** In decibels; infinite for equal images. */
   readonly psnr: number
-  /** 1 where they are equal. */
+  /** 1 for equal images. */
   readonly ssim: number
 }
 
-type Picture = {
+type Image = {
   readonly rgb: Uint8Array
   readonly size: { readonly width: number; readonly height: number }
 }
 
-/** Both measures of two encoded pictures. Throws when one cannot be read or their sizes differ. */
-export async function comparePictures(a: Uint8Array, b: Uint8Array): Promise<Similarity> {
-  const [first, second] = [await readRgb('picture', a), await readRgb('picture', b)]
+/** Both measures of two encoded images. Throws when one cannot be read or their sizes differ. */
+export async function compareImages(a: Uint8Array, b: Uint8Array): Promise<Similarity> {
+  const [first, second] = [await readRgb('image', a), await readRgb('image', b)]
   const { width, height } = first.size
   if (second.size.width !== width || second.size.height !== height)
     throw new RangeError(
-      `Expected two pictures of one size but they are ${width}×${height} and ${second.size.width}×${second.size.height}`,
+      `Expected two images of one size but they are ${width}×${height} and ` +
+        `${second.size.width}×${second.size.height}`,
     )
   return { psnr: psnr(first.rgb, second.rgb), ssim: ssim(first, second) }
 }
@@ -35,8 +36,8 @@ export function psnr(a: Uint8Array, b: Uint8Array): number {
   return 10 * Math.log10(255 ** 2 / (sum / a.length))
 }
 
-/** The mean over all windows that lie inside the pictures, which must be 11 pixels wide and high. */
-export function ssim(a: Picture, b: Picture): number {
+/** The mean over all windows inside the images, which must be at least 11 pixels wide and high. */
+export function ssim(a: Image, b: Image): number {
   const { width, height } = a.size
   const [x, y] = [luma(a.rgb), luma(b.rgb)]
   const blurred = (values: Float64Array) => blur(values, width, height)
@@ -64,7 +65,7 @@ const c2 = (0.03 * 255) ** 2
 const windowSide = 11
 const sigma = 1.5
 
-// ITU-R BT.601, as rgb2gray has it.
+// ITU-R BT.601, as in MATLAB's rgb2gray.
 const luma = (rgb: Uint8Array) =>
   Float64Array.from(
     { length: rgb.length / 3 },

@@ -1,6 +1,6 @@
 /**
- * The settings of the process: the only reader of the environment. Every variable has a default, and
- * a bad value ends the start with its name.
+ * The configuration of the process, the only reader of the environment. Every variable has a
+ * default, and a bad value ends the start with its name.
  */
 import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
@@ -9,8 +9,10 @@ import { fileURLToPath } from 'node:url'
 import type { z } from 'zod'
 import type { BackendChoice, DeviceChoice } from '../doctor/diagnosis.js'
 import { invalidConfig } from '../errors.js'
+import type { ProxySettings } from '../net/proxy.js'
 import type { NoiseSource, Variant } from '../plan/plan.js'
 import type { Secret } from './parsers.js'
+import { readProxies } from './proxy.js'
 import {
   type CogBusy,
   type LogLevel,
@@ -20,6 +22,7 @@ import {
   settings,
   type VaeChoice,
 } from './settings.js'
+import { describeUnknown } from './unknownSettings.js'
 
 export type Config = {
   readonly host: string
@@ -27,11 +30,11 @@ export type Config = {
   /** An absolute path, as are the checkpoints. */
   readonly dataDir: string
   readonly checkpoints: Readonly<Record<Variant, string>>
-  /** Folders of named models: those that come with fluxd, and the user's. */
+  /** Folders of named models: the bundled ones, and the user's. */
   readonly catalog: { readonly bundled: string; readonly own: string }
-  /** Where forms of LoRA references lead to; a token goes to its own host only. */
+  /** The servers that LoRA references lead to; a token is sent to its own host only. */
   readonly hosts: Readonly<Record<'huggingFace' | 'civitai' | 'replicate', Host>>
-  /** Names, addresses and ranges that may be reached although they are not public. */
+  /** Names, addresses and ranges that may be connected to although they are not public. */
   readonly allowedHosts: readonly string[]
   /** Sizes in bytes; `builtin` is the folder of the LoRAs that fit the embedded models only. */
   readonly loras: {
@@ -40,17 +43,17 @@ export type Config = {
     readonly minFreeBytes: number
     readonly builtin: string | undefined
   }
-  /** Which GPUs this process computes on, by CUDA's index. */
+  /** The GPUs that this process computes on, by CUDA's index. */
   readonly gpus: 'all' | 'none' | readonly number[]
-  /** How many engines there are where there is no GPU. */
+  /** The number of engines where there is no GPU. */
   readonly executors: number | undefined
   /** Seconds for which the head of the queue may be overtaken for LoRAs that are in place. */
   readonly loraPatienceSeconds: number
-  /** How many predictions may wait. */
+  /** The limit of queued predictions. */
   readonly maxQueue: number
-  /** Seconds that the data of a finished prediction is kept; 0 for ever. */
+  /** Seconds that the data of an ended prediction is kept; 0 means for ever. */
   readonly retentionSeconds: number
-  /** Bytes of all uploads and outputs together. */
+  /** The limit for the bytes of all uploads, inputs and outputs together. */
   readonly filesBytes: number
   readonly drainSeconds: number
   readonly publicUrl: string | undefined
@@ -63,30 +66,37 @@ export type Config = {
   }
   /** Origins of web pages that may call this server; `*` is all. */
   readonly corsOrigins: readonly string[]
-  /** The operator's own key, which may do everything. */
+  /** The operator's own key, which has all scopes. */
   readonly apiKey: Secret | undefined
-  /** What receivers of webhooks get as `Authorization: Bearer`. */
+  /** Sent to receivers of webhooks as `Authorization: Bearer`. */
   readonly webhookToken: Secret | undefined
-  /** Where spans go: an OTLP collector. */
+  /** The OTLP collector that spans are sent to. */
   readonly otlpUrl: string | undefined
   readonly noise: NoiseSource
-  /** The safety checker's folder, an absolute path; undefined when none is installed. */
+  /** The safety checker's folder, an absolute path; undefined if none is configured. */
   readonly safetyModel: string | undefined
-  /** What `go_fast` multiplies LoRA scales by. */
+  /** The factor of LoRA scales with `go_fast`. */
   readonly goFastLoraMultiplier: number
   readonly device: DeviceChoice
-  /** What networks and their runs may fill; undefined leaves it to the machine. */
+  /** The limit of memory for networks and their runs; undefined leaves it to the machine. */
   readonly memoryBytes: number | undefined
   readonly backend: BackendChoice
   readonly vae: VaeChoice
-  /** For how many sizes of pictures a step is replayed as a CUDA graph. */
+  /** The number of image sizes whose step is replayed as a CUDA graph. */
   readonly cudaGraphs: number
   readonly threads: number
-  /** Touched when predictions can be taken: what Kubernetes probes in a Cog container. */
+  /** Made when the server is ready: Kubernetes probes it in a Cog container. */
   readonly readyFile: string | undefined
-  /** Folders of LD_LIBRARY_PATH. */
+  /** The folders of LD_LIBRARY_PATH. */
   readonly libraryPath: readonly string[]
+  /** Proxies for what is downloaded and sent, from the environment. */
+  readonly proxy: ProxySettings
   readonly logLevel: LogLevel
+  /**
+   * Sentences about variables that have no effect: settings that do not exist, proxies that cannot
+   * be used.
+   */
+  readonly warnings: readonly string[]
 }
 
 export type Host = { readonly url: string; readonly token: Secret | undefined }
@@ -94,23 +104,28 @@ export type Host = { readonly url: string; readonly token: Secret | undefined }
 /** The folder of package.json, for `src/` and `dist/` alike. */
 const packageRoot = fileURLToPath(new URL('../..', import.meta.url))
 
+/** The folder of the models that are part of the package. */
+export const embeddedModels = join(packageRoot, 'models/tiny')
+
 export type Environment = Readonly<Record<string, string | undefined>>
 
-/** Where `fluxd pull dev` and `fluxd pull schnell` put a model, below the data folder. */
+/** Where `fluxd pull dev` and `fluxd pull schnell` put a model, relative to the data folder. */
 const pulledModels = {
   FLUXD_CHECKPOINT_DEV: 'models/black-forest-labs--FLUX.1-dev',
   FLUXD_CHECKPOINT_SCHNELL: 'models/black-forest-labs--FLUX.1-schnell',
 } as const
 
 /**
- * The settings in `variables`, frozen; an empty variable counts as unset. A model that was pulled,
- * as `isThere` tells, takes the place of the embedded one. Throws on a bad value.
+ * The settings in `variables`, frozen; an empty variable counts as unset, and `flags` replace what
+ * they name. A pulled model, for which `isThere` is true, replaces the embedded one. Throws
+ * `config_invalid` on a bad value.
  */
 export function readConfig(
   variables: Environment = process.env,
   isThere: (path: string) => boolean = () => false,
+  flags: Environment = {},
 ): Config {
-  const environment = withSecretFiles(variables)
+  const environment = { ...withSecretFiles(variables), ...withoutUnset(flags) }
   const read = <N extends SettingName>(name: N) => readSetting(name, environment)
   const dataDir = resolvePath(read('FLUXD_DATA_DIR'))
   const checkpoint = (name: keyof typeof pulledModels) => {
@@ -118,6 +133,7 @@ export function readConfig(
     const pulled = join(dataDir, pulledModels[name])
     return isThere(pulled) ? pulled : embedded(name)
   }
+  const { proxy, warnings } = readProxies(variables)
   const isEmbedded = checkpointNames.every((name) => checkpoint(name) === embedded(name))
   return Object.freeze({
     host: read('FLUXD_HOST'),
@@ -178,6 +194,8 @@ export function readConfig(
     readyFile: environment['KUBERNETES_SERVICE_HOST'] ? '/var/run/cog/ready' : undefined,
     libraryPath: (environment['LD_LIBRARY_PATH'] ?? '').split(':').filter(Boolean),
     logLevel: read('FLUXD_LOG_LEVEL'),
+    proxy,
+    warnings: Object.freeze([...describeUnknown(variables, knownNames), ...warnings]),
   })
 }
 
@@ -195,7 +213,7 @@ function readSetting<N extends SettingName>(
   )
 }
 
-/** A secret may be given as the file that holds it: `FLUXD_API_KEY_FILE` for `FLUXD_API_KEY`. */
+/** Reads secrets from files: `FLUXD_API_KEY_FILE` names the file that holds `FLUXD_API_KEY`. */
 function withSecretFiles(environment: Environment): Environment {
   const secrets = Object.entries(settings).flatMap(([name, { schema }]) => {
     const file = environment[`${name}_FILE`]
@@ -213,6 +231,15 @@ function readSecretFile(name: string, file: string): string {
     )
   }
 }
+
+/** Every setting, and the names of files for those that are secrets. */
+const knownNames = Object.entries(settings).flatMap(([name, { schema }]) =>
+  schema.meta()?.['secret'] ? [name, `${name}_FILE`] : [name],
+)
+
+/** The flags of a command that were given, as the settings that they stand for. */
+const withoutUnset = (flags: Environment): Environment =>
+  Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined))
 
 const checkpointNames = Object.keys(pulledModels) as (keyof typeof pulledModels)[]
 const embedded = (name: keyof typeof pulledModels) => join(packageRoot, settings[name].fallback)

@@ -1,10 +1,14 @@
-/** The environment of an engine's process: it decodes strangers' files, so it gets no secrets. */
+/**
+ * The environment of an engine's process, which decodes files of strangers and therefore gets no
+ * secrets.
+ */
 
-const secretName = /^FLUXD_|^HF_|TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY(_FILE)?$/i
+// A proxy's URL may hold credentials, and an engine connects to nothing.
+const secretName = /^FLUXD_|^HF_|TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY(_FILE)?$|_PROXY$/i
 
 /**
- * This process's variables without settings and secrets. ONNX Runtime's telemetry is off; `gpu` is the
- * only one that CUDA shows, by its index.
+ * This process's variables without settings and secrets. ONNX Runtime's telemetry is off; `gpu` is
+ * the only one that CUDA shows, by its index.
  */
 export function engineEnvironment(
   gpu: number | undefined,
@@ -18,7 +22,7 @@ export function engineEnvironment(
   }
 }
 
-/** Where the operator shows only some GPUs, `gpu` counts those. */
+/** `gpu` counts the GPUs that the operator's own CUDA_VISIBLE_DEVICES shows. */
 const visibleDevice = (
   gpu: number,
   { CUDA_VISIBLE_DEVICES: shown }: Readonly<Record<string, string | undefined>>,

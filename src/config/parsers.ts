@@ -1,4 +1,4 @@
-/** The kinds of values that settings have: each says what it expects, for errors. */
+/** Parsers of settings: each one has the text for errors that says what it expects. */
 import { inspect } from 'node:util'
 import ipaddr from 'ipaddr.js'
 import { z } from 'zod'
@@ -33,18 +33,38 @@ export const url = z
   .transform((text) => text.replace(/\/+$/, ''))
   .meta({ expects: 'an http or https URL' })
 
-/** What fits into a header; an empty one is none. */
+/** A text that fits into a header; an empty one is undefined. */
 export const secret = z
   .string()
   .refine((text) => /^[\x21-\x7e]{0,4096}$/.test(text))
   .transform((text) => (text === '' ? undefined : createSecret(text)))
   .meta({ expects: 'a token without spaces', secret: true })
 
+const shortestKey = 16
+
+/** A secret that clients send: one that is short could be guessed. */
+export const apiKey = secret
+  .refine((key) => key === undefined || key.reveal().length >= shortestKey)
+  .meta({ expects: `a token of at least ${shortestKey} characters without spaces`, secret: true })
+
 export const optionalUrl = z
   .string()
   .refine((text) => text === '' || url.safeParse(text).success)
   .transform((text) => (text === '' ? undefined : text.replace(/\/+$/, '')))
   .meta({ expects: 'an http or https URL' })
+
+const timeUnits = { s: 1, m: 60, h: 3600, d: 86_400 } as const
+
+/** Seconds, without a unit or with one: `90`, `90s`, `15m`, `2h`, `7d`. */
+export const duration = (maximum: number) =>
+  z
+    .string()
+    .transform((text) => {
+      const [, count, unit = 's'] = /^(\d{1,9})([smhd])?$/.exec(text) ?? []
+      return Number(count) * timeUnits[unit as keyof typeof timeUnits]
+    })
+    .refine((seconds) => seconds <= maximum)
+    .meta({ expects: `seconds from 0 to ${maximum}, or a time such as 15m, 2h or 7d` })
 
 const sizeUnits = { B: 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const
 const sizePattern = /^(\d{1,9})(B|KiB|MiB|GiB|TiB)$/
@@ -96,7 +116,8 @@ export const hostList = list
   .refine((hosts) => hosts.every((each) => /^[\w.-]+$/.test(each) || isAddressRange(each)))
   .meta({ expects: 'host names, addresses or ranges such as 10.0.0.0/8, separated by commas' })
 
-function createSecret(value: string): Secret {
+/** `value` as a secret. */
+export function createSecret(value: string): Secret {
   const hidden = { toJSON: () => '***', toString: () => '***', [inspect.custom]: () => '***' }
   return Object.freeze({ reveal: () => value, ...hidden })
 }

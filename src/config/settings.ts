@@ -1,10 +1,12 @@
-/** The settings, in the order in which the README shows them: every variable has a default. */
+/** The table of settings, in the order of the documentation. Every variable has a default. */
 import { backendChoices, deviceChoices } from '../doctor/diagnosis.js'
 import { noiseSources } from '../plan/plan.js'
 import {
+  apiKey,
   bytes,
   choice,
   decimal,
+  duration,
   gpuChoice,
   hostList,
   integer,
@@ -20,11 +22,11 @@ import {
 export const outputModes = ['auto', 'url', 'data'] as const
 export type OutputMode = (typeof outputModes)[number]
 
-/** What a Cog client gets while another prediction runs: a place in the queue, or a 409. */
+/** What `/predictions` does while another prediction runs: queue the request, or answer 409. */
 export const cogBusyChoices = ['queue', '409'] as const
 export type CogBusy = (typeof cogBusyChoices)[number]
 
-/** What the autoencoder's decoder computes in. */
+/** The precision of the autoencoder's decoder. */
 export const vaeChoices = ['float32', 'float16'] as const
 export type VaeChoice = (typeof vaeChoices)[number]
 
@@ -106,7 +108,8 @@ export const settings = {
     schema: gpuChoice,
     fallback: 'all',
     meaning:
-      'Which GPUs this process computes on, an engine each: `all`, their numbers such as `0,1`, or `none`',
+      'Which GPUs this process computes on, an engine each: `all`, ' +
+      'their numbers such as `0,1`, or `none`',
   },
   FLUXD_EXECUTORS: {
     schema: optionalInteger(1, 64),
@@ -117,7 +120,8 @@ export const settings = {
     schema: integer(0, 3600),
     fallback: '10',
     meaning:
-      'Seconds for which the first of the queue may be overtaken by predictions whose LoRAs are in place; 0 never',
+      'Seconds for which the first of the queue may be overtaken by predictions ' +
+      'whose LoRAs are in place; 0 never',
   },
   FLUXD_MAX_QUEUE: {
     schema: integer(1, 100_000),
@@ -125,7 +129,7 @@ export const settings = {
     meaning: 'How many predictions may wait; one more is answered with 429',
   },
   FLUXD_RETENTION: {
-    schema: integer(0, 999_999_999),
+    schema: duration(999_999_999),
     fallback: '3600',
     meaning:
       'Seconds until input, output and log of a finished prediction are removed; 0 keeps them',
@@ -162,7 +166,7 @@ export const settings = {
     meaning: 'Where pictures of `/predictions` are PUT; by default they are data URIs',
   },
   FLUXD_DRAIN_SECONDS: {
-    schema: integer(0, 86_400),
+    schema: duration(86_400),
     fallback: '60',
     meaning: 'How long a server that is told to stop lets the running prediction go on',
   },
@@ -172,7 +176,7 @@ export const settings = {
     meaning: 'Origins of web pages that may call this server, separated by commas; `*` is all',
   },
   FLUXD_API_KEY: {
-    schema: secret,
+    schema: apiKey,
     fallback: '',
     meaning: 'A key that may do everything; more are made with `fluxd keys add`',
   },
@@ -205,31 +209,36 @@ export const settings = {
     schema: choice(deviceChoices),
     fallback: 'auto',
     meaning:
-      'What computes; `auto` is the GPU where there is one, and never the CPU because a library is missing',
+      'What computes; `auto` is the GPU where there is one, ' +
+      'and never the CPU because a library is missing',
   },
   FLUXD_BACKEND: {
     schema: choice(backendChoices),
     fallback: 'auto',
     meaning:
-      'Who runs the networks: `native` is the addon of `npm run build:native`, `ort` needs nothing; `auto` is the addon on a GPU where it is built',
+      'Who runs the networks: `native` is the addon of `npm run build:native`, ' +
+      '`ort` needs nothing; `auto` is the addon on a GPU where it is built',
   },
   FLUXD_MEMORY_BYTES: {
     schema: optionalBytes,
     fallback: '',
     meaning:
-      'What networks and their runs may fill of the GPU, by default what is free at the start less 4GiB; without a GPU of the machine, by default half',
+      'What networks and their runs may fill of the GPU, by default what is free at the start ' +
+      'less 4GiB; without a GPU of the machine, by default half',
   },
   FLUXD_VAE: {
     schema: choice(vaeChoices),
     fallback: 'float32',
     meaning:
-      'What pictures are decoded in; `float16` halves memory and traffic on a GPU, and gives way to `float32` when a picture leaves its range',
+      'What pictures are decoded in; `float16` halves memory and traffic on a GPU, ' +
+      'and gives way to `float32` when a picture leaves its range',
   },
   FLUXD_CUDA_GRAPHS: {
     schema: integer(0, 64),
     fallback: '0',
     meaning:
-      'For how many sizes of pictures, those that come first, `native` replays a step as a CUDA graph; each takes memory',
+      'For how many sizes of pictures, those that come first, ' +
+      '`native` replays a step as a CUDA graph; each takes memory',
   },
   FLUXD_THREADS: {
     schema: integer(0, 1024),
@@ -246,6 +255,6 @@ export const settings = {
 export type Settings = typeof settings
 export type SettingName = keyof Settings
 
-/** A row for each variable, for the README's table. */
+/** A row for each variable, for the documentation's table. */
 export const configTable = () =>
   Object.entries(settings).map(([name, { fallback, meaning }]) => ({ name, fallback, meaning }))

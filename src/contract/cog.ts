@@ -5,10 +5,10 @@
  */
 import { z } from 'zod'
 import { FluxInput, Output } from './input.js'
+import { isRecord, withoutNulls } from './jsonSchema.js'
 import { type Prediction, PredictionStatus, webhookEvents } from './prediction.js'
-import { isRecord, withoutNulls } from './records.js'
 
-/** A client may choose any id that stands in a URL's path and in a header as it is. */
+/** An id that a client chooses must fit into a URL's path and into a header unescaped. */
 export const CogPredictionId = z
   .string()
   .regex(/^[\w.~:@-]{1,200}$/, 'Expected up to 200 letters, digits and -_.~:@')
@@ -20,8 +20,8 @@ const httpUrl = z
   .regex(/^https?:\/\//i, 'Expected an http or https URL')
 
 /**
- * `context` (for the predictor) changes nothing here. A missing body or input is an empty one, and null
- * is absent, so both fail on the prompt alone.
+ * `context` (for the predictor) has no effect. A missing body or input counts as an empty one, and
+ * null as absent, so that both fail on the prompt alone.
  */
 export const CogPredictionRequest = z
   .preprocess(
@@ -58,7 +58,7 @@ export const PredictionResponse = z
   .meta({ title: 'PredictionResponse' })
 export type PredictionResponse = z.output<typeof PredictionResponse>
 
-/** The prediction as Cog tells it; `output` are the URIs of its pictures. */
+/** The prediction in Cog's shape; `output` holds the URIs of its images. */
 export const toPredictionResponse = (
   prediction: Prediction,
   output: readonly string[] | undefined,
@@ -76,7 +76,9 @@ export const toPredictionResponse = (
   metrics: toCogMetrics(prediction),
 })
 
-/** `predict_time` is Cog's; the others are what the platform adds. None is known before the end. */
+/**
+ * `predict_time` is Cog's; the platform adds the others. None is known before the prediction ends.
+ */
 export const toCogMetrics = ({ metrics }: Prediction): Record<string, number> => ({
   ...(metrics.predictTime !== undefined && { predict_time: metrics.predictTime }),
   ...(metrics.totalTime !== undefined && { total_time: metrics.totalTime }),
@@ -84,7 +86,7 @@ export const toCogMetrics = ({ metrics }: Prediction): Record<string, number> =>
   ...(metrics.loraSwitchMs !== undefined && { lora_switch_ms: metrics.loraSwitchMs }),
 })
 
-/** The input as it was sent, without our defaults: what a prediction echoes. */
+/** The input as it was sent, without defaults: the echo of a prediction. */
 export const sentInput = (body: unknown): Readonly<Record<string, unknown>> =>
   isRecord(body) && isRecord(body['input']) ? body['input'] : {}
 

@@ -1,6 +1,6 @@
-/** Deployments on `/v1`: a name of its own for one version of a model (replicate-contract §3.12). */
+/** Deployments on `/v1`: a name for one version of a model (replicate-contract §3.12). */
 import { z } from 'zod'
-import { Account } from './account.js'
+import { Account } from './replicate.js'
 
 const configuration = {
   hardware: z.string().min(1).max(100),
@@ -9,7 +9,7 @@ const configuration = {
 }
 
 export const CreateDeployment = z.strictObject({
-  /** It stands in a path. */
+  /** Part of a path. */
   name: z
     .string()
     .regex(

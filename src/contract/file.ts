@@ -1,7 +1,10 @@
-/** An uploaded file on `/v1`: `name` and `etag` are in no OpenAPI document, but clients demand them. */
+/**
+ * An uploaded file on `/v1`. `name` and `etag` are in no OpenAPI document, but clients require
+ * them.
+ */
 import { z } from 'zod'
 
-/** What a client may say of an upload besides its bytes. */
+/** The metadata that a client may send with an upload. */
 export const FileMetadata = z.record(z.string(), z.unknown())
 
 export const File = z
@@ -16,7 +19,9 @@ export const File = z
     metadata: FileMetadata,
     created_at: z.string().meta({ format: 'date-time' }),
     expires_at: z.string().meta({ format: 'date-time' }),
-    /** `get` tells of the file; `download`, our addition, is signed and holds its bytes. */
+    /**
+     * `get` describes the file; `download`, an addition of fluxd, is signed and returns its bytes.
+     */
     urls: z.object({ get: z.string(), download: z.string() }),
   })
   .meta({ title: 'File' })

@@ -20,7 +20,7 @@ export const HealthCheck = z
       status: z.enum(['starting', 'succeeded', 'failed']),
       logs: z.string(),
     }),
-    /** Not in Cog's body; its clients ignore it. */
+    /** Not in Cog's body; Cog's clients ignore it. */
     safety_checker: z.enum(['installed', 'none']),
   })
   .meta({ title: 'HealthCheck' })

@@ -1,9 +1,9 @@
 /**
- * What a user sends to have pictures made: the Input schema of Replicate's Flux fine-tunes, field by
- * field. `publishedInput` is the schema as published (20 fields); its JSON Schema is deep-equal to
- * the one in the seed documents. `FluxInput` also accepts `replicate_weights`, which the platform
- * keeps hidden (it fills the hole at x-order 17). Unknown fields are dropped, as Cog drops them;
- * nothing is coerced ("28" is not 28), and bounds are errors, never clamps.
+ * The input of a prediction: the Input schema of Replicate's Flux fine-tunes, field by field.
+ * `publishedInput` is the schema as published (20 fields); its JSON Schema is deep-equal to the one
+ * in the seed documents. `FluxInput` also accepts `replicate_weights`, which the platform hides (it
+ * is the missing x-order 17). Unknown fields are dropped, as Cog drops them; nothing is coerced
+ * ("28" is not 28), and values out of bounds are errors, never clamped.
  */
 import { z } from 'zod'
 
@@ -31,10 +31,10 @@ const customSize = (side: string) =>
   'Will be rounded to nearest multiple of 16. Incompatible with fast generation'
 
 const loraStrength = (which: string) =>
-  `Determines how strongly the ${which} LoRA should be applied. Sane results between 0 and 1 for base ` +
-  "inference. For go_fast we apply a 1.5x multiplier to this value; we've generally seen good " +
-  'performance when scaling the base value by that amount. You may still need to experiment to find ' +
-  'the best value for your particular lora.'
+  `Determines how strongly the ${which} LoRA should be applied. Sane results between 0 and 1 ` +
+  "for base inference. For go_fast we apply a 1.5x multiplier to this value; we've generally " +
+  'seen good performance when scaling the base value by that amount. You may still need to ' +
+  'experiment to find the best value for your particular lora.'
 
 const loraReference =
   'Load LoRA weights. Supports Replicate models in the format <owner>/<username> or ' +
@@ -44,15 +44,15 @@ const loraReference =
   "For example, 'fofr/flux-pixar-cars'"
 
 /**
- * Characters: two hundred times what the text encoders read. Not in the published schema, as the bounds
- * of integers are not.
+ * Characters: two hundred times what the text encoders read. Like the bounds of integers, it is not
+ * in the published schema.
  */
 export const longestPrompt = 100_000
 
 /** The fields that are files. */
 export const fileFields = ['image', 'mask'] as const
 
-/** A file given as a URL. Only the scheme is looked at here: a data URI can be 100 MB long. */
+/** A file as a URL. Only the scheme is validated here: a data URI can be 100 MB long. */
 const fileUri = z.string().refine((uri) => /^(https?|data):/i.test(uri), {
   error: ({ input }) =>
     `'${String(input).split(':', 1)[0]!.slice(0, 32)}' is not a valid URL scheme. ` +
@@ -70,24 +70,25 @@ export const publishedInput = z
         title: 'Prompt',
         'x-order': 0,
         description:
-          'Prompt for generated image. If you include the `trigger_word` used in the training process ' +
-          'you are more likely to activate the trained object, style, or concept in the resulting image.',
+          'Prompt for generated image. If you include the `trigger_word` used in the training ' +
+          'process you are more likely to activate the trained object, style, or concept in ' +
+          'the resulting image.',
       }),
     image: fileUri.optional().meta({
       title: 'Image',
       'x-order': 1,
       format: 'uri',
       description:
-        'Input image for image to image or inpainting mode. If provided, aspect_ratio, width, and ' +
-        'height inputs are ignored.',
+        'Input image for image to image or inpainting mode. If provided, aspect_ratio, width, ' +
+        'and height inputs are ignored.',
     }),
     mask: fileUri.optional().meta({
       title: 'Mask',
       'x-order': 2,
       format: 'uri',
       description:
-        'Image mask for image inpainting mode. If provided, aspect_ratio, width, and height inputs ' +
-        'are ignored.',
+        'Image mask for image inpainting mode. If provided, aspect_ratio, width, and height ' +
+        'inputs are ignored.',
     }),
     aspect_ratio: z
       .enum(aspectRatios)
@@ -96,8 +97,8 @@ export const publishedInput = z
         title: 'aspect_ratio',
         'x-order': 3,
         description:
-          'Aspect ratio for the generated image. If custom is selected, uses height and width below & ' +
-          'will run in bf16 mode',
+          'Aspect ratio for the generated image. If custom is selected, uses height and width ' +
+          'below & will run in bf16 mode',
       }),
     height: z
       .int()
@@ -111,12 +112,18 @@ export const publishedInput = z
       .max(1440)
       .optional()
       .meta({ title: 'Width', 'x-order': 5, description: customSize('Width') }),
-    prompt_strength: z.number().min(0).max(1).default(0.8).meta({
-      title: 'Prompt Strength',
-      'x-order': 6,
-      description:
-        'Prompt strength when using img2img. 1.0 corresponds to full destruction of information in image',
-    }),
+    prompt_strength: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0.8)
+      .meta({
+        title: 'Prompt Strength',
+        'x-order': 6,
+        description:
+          'Prompt strength when using img2img. 1.0 corresponds to full destruction of ' +
+          'information in image',
+      }),
     model: z
       .enum(['dev', 'schnell'])
       .default('dev')
@@ -124,8 +131,8 @@ export const publishedInput = z
         title: 'model',
         'x-order': 7,
         description:
-          'Which model to run inference with. The dev model performs best with around 28 inference ' +
-          'steps but the schnell model only needs 4 steps.',
+          'Which model to run inference with. The dev model performs best with around 28 ' +
+          'inference steps but the schnell model only needs 4 steps.',
       }),
     num_outputs: z.int().min(1).max(4).default(1).meta({
       title: 'Num Outputs',
@@ -147,8 +154,8 @@ export const publishedInput = z
         title: 'Guidance Scale',
         'x-order': 10,
         description:
-          'Guidance scale for the diffusion process. Lower values can give more realistic images. ' +
-          'Good values to try are 2, 2.5, 3 and 3.5',
+          'Guidance scale for the diffusion process. Lower values can give more realistic ' +
+          'images. Good values to try are 2, 2.5, 3 and 3.5',
       }),
     seed: z.int().optional().meta({
       title: 'Seed',
@@ -169,8 +176,8 @@ export const publishedInput = z
         title: 'Output Quality',
         'x-order': 13,
         description:
-          'Quality when saving the output images, from 0 to 100. 100 is best quality, 0 is lowest ' +
-          'quality. Not relevant for .png outputs',
+          'Quality when saving the output images, from 0 to 100. 100 is best quality, 0 is ' +
+          'lowest quality. Not relevant for .png outputs',
       }),
     disable_safety_checker: z.boolean().default(false).meta({
       title: 'Disable Safety Checker',
@@ -184,8 +191,8 @@ export const publishedInput = z
         title: 'Go Fast',
         'x-order': 15,
         description:
-          'Run faster predictions with model optimized for speed (currently fp8 quantized); disable to ' +
-          'run in original bf16',
+          'Run faster predictions with model optimized for speed (currently fp8 quantized); ' +
+          'disable to run in original bf16',
       }),
     megapixels: z.enum(megapixelChoices).default('1').meta({
       title: 'megapixels',

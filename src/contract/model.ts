@@ -1,11 +1,14 @@
 /**
- * Models and their versions on `/v1`. What fluxd does not keep (links, a cover) is null
+ * Models and their versions on `/v1`. Fields that fluxd does not store (links, a cover) are null
  * (replicate-contract §3.12).
  */
 import { z } from 'zod'
 import { openApiDocument } from './openapi.js'
 
-/** Clients of versions before 0.3.9 take a list for an iterator; the fine-tunes were built with this one. */
+/**
+ * Clients treat a list as an iterator for versions before 0.3.9; this is the version that the
+ * fine-tunes were built with.
+ */
 export const cogVersion = '0.9.26'
 
 export const ModelVersion = z
@@ -44,14 +47,16 @@ const linkFields = {
   cover_image_url: z.string().nullish(),
 }
 
-/** `visibility` and `hardware` must be said but change nothing: there is one host, and it is yours. */
+/**
+ * `visibility` and `hardware` are required by clients' types and have no effect: there is one host.
+ */
 export const CreateModel = z.strictObject({
   owner: z.string(),
   name: z.string(),
   visibility: z.enum(['public', 'private']),
   hardware: z.string(),
   description: z.string().max(1000).nullish(),
-  /** Our addition: where the LoRA is, as in `extra_lora`. */
+  /** An addition of fluxd: the reference of the LoRA, as in `extra_lora`. */
   weights_url: z.string().max(2000).nullish(),
   ...linkFields,
 })
@@ -75,8 +80,8 @@ export type ModelCollection = {
 type JsonObject = { readonly [key: string]: unknown }
 
 /**
- * The OpenAPI document of a version: Cog's, with the defaults of `input`, a published Input schema
- * that has been changed for a model.
+ * The OpenAPI document of a version: Cog's, with the defaults of `input`, which is the published
+ * Input schema with a model's own defaults.
  */
 export function versionSchema(input: JsonObject): JsonObject {
   const document = openApiDocument()

@@ -10,7 +10,7 @@ import { dialect, inputJsonSchema, type JsonObject, plain } from './jsonSchema.j
 import { PredictionStatus } from './prediction.js'
 import { HttpValidationError, ValidationError } from './validation.js'
 
-/** The document `GET /openapi.json` answers with. */
+/** The document at `GET /openapi.json`. */
 export function openApiDocument(): JsonObject {
   return {
     openapi: '3.0.2',
@@ -77,7 +77,7 @@ function componentSchemas(): JsonObject {
   return { ...wireSchemas(), Input: input, ...enums }
 }
 
-/** Every wire object under its Cog name; those that hold one another are linked by `$ref`. */
+/** Every wire object under its Cog name; references between them are `$ref`s. */
 function wireSchemas(): JsonObject {
   const names = z.registry<{ id: string }>()
   names.add(FluxInput, { id: 'Input' })
@@ -92,7 +92,7 @@ function wireSchemas(): JsonObject {
   return Object.fromEntries(Object.entries(schemas).map(([id, schema]) => [id, plain(schema)]))
 }
 
-/** Moves each enum field into a component of its name, as Cog does: `allOf: [{ $ref }]`. */
+/** Makes each enum field a component of its own name, as Cog does: `allOf: [{ $ref }]`. */
 function extractEnums(schema: JsonObject): { input: JsonObject; enums: JsonObject } {
   const fields = Object.entries(schema['properties'] as Record<string, JsonObject>)
   const enums: Record<string, JsonObject> = {}

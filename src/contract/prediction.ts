@@ -1,6 +1,6 @@
 /**
- * A prediction in our own names: what every surface writes on the wire in its own shape, and what
- * the store keeps. `predictions/` moves it from state to state.
+ * A prediction in fluxd's own names: the store keeps it, and each surface converts it to its own
+ * wire shape. Its transitions are in predictions/.
  */
 import { z } from 'zod'
 
@@ -22,13 +22,15 @@ export type WebhookEvent = (typeof webhookEvents)[number]
 export type Webhook = {
   readonly url: string
   readonly events: readonly WebhookEvent[]
-  /** Where who asked for it reaches this server: its receiver may, too. */
+  /**
+   * The URL at which the client reached this server; its receiver can reach the server there, too.
+   */
   readonly serverUrl?: string | undefined
 }
 
 export type Surface = 'cog' | 'replicate'
 
-/** A picture that was made. `index` counts before unsafe pictures are left out, so there may be gaps. */
+/** A generated image. `index` counts before unsafe images are removed, so there may be gaps. */
 export type OutputFile = {
   readonly index: number
   /** `out-0.webp`. */
@@ -39,15 +41,15 @@ export type OutputFile = {
   readonly fileId: string
 }
 
-/** A data URI of an input that is kept as a file. */
+/** A data URI of an input that is stored as a file. */
 export type InputFile = {
   readonly fileId: string
-  /** What stands before its base64, with the comma. */
+  /** The text before its base64, including the comma. */
   readonly head: string
 }
 
 export type PredictionMetrics = {
-  /** Seconds of work, without the time spent waiting. */
+  /** Seconds of work, without the time in the queue. */
   readonly predictTime?: number | undefined
   /** Seconds from admission to the end. */
   readonly totalTime?: number | undefined
@@ -70,27 +72,27 @@ export type Prediction = {
   readonly keyId?: string | undefined
   /** As it was sent, without our defaults and without secrets. */
   readonly input: Readonly<Record<string, unknown>>
-  /** The fields of `input` that were long data URIs; there is but their beginning in `input`. */
+  /** The fields of `input` that were long data URIs; `input` holds only their beginning. */
   readonly inputFiles?: Readonly<Record<string, InputFile>> | undefined
   readonly status: PredictionStatus
   readonly createdAt: Date
   readonly startedAt?: Date | undefined
   readonly completedAt?: Date | undefined
-  /** Canceled when it is not done by then. */
+  /** The prediction is canceled if it has not ended by then. */
   readonly deadline?: Date | undefined
-  /** Cog gives the client's `created_at` back as it came. */
+  /** Cog's replies contain the client's `created_at` as it was sent. */
   readonly sentCreatedAt?: string | undefined
   /** Lines, each ended by a newline. */
   readonly logs: string
-  /** Absent until there is a picture. */
+  /** Undefined until there is an image. */
   readonly output?: readonly OutputFile[] | undefined
   readonly error?: string | undefined
   readonly metrics: PredictionMetrics
   readonly webhook?: Webhook | undefined
-  /** Input, output and logs are gone because their time was over. */
+  /** Whether input, output and logs were removed because their retention ended. */
   readonly dataRemoved: boolean
   /** The trace that its request belongs to (W3C). */
   readonly traceparent?: string | undefined
-  /** Unguessable; names the stream of events. */
+  /** Unguessable; part of the URL of the event stream. */
   readonly streamToken: string
 }

@@ -1,10 +1,10 @@
 /**
- * How `/v1` says that something is wrong: RFC 7807 problems as Replicate writes them, and the words of
- * the validator its edge uses, gojsonschema (replicate-contract §3.8).
+ * Errors on `/v1`: RFC 7807 problems as Replicate writes them, with the messages of gojsonschema,
+ * the validator of its edge (replicate-contract §3.8).
  */
 import { z } from 'zod'
 import { fileFields } from './input.js'
-import { publishedType } from './inputTypes.js'
+import { publishedType } from './jsonSchema.js'
 
 export const InvalidField = z.object({
   type: z.string(),
@@ -26,10 +26,16 @@ export type Problem = z.output<typeof Problem>
 
 export const problemMimeType = 'application/problem+json'
 
-/** As many as are told: who sends thousands of fields has thousands of them. */
+/**
+ * The number of faults in a reply is bounded: a body with thousands of wrong fields has thousands
+ * of them.
+ */
 export const mostFaults = 100
 
-/** The 422 of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`). */
+/**
+ * The 422 reply for a body; the issues must carry their input (`safeParse(…, { reportInput: true
+ * })`).
+ */
 export const toInputProblem = (issues: readonly z.core.$ZodIssue[]): Problem =>
   describeFields(issues.flatMap(toInvalidFields).slice(0, mostFaults))
 
@@ -49,7 +55,7 @@ function toInvalidFields(issue: z.core.$ZodIssue): InvalidField[] {
   const path = issue.path.map(String)
   if (issue.code === 'unrecognized_keys')
     return issue.keys.map((key) => place(path, additionalProperty(key)))
-  // What is missing is a fault of the object that lacks it.
+  // A missing field is a fault of the object that lacks it.
   if (path.length > 0 && issue.input === undefined)
     return [place(path.slice(0, -1), fault('required', `${path.at(-1)} is required`))]
   return [place(path, describeFault(issue, path))]
@@ -83,7 +89,7 @@ function describeFault(issue: z.core.$ZodIssue, path: readonly string[]): Fault 
   }
 }
 
-/** The type is looked at before the choices are: 1 is not a wrong "1" but a number. */
+/** The type is checked before the choices: 1 is not a wrong "1" but a number. */
 function describeChoice(
   { values, input }: z.core.$ZodIssueInvalidValue,
   path: readonly string[],
@@ -94,11 +100,14 @@ function describeChoice(
   return fault('enum', `${name} must be one of the following: ${choices}`)
 }
 
-const uris: readonly string[] = ['webhook', ...fileFields.map((field) => `input.${field}`)]
+const uriFields: readonly string[] = ['webhook', ...fileFields.map((field) => `input.${field}`)]
 
-/** A URL with a scheme we do not take is well formed: as all that is none, it is told in our own words. */
+/**
+ * gojsonschema's message for a text that is no URL; a URL with another scheme is well-formed and
+ * gets the schema's own message.
+ */
 const describeFormat = ({ input, message }: z.core.$ZodIssue, path: readonly string[]) =>
-  uris.includes(path.join('.')) && !URL.canParse(String(input))
+  uriFields.includes(path.join('.')) && !URL.canParse(String(input))
     ? "Does not match format 'uri'"
     : message
 
@@ -113,7 +122,7 @@ const typeNames: Readonly<Record<string, string>> = { int: 'integer', record: 'o
 function typeOf(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'array'
-  // 1e400, or a text that should have been a number.
+  // A number out of range, such as 1e400.
   if (typeof value === 'number' && !Number.isFinite(value)) return String(value)
   return Number.isInteger(value) ? 'integer' : typeof value
 }

@@ -1,25 +1,27 @@
 /**
- * What goes over the wire about a prediction on `/v1`: the body that creates one and the object that
- * describes one. Every key is always there, null where there is nothing to say (replicate-contract §3.3, §3.4).
+ * The objects of `/v1`: the bodies that create a prediction and the object that describes one
+ * (replicate-contract §3.3, §3.4), pages of lists, and the small objects about the server itself
+ * (replicate-contract §3.12). Every key of a reply is always there, null where it has no value.
  */
 import { z } from 'zod'
 import { Output } from './input.js'
+import { isRecord, withoutNulls } from './jsonSchema.js'
 import {
   type Prediction,
   type PredictionMetrics,
   PredictionStatus,
+  type WebhookEvent,
   webhookEvents,
 } from './prediction.js'
-import { isRecord, withoutNulls } from './records.js'
 
-/** Cog bounds the length too: the URL is kept with the prediction. */
+/** Bounded as in Cog: the URL is stored with the prediction. */
 const webhookUrl = z
   .url({ protocol: /^https?$/, error: 'Expected an http or https URL' })
   .max(65_536)
 
 /**
- * The input is checked later, when it is known whose it is. `stream` and `webhook_completed` are what
- * old clients send; neither changes what happens here.
+ * The input is validated against the model that it is for. `stream` and `webhook_completed` are
+ * sent by old clients and have no effect.
  */
 const createFields = {
   input: z.record(z.string(), z.unknown()),
@@ -29,7 +31,7 @@ const createFields = {
   webhook_completed: z.string().optional(),
 }
 
-/** The body where the path says which model: `/models/{owner}/{name}/predictions` and the like. */
+/** The body of routes whose path names the model, such as `/models/{owner}/{name}/predictions`. */
 export const CreateNamedPrediction = z
   .preprocess(withoutNullFields, z.strictObject(createFields))
   .meta({ title: 'CreateNamedPrediction' })
@@ -66,8 +68,8 @@ export const ReplicatePrediction = z
 export type ReplicatePrediction = z.output<typeof ReplicatePrediction>
 
 /**
- * The prediction as `/v1` tells it; `output` are the URIs of its pictures, and `baseUrl` is where this
- * server is reached, without a slash at its end.
+ * The prediction on `/v1`; `output` holds the URIs of its images, and `baseUrl` is this server's
+ * public URL, without a slash at its end.
  */
 export const toReplicatePrediction = (
   prediction: Prediction,
@@ -111,8 +113,57 @@ const toMetrics = (metrics: PredictionMetrics): Record<string, number> =>
     }).filter((entry): entry is [string, number] => entry[1] !== undefined),
   )
 
-/** Clients write null for what they leave out; no body is an empty one, and fastify calls it null. */
+/**
+ * Drops fields that are null: clients write null for what they leave out. Fastify passes an empty
+ * body as null.
+ */
 function withoutNullFields(body: unknown): unknown {
   if (body === undefined || body === null) return {}
   return isRecord(body) ? withoutNulls(body) : body
 }
+
+/**
+ * One page of a list on `/v1`. `next` and `previous` are absolute: clients request them as they
+ * are.
+ */
+export type Page<T> = {
+  readonly next: string | null
+  readonly previous: string | null
+  readonly results: readonly T[]
+}
+
+/** The only page of a short list. */
+export const wholePage = <T>(results: readonly T[]): Page<T> => ({
+  next: null,
+  previous: null,
+  results,
+})
+
+/** A webhook delivery on fluxd's own routes. */
+export type WebhookDelivery = {
+  /** The `webhook-id` that the receiver gets. */
+  readonly id: string
+  readonly event: WebhookEvent
+  readonly status: 'pending' | 'delivered' | 'failed'
+  readonly attempts: number
+  readonly created_at: string
+  readonly next_attempt_at: string | null
+  readonly completed_at: string | null
+  /** The error of the last attempt. */
+  readonly error: string | null
+}
+
+export const Account = z.object({
+  type: z.enum(['user', 'organization']),
+  username: z.string(),
+  name: z.string(),
+  github_url: z.string().nullable(),
+  avatar_url: z.string().nullable(),
+})
+export type Account = z.output<typeof Account>
+
+export const Hardware = z.object({ sku: z.string(), name: z.string() })
+export type Hardware = z.output<typeof Hardware>
+
+export const WebhookSecret = z.object({ key: z.string() })
+export type WebhookSecret = z.output<typeof WebhookSecret>

@@ -1,9 +1,9 @@
 /**
- * The one shape in which fluxd says on the Cog surface that a body is wrong: FastAPI's list, with
- * the words and types of pydantic 2, as the Python Cog server answers (replicate-contract §2.5).
+ * Validation errors on the Cog surface: FastAPI's list, with the messages and types of pydantic 2,
+ * as the Python Cog server sends them (replicate-contract §2.5).
  */
 import { z } from 'zod'
-import { publishedType } from './inputTypes.js'
+import { publishedType } from './jsonSchema.js'
 import { mostFaults } from './problem.js'
 
 export const ValidationError = z
@@ -21,13 +21,15 @@ export const HttpValidationError = z
 
 type Fault = Omit<ValidationError, 'loc'>
 
-/** Every fault of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`). */
+/**
+ * The errors of a body; the issues must carry their input (`safeParse(…, { reportInput: true })`).
+ */
 export const toValidationErrors = (issues: readonly z.core.$ZodIssue[]): ValidationError[] =>
   issues
     .slice(0, mostFaults)
     .map((issue) => ({ loc: ['body', ...issue.path.map(toKey)], ...describeIssue(issue) }))
 
-/** One fault in words, without its place. */
+/** The type and message of one error, without its location. */
 export function describeIssue(issue: z.core.$ZodIssue): Fault {
   switch (issue.code) {
     case 'invalid_type':
@@ -75,8 +77,8 @@ function describeType(issue: z.core.$ZodIssueInvalidType): Fault {
 }
 
 /**
- * A text that pydantic would not read as what the field is. One that it would read is of the wrong type
- * here, where nothing is coerced, as it is in pydantic's strict mode.
+ * The error of a text that pydantic could not parse as the field's type. A text that it could parse
+ * is an error of type here, because nothing is coerced, as in pydantic's strict mode.
  */
 function describeUnreadable({ path }: z.core.$ZodIssue, text: string): Fault | undefined {
   switch (publishedType(path)) {

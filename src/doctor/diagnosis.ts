@@ -1,17 +1,17 @@
 /**
- * What stands between this machine and its pictures, each with the fix. Pure: what was found out
- * about the machine goes in, findings come out.
+ * What keeps this machine from generating images, each with its fix. Pure: facts about the machine
+ * and the settings go in, findings come out; examination.ts collects the facts.
  */
 import { type CudaLibrary, cudaLibraries, type Machine } from './machine.js'
 
 export type Device = 'cpu' | 'cuda'
-/** `auto` is the GPU where there is one; it never means the CPU because a library is missing. */
+/** `auto` is the GPU where there is one; a missing library does not turn it into the CPU. */
 export const deviceChoices = ['auto', 'cpu', 'cuda'] as const
 export type DeviceChoice = (typeof deviceChoices)[number]
 
-/** Who runs the networks: onnxruntime-node, or the native addon over the same ONNX Runtime. */
+/** What runs the networks: onnxruntime-node, or the native addon over the same ONNX Runtime. */
 export type BackendKind = 'ort' | 'native'
-/** `auto` is the native addon on a GPU for which it has been built. */
+/** `auto` is the native addon on a GPU, if the addon has been built with its CUDA library. */
 export const backendChoices = ['auto', 'ort', 'native'] as const
 export type BackendChoice = (typeof backendChoices)[number]
 
@@ -24,7 +24,7 @@ export type Finding = {
   readonly fix?: string
 }
 
-export type Patient = {
+export type DiagnosisInput = {
   readonly machine: Machine
   readonly device: DeviceChoice
   readonly backend: BackendChoice
@@ -38,27 +38,25 @@ export type Patient = {
 // CUDA 13 needs a driver of this branch; kernels are compiled for these architectures and newer.
 const oldestDriver = 580
 const oldestCapability = 8
-// Room beside the weights for activations, cuBLAS and the picture decoder at 1440×1440.
+// GPU memory left free of weights: for CUDA's contexts, cuBLAS, the memory that runs keep for the
+// next run, activations, and the VAE decoder at 1440×1440.
 const workBytes = 4 * 2 ** 30
 const scarceDiskBytes = 20 * 2 ** 30
 
-/** The CUDA provider of each runtime it may stand beside: the two are bound by C++ interfaces. */
+/** SHA-256 of the CUDA provider that belongs to each runtime: the two share C++ interfaces. */
 const providersOf: Readonly<Record<string, string>> = {
   '1.29.0': '56cf3254b118ad837ccc4ed8f6d1b23504bbf7ef91b34cbc0b289cb7f10b3037',
 }
 
-/** The device that a choice means on this machine. */
+/** The device that `choice` means on this machine. */
 export const chooseDevice = (choice: DeviceChoice, { gpus, driverVersion }: Machine): Device =>
   choice === 'auto' ? (gpus.length > 0 || driverVersion ? 'cuda' : 'cpu') : choice
 
-// For the contexts of CUDA and its libraries, and for memory that runs keep for the next one.
-const reservedBytes = 4 * 2 ** 30
-
-/** What networks and their runs may fill of the first GPU, where there is one. */
+/** Bytes of the first GPU that networks and their runs may use; undefined without a GPU. */
 export const freeMemory = ({ gpus: [gpu] }: Machine): number | undefined =>
-  gpu && Math.max(0, gpu.freeBytes - reservedBytes)
+  gpu && Math.max(0, gpu.freeBytes - workBytes)
 
-/** Who runs the networks on `device`, by choice and by what has been built. */
+/** The backend that `choice` means on `device`, given which addon has been built. */
 export function chooseBackend(
   choice: BackendChoice,
   device: Device,
@@ -68,43 +66,45 @@ export function chooseBackend(
   return device === 'cuda' && addon === 'cuda' ? 'native' : 'ort'
 }
 
-/** All findings; with any of verdict `problem` the server cannot make pictures as configured. */
-export function diagnose(patient: Patient): Finding[] {
-  const device = chooseDevice(patient.device, patient.machine)
+/** All findings; with any of verdict `problem` the server cannot generate images as configured. */
+export function diagnose(input: DiagnosisInput): Finding[] {
+  const device = chooseDevice(input.device, input.machine)
   return [
-    checkNode(patient.machine),
-    { subject: 'device', verdict: 'ok', detail: describeDevice(patient, device) },
-    { subject: 'backend', verdict: 'ok', detail: describeBackend(patient, device) },
-    checkAddon(patient, device),
-    ...(device === 'cuda' ? checkCuda(patient) : []),
-    checkDisk(patient),
-    checkHubToken(patient),
+    checkNode(input.machine),
+    { subject: 'device', verdict: 'ok', detail: describeDevice(input, device) },
+    { subject: 'backend', verdict: 'ok', detail: describeBackend(input, device) },
+    checkAddon(input, device),
+    ...(device === 'cuda' ? checkCuda(input) : []),
+    checkDisk(input),
+    checkHubToken(input),
   ]
 }
 
-/** What keeps the server from making pictures. */
+/** The findings that keep the server from generating images. */
 export const listProblems = (findings: readonly Finding[]): Finding[] =>
   findings.filter(({ verdict }) => verdict === 'problem')
 
 const marks = { ok: '✓', warning: '!', problem: '✗' } as const
 
-/** A finding as text: a line, and one with the fix. */
+/** A finding as text: one line, and a second one with the fix. */
 export const describeFinding = ({ subject, verdict, detail, fix }: Finding) =>
   `${marks[verdict]} ${subject}: ${detail}\n${fix ? `    ${fix}\n` : ''}`
 
-const describeDevice = ({ device }: Patient, chosen: Device) =>
+const describeDevice = ({ device }: DiagnosisInput, chosen: Device) =>
   device === 'auto' ? `${chosen}, chosen by what is here` : `${chosen}, by FLUXD_DEVICE`
 
-const describeBackend = ({ backend, machine }: Patient, device: Device) =>
-  `${chooseBackend(backend, device, machine)}, ${backend === 'auto' ? 'chosen by what is here' : 'by FLUXD_BACKEND'}`
+const describeBackend = ({ backend, machine }: DiagnosisInput, device: Device) => {
+  const reason = backend === 'auto' ? 'chosen by what is here' : 'by FLUXD_BACKEND'
+  return `${chooseBackend(backend, device, machine)}, ${reason}`
+}
 
 const addonSubject = 'native addon'
 
-/** Whether a finding is that the addon is asked for and has not been built. */
+/** Whether `finding` says that the addon is asked for and has not been built. */
 export const isMissingAddon = ({ subject, verdict }: Finding) =>
   subject === addonSubject && verdict === 'problem'
 
-function checkAddon({ backend, machine: { addon } }: Patient, device: Device): Finding {
+function checkAddon({ backend, machine: { addon } }: DiagnosisInput, device: Device): Finding {
   const subject = addonSubject
   const isEnough = addon === 'cuda' || (addon === 'cpu' && device === 'cpu')
   if (isEnough) return { subject, verdict: 'ok', detail: 'built' }
@@ -114,10 +114,10 @@ function checkAddon({ backend, machine: { addon } }: Patient, device: Device): F
   if (backend === 'native') return { subject, verdict: 'problem', detail, fix }
   if (backend === 'ort' || device === 'cpu')
     return { subject, verdict: 'ok', detail: `${detail}, and not needed` }
-  return { subject, verdict: 'warning', detail: `${detail}; pictures take longer without it`, fix }
+  return { subject, verdict: 'warning', detail: `${detail}; images take longer without it`, fix }
 }
 
-function checkCuda({ machine, modelBytes }: Patient): Finding[] {
+function checkCuda({ machine, modelBytes }: DiagnosisInput): Finding[] {
   return [
     checkDriver(machine),
     checkGpu(machine),
@@ -163,8 +163,10 @@ function checkGpu({ gpus }: Machine): Finding {
     return {
       subject: 'gpu',
       verdict: 'problem',
-      detail: 'nvidia-smi names none',
-      fix: 'Check that nvidia-smi lists the card; in a container, set NVIDIA_DRIVER_CAPABILITIES=compute,utility',
+      detail: 'nvidia-smi lists none',
+      fix:
+        'Check that nvidia-smi lists the card; in a container, set ' +
+        'NVIDIA_DRIVER_CAPABILITIES=compute,utility',
     }
   const detail = `${gpu.name}, compute capability ${gpu.computeCapability}, ${gib(gpu.totalBytes)}`
   if (gpu.computeCapability >= oldestCapability) return { subject: 'gpu', verdict: 'ok', detail }
@@ -176,7 +178,7 @@ function checkGpu({ gpus }: Machine): Finding {
   }
 }
 
-/** The packages of NVIDIA's apt repository that bring each library. */
+/** The package of NVIDIA's apt repository that contains each library. */
 const packageOf: Readonly<Record<CudaLibrary, string>> = {
   'libcuda.so.1': 'the NVIDIA driver',
   'libcudart.so.13': 'cuda-cudart-13-0',
@@ -204,7 +206,9 @@ function checkProvider({ provider, runtime: { version } }: Machine): Finding {
       subject,
       verdict: 'problem',
       detail: `none beside ONNX Runtime ${version}`,
-      fix: '(cd node_modules/onnxruntime-node && node script/install --onnxruntime-node-install=cuda12)',
+      fix:
+        '(cd node_modules/onnxruntime-node && ' +
+        'node script/install --onnxruntime-node-install=cuda12)',
     }
   if (provider === providersOf[version]) return { subject, verdict: 'ok', detail: version }
   return {
@@ -229,9 +233,13 @@ function checkMemory({ gpus: [gpu] }: Machine, model: string, bytes: number): Fi
   }
 }
 
-function checkDisk({ freeDiskBytes, dataDir }: Patient): Finding {
+function checkDisk({ freeDiskBytes, dataDir }: DiagnosisInput): Finding {
   if (freeDiskBytes === undefined)
-    return { subject: 'disk', verdict: 'warning', detail: `no room can be told for ${dataDir}` }
+    return {
+      subject: 'disk',
+      verdict: 'warning',
+      detail: `the free space for ${dataDir} is unknown`,
+    }
   const detail = `${gib(freeDiskBytes)} free for ${dataDir}`
   if (freeDiskBytes >= scarceDiskBytes) return { subject: 'disk', verdict: 'ok', detail }
   return {
@@ -242,14 +250,16 @@ function checkDisk({ freeDiskBytes, dataDir }: Patient): Finding {
   }
 }
 
-function checkHubToken({ hasHubToken }: Patient): Finding {
+function checkHubToken({ hasHubToken }: DiagnosisInput): Finding {
   const subject = 'Hugging Face token'
   if (hasHubToken) return { subject, verdict: 'ok', detail: 'set' }
   return {
     subject,
     verdict: 'warning',
     detail: 'none',
-    fix: 'Accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev and set FLUXD_HF_TOKEN, to pull dev',
+    fix:
+      'To pull dev, accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev ' +
+      'and set FLUXD_HF_TOKEN',
   }
 }
 

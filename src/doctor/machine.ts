@@ -1,13 +1,17 @@
-/** What this machine has of what a GPU needs, without opening the GPU or loading ONNX Runtime. */
+/**
+ * The parts of this machine that generating on a GPU depends on, found without opening the GPU or
+ * loading ONNX Runtime.
+ */
 import { execFile } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { createReadStream, existsSync } from 'node:fs'
 import { readdir, readFile, statfs } from 'node:fs/promises'
-import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { promisify } from 'node:util'
+import { readBuild } from '../build.js'
 import { addonPath, cudaLibrary } from '../engine/runtime/backends/native/addon.js'
+import { ortFolder } from '../engine/runtime/backends/ort/library.js'
 
 export type Gpu = {
   readonly name: string
@@ -17,7 +21,7 @@ export type Gpu = {
   readonly freeBytes: number
 }
 
-/** CUDA 13's and cuDNN 9's libraries that ONNX Runtime's CUDA provider opens. */
+/** The libraries of CUDA 13 and cuDNN 9 that ONNX Runtime's CUDA provider opens. */
 export const cudaLibraries = [
   'libcuda.so.1',
   'libcudart.so.13',
@@ -40,10 +44,10 @@ export type Machine = {
   readonly addon: BuiltAddon
 }
 
-/** What of the native addon has been built: nothing, what a CPU needs, or its CUDA kernels too. */
+/** How much of the native addon has been built: nothing, the CPU part, or the CUDA kernels too. */
 export type BuiltAddon = 'none' | 'cpu' | 'cuda'
 
-/** Where to look; the tests bring their own places. */
+/** Where to look; tests pass folders of their own. */
 export type MachinePlaces = {
   readonly driverFile?: string
   /** Searched before the system's own folders. */
@@ -57,16 +61,16 @@ export type MachinePlaces = {
 
 const providerFile = 'libonnxruntime_providers_cuda.so'
 
-/** Looks at the machine; what cannot be found out is absent, never an error. */
+/** Examines the machine; a fact that cannot be found out is absent, never an error. */
 export async function inspectMachine({
   driverFile = '/proc/driver/nvidia/version',
   libraryPath = [],
   systemFolders,
-  runtimeFolder,
+  runtimeFolder = ortFolder(),
   smi = 'nvidia-smi',
   addonFiles = { addon: addonPath, cuda: cudaLibrary },
 }: MachinePlaces = {}): Promise<Machine> {
-  const runtime = await findRuntime(runtimeFolder)
+  const runtime = { version: readBuild().ort, folder: runtimeFolder }
   const folders = [
     ...libraryPath,
     runtime.folder,
@@ -80,24 +84,21 @@ export async function inspectMachine({
   ])
   return {
     nodeVersion: process.versions.node,
-    ...{ driverVersion, gpus, libraries, runtime, provider },
+    driverVersion,
+    gpus,
+    libraries,
+    runtime,
+    provider,
     addon: findAddon(addonFiles),
   }
 }
 
-/** The room on the disk that holds `folder`, or would once it is made. */
+/** Free bytes on the disk of `folder`, or of the nearest parent that exists. */
 export async function freeDiskBytes(folder: string): Promise<number | undefined> {
   if (!existsSync(folder))
     return folder === dirname(folder) ? undefined : freeDiskBytes(dirname(folder))
   const { bavail, bsize } = await statfs(folder)
   return bavail * bsize
-}
-
-async function findRuntime(folder?: string) {
-  const manifest = createRequire(import.meta.url).resolve('onnxruntime-node/package.json')
-  const { version } = JSON.parse(await readFile(manifest, 'utf8')) as { version: string }
-  const { platform, arch } = process
-  return { version, folder: folder ?? join(dirname(manifest), 'bin/napi-v6', platform, arch) }
 }
 
 async function readDriverVersion(file: string): Promise<string | undefined> {
@@ -126,7 +127,7 @@ function readGpu(line: string): Gpu | undefined {
   }
 }
 
-/** Where the dynamic linker looks of its own. */
+/** The folders that the dynamic linker searches by default. */
 async function listSystemFolders(): Promise<string[]> {
   const run = promisify(execFile)
   const { stdout } = await run('ldconfig', ['-p'], { timeout: 10_000 }).catch(() => ({

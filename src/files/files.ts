@@ -1,15 +1,14 @@
 /**
- * The bytes of uploads, inputs and outputs: one file each, in a folder of its own, under an id that
- * nobody guesses. A file is there when it has a row, which comes after its bytes. The quota holds for
- * what users send and for what may be begun; an output that was promised is written as long as the
- * disk takes it.
+ * The bytes of uploads, inputs and outputs: one file each, under an unguessable id. The row is
+ * written after the bytes, so that a file with a row is complete. The quota bounds what users send
+ * and admission; the output of an admitted prediction is written as long as the disk has space.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, open, readdir, readFile, rm, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import type { Readable } from 'node:stream'
-import { FluxdError } from '../errors.js'
+import { FluxdError, hasCode } from '../errors.js'
 import type { FileKind, FilePage, FileStore, ListedFile, StoredFile } from '../store/fileStore.js'
 import { randomId } from '../store/randomId.js'
 
@@ -24,39 +23,44 @@ export type NewFile = {
 }
 
 export type Files = {
-  /** Resolves when its bytes are on disk. Throws `storage_full`; what `bytes` throws is passed on. */
+  /**
+   * Resolves when the bytes are on disk. Throws `storage_full`, and errors of `bytes` as they are.
+   */
   readonly add: (file: NewFile) => Promise<StoredFile>
-  /** Undefined for one that has expired. */
+  /** Undefined for an expired file. */
   readonly find: (id: string) => Promise<StoredFile | undefined>
   readonly list: (kind: FileKind, page: FilePage) => Promise<ListedFile[]>
-  /** All bytes of a file; throws `not_found`. */
+  /** All bytes of a file. Throws `not_found`. */
   readonly read: (id: string) => Promise<Uint8Array>
-  /** Its bytes, for a reply; throws `not_found`. */
+  /** The bytes of a file as a stream. Throws `not_found`. */
   readonly stream: (id: string) => Promise<Readable>
-  /** True when it was there. */
+  /** Whether there was a file to remove. */
   readonly remove: (id: string) => Promise<boolean>
-  /** What it was made from and what it came to. */
+  /** Removes the inputs and outputs of a prediction. */
   readonly removeOfPrediction: (predictionId: string) => Promise<void>
   readonly removeOutputs: (predictionId: string) => Promise<void>
   /** Throws `storage_full` unless `bytes` more fit into the quota and onto the disk. */
   readonly assertDiskSpace: (bytes: number) => Promise<void>
-  /** Removes what has expired. */
+  /** Removes expired uploads. */
   readonly removeExpired: () => Promise<void>
-  /** Removes what an interrupted server left: files without a row or prediction, and half-written ones. */
+  /**
+   * Removes what an interrupted server left: files without a row or prediction, and incomplete
+   * ones.
+   */
   readonly removeStrays: () => Promise<void>
 }
 
 export type FilesOptions = {
   readonly folder: string
   readonly store: FileStore
-  /** Bytes of all files together. */
+  /** The limit for the bytes of all files together. */
   readonly quota: number
-  /** Of uploads; the others live as long as their prediction's data. */
+  /** The lifetime of uploads; other files live as long as their prediction's data. */
   readonly uploadTtlMs?: number
 }
 
 const dayMs = 24 * 60 * 60 * 1000
-/** Left free on the disk for the store itself and for outputs that were promised. */
+/** Left free on the disk for the store and for outputs of admitted predictions. */
 const minFreeBytes = 64 * 1024 * 1024
 const freeBytesAgeMs = 1000
 const chunkBytes = 1024 * 1024
@@ -124,7 +128,7 @@ export async function createFiles(options: FilesOptions): Promise<Files> {
 
   async function assertDiskSpace(bytes: number): Promise<void> {
     if (total + bytes > quota) throw quotaReached(quota)
-    // One measurement for all who ask meanwhile: they go on in the order in which they came.
+    // Concurrent callers share one measurement, so that they continue in the order of their calls.
     if (performance.now() - free.measuredAtMs > freeBytesAgeMs)
       free = { measuredAtMs: performance.now(), bytes: measureFree(folder) }
     if ((await free.bytes) < bytes + minFreeBytes) throw diskFull()
@@ -159,7 +163,7 @@ export async function createFiles(options: FilesOptions): Promise<Files> {
   }
 }
 
-/** Writes and syncs the bytes and their name; `onChunk` may throw. */
+/** Writes and syncs the file and its directory entry; `onChunk` may throw. */
 async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: number) => void) {
   const [md5, sha256] = [createHash('md5'), createHash('sha256')]
   const handle = await open(path, 'wx')
@@ -170,7 +174,7 @@ async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: nu
       sha256.update(chunk)
       await handle.writeFile(chunk)
     }
-    // Together they take hardly longer than one.
+    // Both syncs at once take hardly longer than one.
     await Promise.all([handle.sync(), syncFolder(dirname(path))])
   } finally {
     await handle.close()
@@ -178,13 +182,15 @@ async function write(path: string, bytes: NewFile['bytes'], onChunk: (length: nu
   return { md5: md5.digest('hex'), sha256: sha256.digest('hex') }
 }
 
-/** To digest a large file at once would let everybody else wait. */
+/** Chunks of `bytes`: digesting a large file in one piece would block the event loop. */
 function* cut(bytes: Uint8Array): Iterable<Uint8Array> {
   for (let at = 0; at === 0 || at < bytes.length; at += chunkBytes)
     yield bytes.subarray(at, at + chunkBytes)
 }
 
-/** Without it a power failure can take the name of a file whose bytes are safe. */
+/**
+ * Syncs the directory: without it a power failure can lose the name of a file whose bytes are safe.
+ */
 async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r')
   try {
@@ -210,10 +216,8 @@ async function listFiles(folder: string) {
   return entries.filter((entry) => entry.isFile())
 }
 
-const full: readonly unknown[] = ['ENOSPC', 'EDQUOT', 'EFBIG']
-
 const explain = (error: unknown) =>
-  error instanceof Error && 'code' in error && full.includes(error.code) ? diskFull(error) : error
+  hasCode(error, 'ENOSPC', 'EDQUOT', 'EFBIG') ? diskFull(error) : error
 
 const diskFull = (cause?: unknown) =>
   new FluxdError('storage_full', 'Expected room in the data folder but the disk is full', {

@@ -1,7 +1,7 @@
 /**
- * This server's own files as inputs: what was uploaded or made here, or came with the input, is read
- * from disk, not fetched over the network, which the media client would refuse. An id that is known
- * cannot have been guessed, so the host and the path in front of it do not matter.
+ * Inputs that are this server's own files: uploads, outputs and offloaded inputs are read from
+ * disk, because the media client refuses to connect to this machine. The host in the URL is not
+ * compared: ids are unguessable, so a known id is proof enough.
  */
 import { FluxdError, invalidInput } from '../errors.js'
 import type { MediaClient } from '../net/fetchMedia.js'
@@ -17,8 +17,10 @@ const inputFileId = (uri: string) =>
 
 const ownPath = /\/(?:v1\/files\/([0-9a-z]{26})(?:\/download)?|files\/([0-9a-z]{26})\/[^/]+)$/
 
-/** `media`, reading `…/v1/files/<id>` and `…/files/<id>/<name>` from `files` where they are there. */
-export const withOwnFiles = (
+/**
+ * `media` that reads `…/v1/files/<id>` and `…/files/<id>/<name>` from `files` if they exist there.
+ */
+export const withLocalFiles = (
   media: MediaClient,
   files: Pick<Files, 'find' | 'read'>,
 ): Pick<MediaClient, 'fetch'> => ({
@@ -28,7 +30,7 @@ export const withOwnFiles = (
     const id = ownFileId(uri)
     if (id === undefined) return media.fetch(uri, signal)
     if (await files.find(id)) return files.read(id)
-    // It may be another server's.
+    // The URL may belong to another fluxd server.
     return media.fetch(uri, signal).catch((error: unknown) => {
       throw explainAbsence(id, error)
     })

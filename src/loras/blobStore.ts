@@ -1,55 +1,62 @@
 /**
  * Weights on disk, each file once however many references lead to it:
  *
- *   blobs/<sha256>.safetensors   never changed once it is there
- *   references/<key>.json        what a reference led to; its date is that of the last use
+ *   blobs/<sha256>.safetensors   immutable
+ *   references/<key>.json        the digest that a reference led to; its mtime is the last use
  *   names/<name>.json            the same for names that the operator gave; never evicted
- *   parts/                       what is on its way
- *   holds/                       what is in use, and by whom
+ *   parts/                       downloads under way and other temporary files
+ *   holds/                       leases: which process uses which file
  *
- * The quota holds for everything in it. What was used longest ago goes first; what is named or in
- * use stays, even where that exceeds the quota.
+ * The quota covers all of it. The least recently used file is evicted first; named and leased files
+ * stay, even if they exceed the quota. Several processes may share the folder.
  */
-import { accessSync, constants, mkdirSync, renameSync, rmSync, statSync } from 'node:fs'
+import { renameSync, rmSync, statSync } from 'node:fs'
 import { readdir, rm, stat, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
-import { invalidConfig } from '../errors.js'
-import { type Entry, openRecords, partsFolder, type Records } from './entries.js'
-import { createHolds } from './leases.js'
-import { createParts, type Parts } from './partialFiles.js'
+import { createMutex } from '../async/mutex.js'
+import { hasCode } from '../errors.js'
+import { makeWritable } from '../store/writableFolder.js'
+import { type Entries, type Entry, openEntries, partialFilesFolder } from './entries.js'
+import { createLeases } from './leases.js'
+import { createPartialFiles, type PartialFiles } from './partialFiles.js'
 
-export type StoreLimits = {
+export type BlobStoreLimits = {
   readonly quotaBytes: number
-  /** What the disk must have left before something is added. */
+  /** Free bytes that the disk keeps after a file is added. */
   readonly minFreeBytes: number
 }
 
-/** A file that stays where it is until it is released. */
-export type Held = {
+/** A file that is not evicted until it is released. */
+export type LeasedBlob = {
   readonly path: string
   readonly digest: string
   readonly bytes: number
   readonly release: () => void
 }
 
-export type Store = {
-  readonly references: Records
-  readonly names: Records
-  readonly parts: Parts
-  /** The entry's file, or undefined when it is not there any more. */
-  readonly hold: (entry: Pick<Entry, 'digest' | 'bytes'>) => Held | undefined
-  /** Makes the file at `path` the library's, tells the records under `key`, and holds it. */
-  readonly admit: (path: string, entry: Entry, place: Place, report: Report) => Promise<Held>
+export type BlobStore = {
+  readonly references: Entries
+  readonly names: Entries
+  readonly partialFiles: PartialFiles
+  /** A lease of the entry's file; undefined if the file has been evicted. */
+  readonly lease: (entry: Pick<Entry, 'digest' | 'bytes'>) => LeasedBlob | undefined
+  /** Moves the file at `path` into the store, writes its entry, and leases it. */
+  readonly admit: (
+    path: string,
+    entry: Entry,
+    place: EntryKey,
+    report: Report,
+  ) => Promise<LeasedBlob>
   /** Evicts until `incoming` bytes fit, reporting each file. */
-  readonly makeRoom: (incoming: number, report: Report) => Promise<void>
+  readonly evictToFit: (incoming: number, report: Report) => Promise<void>
   readonly freeBytes: () => Promise<number>
-  readonly isHeld: (digest: string) => boolean
-  /** Removes the weights unless they are in use or something still leads to them. */
+  readonly isLeased: (digest: string) => boolean
+  /** Removes the weights unless they are leased or have a name. */
   readonly discard: (digest: string) => Promise<void>
 }
 
-/** Where an entry is written down. */
-export type Place = { readonly records: Records; readonly key: string }
+/** The place of an entry: the names or the references, and its key there. */
+export type EntryKey = { readonly entries: Entries; readonly key: string }
 
 type Report = (line: string) => void
 type Evictable = { readonly path: string; readonly bytes: number; readonly usedAtMs: number }
@@ -58,30 +65,33 @@ type Blob = Evictable & { readonly digest: string; readonly isNamed: boolean }
 const dayMs = 24 * 60 * 60_000
 const suffix = '.safetensors'
 
-/** The store in `folder`, which is made. Throws a sentence where nothing can be written. */
-export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreLimits): Store {
-  const [blobsFolder, draftsFolder] = [join(folder, 'blobs'), join(folder, partsFolder)]
+/** The store in `folder`, which is made. Throws `config_invalid` if it cannot be written to. */
+export function createBlobStore(
+  folder: string,
+  { quotaBytes, minFreeBytes }: BlobStoreLimits,
+): BlobStore {
+  const [blobsFolder, draftsFolder] = [join(folder, 'blobs'), join(folder, partialFilesFolder)]
   for (const each of [blobsFolder, draftsFolder]) makeWritable(each)
-  const { names, references } = openRecords(folder)
-  const parts = createParts(draftsFolder)
-  const holds = createHolds(join(folder, 'holds'))
-  const inTurn = createTurns()
+  const { names, references } = openEntries(folder)
+  const partialFiles = createPartialFiles(draftsFolder)
+  const leases = createLeases(join(folder, 'holds'))
+  const exclusively = createMutex()
 
   const pathOf = (digest: string) => join(blobsFolder, `${digest}${suffix}`)
 
-  // It is held before it is looked for: what evicts it in between makes it be missed, not lost.
-  function hold({ digest, bytes }: Pick<Entry, 'digest' | 'bytes'>): Held | undefined {
+  // Leased before the file is looked for: an eviction before that is a miss, one after it waits.
+  function lease({ digest, bytes }: Pick<Entry, 'digest' | 'bytes'>): LeasedBlob | undefined {
     const path = pathOf(digest)
-    const release = holds.take(digest)
+    const release = leases.take(digest)
     if (statSync(path, { throwIfNoEntry: false })?.size === bytes)
       return { path, digest, bytes, release }
     release()
     return undefined
   }
 
-  function moveIn(path: string, entry: Entry): Held {
+  function moveIntoStore(path: string, entry: Entry): LeasedBlob {
     renameSync(path, pathOf(entry.digest))
-    return hold(entry)!
+    return lease(entry)!
   }
 
   const freeBytes = async () => {
@@ -96,29 +106,30 @@ export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreL
       files.map(async (file): Promise<Blob[]> => {
         const digest = file.slice(0, -suffix.length)
         const path = pathOf(digest)
+        // Evicted by another process since the folder was read.
         const stats = await stat(path).catch(() => undefined)
         if (!stats) return []
-        const uses = [...named, ...referred].filter((record) => record.digest === digest)
-        // Without a use it was admitted by a process that was killed before it could say for whom.
+        const uses = [...named, ...referred].filter((entry) => entry.digest === digest)
+        // A file without an entry is from a process that was killed between the two.
         const usedAtMs = Math.max(
           ...uses.map((use) => use.usedAtMs),
           uses.length ? 0 : stats.mtimeMs,
         )
-        const isNamed = named.some((record) => record.digest === digest)
+        const isNamed = named.some((entry) => entry.digest === digest)
         return [{ digest, path, bytes: stats.size, usedAtMs, isNamed }]
       }),
     )
     return blobs.flat()
   }
 
-  async function makeRoom(incoming: number, report: Report): Promise<void> {
-    const leftovers = await removeStale(await parts.leftovers())
+  async function evictToFit(incoming: number, report: Report): Promise<void> {
+    const leftovers = await removeStale(await partialFiles.leftovers())
     const blobs = await listBlobs()
     let total = [...blobs, ...leftovers].reduce((sum, { bytes }) => sum + bytes, incoming)
     const isEnough = async () =>
       total <= quotaBytes && (await freeBytes()) - incoming >= minFreeBytes
-    const given = leftovers.filter(({ path }) => !path.endsWith('.tmp'))
-    const candidates = [...given, ...blobs.filter((blob) => !blob.isNamed)].sort(
+    const evictable = leftovers.filter(({ path }) => !path.endsWith('.tmp'))
+    const candidates = [...evictable, ...blobs.filter((blob) => !blob.isNamed)].sort(
       (a, b) => a.usedAtMs - b.usedAtMs,
     )
     for (const oldest of candidates) {
@@ -136,38 +147,38 @@ export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreL
   }
 
   async function removeBlob(digest: string): Promise<boolean> {
-    if (holds.isHeld(digest)) return false
-    // Another process may take hold of it between the question and the deed: it is asked again
-    // when nobody can find the file any more.
+    if (leases.isLeased(digest)) return false
+    // Another process may lease the file after the check above. It is checked again when the file
+    // has been moved away and can be found no more.
     const aside = join(draftsFolder, `${digest}.${process.pid}.part.evicted`)
-    if (moveIfThere(pathOf(digest), aside) && holds.isHeld(digest)) {
+    if (moveIfThere(pathOf(digest), aside) && leases.isLeased(digest)) {
       renameSync(aside, pathOf(digest))
       return false
     }
     rmSync(aside, { force: true })
-    for (const record of await references.list())
-      if (record.digest === digest) await references.remove(record.key)
+    for (const entry of await references.list())
+      if (entry.digest === digest) await references.remove(entry.key)
     return true
   }
 
   return {
     references,
     names,
-    parts,
-    hold,
+    partialFiles,
+    lease,
     freeBytes,
-    makeRoom: (incoming, report) => inTurn(() => makeRoom(incoming, report)),
-    isHeld: holds.isHeld,
-    admit: (path, entry, { records, key }, report) =>
-      inTurn(async () => {
-        await makeRoom(entry.bytes, report)
-        const held = hold(entry) ?? moveIn(path, entry)
+    evictToFit: (incoming, report) => exclusively(() => evictToFit(incoming, report)),
+    isLeased: leases.isLeased,
+    admit: (path, entry, { entries, key }, report) =>
+      exclusively(async () => {
+        await evictToFit(entry.bytes, report)
+        const leased = lease(entry) ?? moveIntoStore(path, entry)
         await rm(path, { force: true })
-        await orRelease(held, () => records.write(key, entry))
-        return held
+        await orRelease(leased, () => entries.write(key, entry))
+        return leased
       }),
     discard: (digest) =>
-      inTurn(async () => {
+      exclusively(async () => {
         const isThere = statSync(pathOf(digest), { throwIfNoEntry: false }) !== undefined
         const uses = await names.list()
         if (isThere && !uses.some((use) => use.digest === digest)) await removeBlob(digest)
@@ -175,49 +186,29 @@ export function createStore(folder: string, { quotaBytes, minFreeBytes }: StoreL
   }
 }
 
-/** Whether it was there. */
+/** Whether there was a file at `from`. */
 function moveIfThere(from: string, to: string): boolean {
   try {
     renameSync(from, to)
     return true
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return false
+    if (hasCode(error, 'ENOENT')) return false
     throw error
   }
 }
 
-function makeWritable(folder: string): void {
-  try {
-    mkdirSync(folder, { recursive: true })
-    accessSync(folder, constants.W_OK)
-  } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : error
-    throw invalidConfig(`Expected ${folder} to be a folder that can be written into (${code})`)
-  }
-}
-
-/** A part that nobody came back for in a day. */
+/** Removes the partial files that were not continued for a day; returns the others. */
 async function removeStale<T extends Evictable>(leftovers: readonly T[]): Promise<T[]> {
   const isStale = ({ usedAtMs }: T) => usedAtMs < Date.now() - dayMs
   await Promise.all(leftovers.filter(isStale).map(({ path }) => rm(path, { force: true })))
   return leftovers.filter((each) => !isStale(each))
 }
 
-async function orRelease(held: Held, task: () => Promise<void>): Promise<void> {
+async function orRelease(leased: LeasedBlob, task: () => Promise<void>): Promise<void> {
   try {
     await task()
   } catch (error) {
-    held.release()
+    leased.release()
     throw error
-  }
-}
-
-/** Runs tasks one after the other. */
-function createTurns() {
-  let last: Promise<unknown> = Promise.resolve()
-  return <T>(task: () => Promise<T>): Promise<T> => {
-    const turn = last.then(task)
-    last = turn.catch(() => undefined)
-    return turn
   }
 }

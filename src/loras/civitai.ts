@@ -1,13 +1,13 @@
 /**
- * CivitAI models. The number in a page's address is the model's, the download takes a version's:
- * which one it is, the API tells. (The reference takes the one for the other, so that most pages
- * give it the wrong file or none.)
- * API: https://developer.civitai.com, GET /api/v1/models/:id
+ * LoRAs of CivitAI pages. A page's address holds the id of a model, a download needs the id of one
+ * of its versions, which the API lists. (weights.py uses the model's id for both and gets a wrong
+ * file or none for most pages.) API: https://developer.civitai.com, GET /api/v1/models/:id
  */
 import { z } from 'zod'
 import { FluxdError, invalidLora } from '../errors.js'
-import { bearerFor, type Host, type WeightsFile } from '../net/download/remoteFile.js'
-import { discard, type GuardedClient, readBody } from '../net/guardedClient.js'
+import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
+import { discard, type GuardedClient } from '../net/guardedClient.js'
+import { readBody } from '../net/replyBody.js'
 import { explainStatus } from './downloadErrors.js'
 
 const File = z.object({
@@ -32,7 +32,7 @@ export async function locateOnCivitai(
   civitai: Host,
   client: GuardedClient,
   signal: AbortSignal,
-): Promise<WeightsFile> {
+): Promise<RemoteFile> {
   const page = `${civitai.url}/api/v1/models/${id}`
   const reply = await client.get(page, { bearer: bearerFor(page, civitai), signal })
   if (reply.statusCode !== 200) {

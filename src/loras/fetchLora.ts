@@ -1,17 +1,20 @@
-/** From what a reference means to a file of weights on this disk, whatever way leads there. */
+/**
+ * Downloads the file that a LoRA source leads to: from a URL, a hub, CivitAI, a tar or a data URI.
+ */
 import { createReadStream } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { FluxdError, invalidLora } from '../errors.js'
 import { decodeDataUri } from '../net/dataUri.js'
-import { removePart } from '../net/download/partialFile.js'
-import { bearerFor, type Host, type WeightsFile } from '../net/download/remoteFile.js'
-import { type Downloaded, download, type Patience } from '../net/download/resumable.js'
+import { removePartialFile } from '../net/download/partialFile.js'
+import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
+import { type Downloaded, download, type RetryPolicy } from '../net/download/resumable.js'
 import type { GuardedClient } from '../net/guardedClient.js'
+import { redact } from '../net/redact.js'
 import { locateOnCivitai } from './civitai.js'
-import { explainFailure, explainStatus, type Wanted } from './downloadErrors.js'
+import { type DownloadKind, explainFailure, explainStatus } from './downloadErrors.js'
 import { locateOnHub } from './huggingFace.js'
-import { type LoraSource, showLora } from './reference.js'
+import type { LoraSource } from './reference.js'
 import { unpackSafetensors } from './tar.js'
 
 export type Hosts = Readonly<Record<'huggingFace' | 'civitai' | 'replicate', Host>>
@@ -20,11 +23,11 @@ export type FetchOptions = {
   readonly client: GuardedClient
   readonly hosts: Hosts
   readonly maxBytes: number
-  readonly patience: Patience
+  readonly retry: RetryPolicy
 }
 
 export type FetchRequest = {
-  /** A path of ours; what an interrupted download left there is gone on with. */
+  /** Where the download is written; the bytes of an interrupted one are continued. */
   readonly part: string
   readonly signal: AbortSignal
   readonly report: (line: string) => void
@@ -42,25 +45,29 @@ export type Fetched = {
 export type FetchWeights = (source: LoraSource, request: FetchRequest) => Promise<Fetched>
 
 /**
- * Fetches weights into a file that the caller moves or removes. Throws `lora_invalid` in the
- * reference's words, or `canceled`; what the file holds is not looked at.
+ * Downloads weights into a file that the caller moves or removes. Throws `lora_invalid` in the
+ * words of weights.py, or `canceled`; the content of the file is not checked.
  */
 export function createFetch(options: FetchOptions): FetchWeights {
   const { hosts, client, maxBytes } = options
   const { huggingFace, civitai, replicate } = hosts
 
-  async function get(wanted: Wanted, file: WeightsFile, request: FetchRequest): Promise<Fetched> {
-    const reply = await orExplain(wanted, request.signal, () => pull(file, request))
-    if (reply.kind === 'refused') throw invalidLora(explainStatus(wanted, reply.status))
+  async function get(
+    kind: DownloadKind,
+    file: RemoteFile,
+    request: FetchRequest,
+  ): Promise<Fetched> {
+    const reply = await withExplanation(kind, request.signal, () => downloadFile(file, request))
+    if (reply.kind === 'refused') throw invalidLora(explainStatus(kind, reply.status))
     return complete(file, reply, request)
   }
 
-  const pull = ({ url, bearer }: WeightsFile, { part, signal, onProgress }: FetchRequest) =>
-    download(client, part, { url, bearer, maxBytes, signal, onProgress }, options.patience)
+  const downloadFile = ({ url, bearer }: RemoteFile, { part, signal, onProgress }: FetchRequest) =>
+    download(client, part, { url, bearer, maxBytes, signal, onProgress }, options.retry)
 
-  function getFile(wanted: Wanted, file: WeightsFile, request: FetchRequest): Promise<Fetched> {
-    request.report(`downloading weights from ${showLora(file.url)}`)
-    return get(wanted, file, request)
+  function getFile(kind: DownloadKind, file: RemoteFile, request: FetchRequest): Promise<Fetched> {
+    request.report(`downloading weights from ${redact(file.url)}`)
+    return get(kind, file, request)
   }
 
   async function getFromHub(
@@ -69,7 +76,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
   ): Promise<Fetched> {
     try {
       const file = await locateOnHub(source, huggingFace, client, request.signal)
-      const reply = await pull(file, request)
+      const reply = await downloadFile(file, request)
       if (reply.kind === 'refused')
         throw invalidLora(`the server answered with status ${reply.status}`)
       return { ...(await complete(file, reply, request)), hubFile: file.file }
@@ -83,7 +90,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
   }
 
   async function getCivitaiPage(id: string, request: FetchRequest): Promise<Fetched> {
-    const file = await orExplain('civitai', request.signal, () =>
+    const file = await withExplanation('civitai', request.signal, () =>
       locateOnCivitai(id, civitai, client, request.signal),
     )
     return getFile('civitai', file, request)
@@ -94,7 +101,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
     try {
       return await unpack(createReadStream(path), 'tarball', request)
     } finally {
-      await removePart(path)
+      await removePartialFile(path)
     }
   }
 
@@ -137,7 +144,7 @@ export function createFetch(options: FetchOptions): FetchWeights {
   }
 }
 
-const fileAt = (url: string, host: Host): WeightsFile => ({
+const fileAt = (url: string, host: Host): RemoteFile => ({
   url,
   bearer: bearerFor(url, host),
   sha256: undefined,
@@ -152,13 +159,13 @@ function weightsUrl(
 }
 
 async function complete(
-  { sha256 }: WeightsFile,
+  { sha256 }: RemoteFile,
   file: Extract<Downloaded, { kind: 'file' }>,
   { part }: FetchRequest,
 ): Promise<Fetched> {
   if (sha256 === undefined || sha256 === file.sha256)
     return { path: part, digest: file.sha256, bytes: file.bytes }
-  await removePart(part)
+  await removePartialFile(part)
   throw invalidLora(`Expected a file with the sha256 ${sha256} but received ${file.sha256}`)
 }
 
@@ -171,9 +178,9 @@ function decodeTar(uri: string, maxBytes: number): Uint8Array {
   }
 }
 
-/** A sentence of ours stays as it is; any other reason is put into the reference's. */
-async function orExplain<T>(
-  wanted: Wanted,
+/** Passes `lora_invalid` on; any other error becomes the cause in a sentence of weights.py. */
+async function withExplanation<T>(
+  kind: DownloadKind,
   signal: AbortSignal,
   task: () => Promise<T>,
 ): Promise<T> {
@@ -181,12 +188,16 @@ async function orExplain<T>(
     return await task()
   } catch (error) {
     if (error instanceof FluxdError && error.code === 'lora_invalid') throw error
-    throw explain(error, signal, (cause) => explainFailure(wanted, cause))
+    throw explain(error, signal, (cause) => explainFailure(kind, cause))
   }
 }
 
-function explain(error: unknown, signal: AbortSignal, tell: (cause: string) => string): FluxdError {
+function explain(
+  error: unknown,
+  signal: AbortSignal,
+  toMessage: (cause: string) => string,
+): FluxdError {
   if (signal.aborted)
     return new FluxdError('canceled', 'The download was canceled', { cause: error })
-  return invalidLora(tell(error instanceof Error ? error.message : String(error)), error)
+  return invalidLora(toMessage(error instanceof Error ? error.message : String(error)), error)
 }

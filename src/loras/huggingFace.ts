@@ -1,13 +1,14 @@
-/** Files of Hugging Face repositories: which one is meant, and where its bytes are. */
+/** LoRA files in Hugging Face repositories: the file that a reference means, and its URL. */
 import { fileDownloadInfo, listFiles } from '@huggingface/hub'
 import { invalidLora } from '../errors.js'
-import { bearerFor, type Host, type WeightsFile } from '../net/download/remoteFile.js'
-import { discard, type GuardedClient, type Reply, readBody } from '../net/guardedClient.js'
+import { bearerFor, type Host, type RemoteFile } from '../net/download/remoteFile.js'
+import { discard, type GuardedClient, type Reply } from '../net/guardedClient.js'
+import { readBody } from '../net/replyBody.js'
 import type { LoraSource } from './reference.js'
 
 type HubSource = Extract<LoraSource, { readonly kind: 'huggingface' }>
 
-// The list of a repository with thousands of files has a few megabytes.
+// The list of a repository with thousands of files takes a few megabytes.
 const maxReplyBytes = 2 ** 24
 
 /**
@@ -19,7 +20,7 @@ export async function locateOnHub(
   hub: Host,
   client: GuardedClient,
   signal: AbortSignal,
-): Promise<WeightsFile & { readonly file: string }> {
+): Promise<RemoteFile & { readonly file: string }> {
   const name = `${owner}/${repo}`
   const fetch = hubFetch(client, name, hub, signal)
   const options = { repo: { type: 'model', name }, hubUrl: hub.url, fetch } as const
@@ -31,7 +32,7 @@ export async function locateOnHub(
     file: chosen,
     url: info.url,
     bearer: bearerFor(info.url, hub),
-    // Of a large file the ETag is its sha256, of a small one git's hash.
+    // The ETag of a large file is its sha256, that of a small one git's hash.
     sha256: /^"?([0-9a-f]{64})"?$/.exec(info.etag)?.[1],
   }
 }
@@ -43,7 +44,7 @@ async function listWeights(options: Parameters<typeof listFiles>[0]): Promise<st
   return found
 }
 
-/** The words are the reference's, also where there is no file at all. */
+/** The only file of `found`. The message is the reference's, also for no file at all. */
 function chooseFile(name: string, found: readonly string[]): string {
   const [only, ...others] = found
   if (only !== undefined && others.length === 0) return only
@@ -56,7 +57,7 @@ function chooseFile(name: string, found: readonly string[]): string {
 
 const encodePath = (path: string) => path.split('/').map(encodeURIComponent).join('/')
 
-/** What the hub's client fetches with: guarded, and the token only for the hub itself. */
+/** A `fetch` for the hub's client: guarded, and with the token for the hub itself only. */
 const hubFetch =
   (client: GuardedClient, repo: string, hub: Host, signal: AbortSignal): typeof globalThis.fetch =>
   async (input, init) => {
@@ -72,25 +73,31 @@ function refuseDenied(reply: Reply, repo: string): void {
   if (statusCode !== 401 && statusCode !== 403) return
   discard(reply)
   const page = `https://huggingface.co/${repo}`
-  // To a stranger the hub says 401 for what does not exist, too.
+  // Without a token the hub answers 401 for repositories that do not exist, too.
   if (statusCode === 401 && headers['x-error-code'] !== 'GatedRepo')
     throw invalidLora(
-      `${repo} does not exist, or is private or gated: see ${page}, and set FLUXD_HF_TOKEN if it needs a token`,
+      `${repo} does not exist, or is private or gated: see ${page}, ` +
+        'and set FLUXD_HF_TOKEN if it needs a token',
     )
   throw invalidLora(
-    `Access to ${repo} is restricted: accept its licence at ${page} and set FLUXD_HF_TOKEN to a token of that account`,
+    `Access to ${repo} is restricted: accept its licence at ${page} ` +
+      'and set FLUXD_HF_TOKEN to a token of that account',
   )
 }
 
 async function toResponse(reply: Reply): Promise<Response> {
   const { statusCode, headers } = reply
-  const fields = Object.entries(headers).flatMap(([field, value]) =>
+  // The body that is passed on has been decoded.
+  const { 'content-encoding': _, ...described } = headers
+  const fields = Object.entries(described).flatMap(([field, value]) =>
     value === undefined ? [] : [value].flat().map((each): [string, string] => [field, each]),
   )
   return new Response(await readReply(reply), { status: statusCode, headers: fields })
 }
 
-/** Nothing of a file that is sent whole, though only its size was asked for. */
+/**
+ * The body of a JSON reply; a file that is sent although only its size was asked for is not read.
+ */
 async function readReply(reply: Reply): Promise<Uint8Array<ArrayBuffer> | null> {
   const isJson = /json/.test(String(reply.headers['content-type'] ?? ''))
   if (isJson && reply.statusCode !== 204)

@@ -1,18 +1,21 @@
 /**
- * Which weights are in use. Within a process that is counted; to the other processes of the machine
- * an empty file named after the digest and the process says so, for as long as that process lives.
+ * Leases of cached files: a file in use is not evicted. A process counts its own leases; an empty
+ * file `<digest>.<pid>` tells the other processes of the machine, as long as that process lives.
  */
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { hasCode } from '../errors.js'
 
-export type Holds = {
-  /** Returns what ends the hold; calling that again does nothing. */
+export type Leases = {
+  /** Leases a file and returns the release; calling that again does nothing. */
   readonly take: (digest: string) => () => void
-  readonly isHeld: (digest: string) => boolean
+  readonly isLeased: (digest: string) => boolean
 }
 
-/** The holds in `folder`, which is made. All of it is synchronous, so that nothing comes in between. */
-export function createHolds(folder: string): Holds {
+/**
+ * The leases in `folder`, which is made. Every operation is synchronous, hence atomic in a process.
+ */
+export function createLeases(folder: string): Leases {
   mkdirSync(folder, { recursive: true })
   removeDead(folder)
   const counts = new Map<string, number>()
@@ -31,34 +34,38 @@ export function createHolds(folder: string): Holds {
     take(digest) {
       if (!counts.has(digest)) writeFileSync(markOf(digest), '')
       counts.set(digest, (counts.get(digest) ?? 0) + 1)
-      let isHeld = true
+      let isLeased = true
       return () => {
-        if (isHeld) drop(digest)
-        isHeld = false
+        if (isLeased) drop(digest)
+        isLeased = false
       }
     },
-    isHeld: (digest) =>
+    isLeased: (digest) =>
       counts.has(digest) ||
-      readdirSync(folder).some((mark) => mark.startsWith(`${digest}.`) && isOther(pidOf(mark))),
+      readdirSync(folder).some(
+        (mark) => mark.startsWith(`${digest}.`) && isOtherProcess(pidOf(mark)),
+      ),
   }
 }
 
 function removeDead(folder: string): void {
   for (const mark of readdirSync(folder)) {
     const pid = pidOf(mark)
-    if (pid !== process.pid && !isOther(pid)) rmSync(join(folder, mark), { force: true })
+    if (pid !== process.pid && !isOtherProcess(pid)) rmSync(join(folder, mark), { force: true })
   }
 }
 
 const pidOf = (mark: string) => Number(mark.slice(mark.lastIndexOf('.') + 1))
 
-/** Whether `pid` is another process that lives; a number that is ours is of an earlier start. */
-export function isOther(pid: number): boolean {
+/**
+ * Whether `pid` is another living process. This process's id in a name is from an earlier start.
+ */
+export function isOtherProcess(pid: number): boolean {
   if (!(pid > 0) || pid === process.pid) return false
   try {
     process.kill(pid, 0)
     return true
   } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'EPERM'
+    return hasCode(error, 'EPERM')
   }
 }

@@ -1,39 +1,39 @@
-/** What a library holds, for whoever only looks: nothing is made or changed. */
+/** The content of a LoRA cache, read without making or changing anything. */
 import { join } from 'node:path'
-import { type KeyedEntry, openRecords } from './entries.js'
+import { type KeyedEntry, openEntries } from './entries.js'
 
 export type ListedLora = {
-  /** Undefined for what only predictions referred to. */
+  /** Undefined for a LoRA that only predictions have referred to. */
   readonly name: string | undefined
-  /** Where it came from, fit to be shown. */
+  /** The reference that it came from, without secrets. */
   readonly source: string
   readonly digest: string
   readonly bytes: number
   readonly usedAt: Date
 }
 
-/** The library is the folder `loras` in `dataDir`. */
-export const libraryFolder = ({ dataDir }: { readonly dataDir: string }) => join(dataDir, 'loras')
+/** The folder of the LoRA cache. */
+export const loraCacheFolder = ({ dataDir }: { readonly dataDir: string }) => join(dataDir, 'loras')
 
 /**
- * Named LoRAs by name, then the others, the last used first; none where there is no library yet. Throws a
- * sentence where it cannot be read.
+ * Named LoRAs by name, then the others, the last used first; empty if there is no cache yet. Throws
+ * `config_invalid` for a folder that cannot be read.
  */
 export async function listLoras(settings: {
   readonly dataDir: string
 }): Promise<readonly ListedLora[]> {
-  const { names, references } = openRecords(libraryFolder(settings))
+  const { names, references } = openEntries(loraCacheFolder(settings))
   const named = await names.list()
   const referred = (await references.list()).filter(
     ({ digest }) => !named.some((each) => each.digest === digest),
   )
   return [
-    ...named.sort((a, b) => a.key.localeCompare(b.key)).map((each) => describe(each.key, each)),
-    ...referred.sort((a, b) => b.usedAtMs - a.usedAtMs).map((each) => describe(undefined, each)),
+    ...named.sort((a, b) => a.key.localeCompare(b.key)).map((each) => toListed(each.key, each)),
+    ...referred.sort((a, b) => b.usedAtMs - a.usedAtMs).map((each) => toListed(undefined, each)),
   ]
 }
 
-const describe = (
+const toListed = (
   name: string | undefined,
   { source, digest, bytes, usedAtMs }: KeyedEntry,
-): ListedLora => ({ ...{ name, source, digest, bytes }, usedAt: new Date(usedAtMs) })
+): ListedLora => ({ name, source, digest, bytes, usedAt: new Date(usedAtMs) })

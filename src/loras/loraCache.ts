@@ -1,46 +1,49 @@
 /**
- * The LoRAs of this server: those that the operator named, those that come with fluxd, and those
- * that predictions referred to, fetched once and kept as long as there is room.
+ * The LoRAs of this server: those that the operator named, the bundled ones, and those that
+ * predictions referred to, which are downloaded once and kept until they are evicted.
  */
 import { createHash } from 'node:crypto'
-import { copyFile, stat } from 'node:fs/promises'
-import { createFlights, type Waiter } from '../async/singleFlight.js'
+import { chmod, copyFile, stat } from 'node:fs/promises'
+import { createSingleFlight, type Waiter } from '../async/singleFlight.js'
 import { FluxdError, invalidInput, invalidLora } from '../errors.js'
 import { createDigests } from '../net/download/fileDigest.js'
-import { removePart } from '../net/download/partialFile.js'
-import { defaultPatience, type Patience } from '../net/download/resumable.js'
+import { removePartialFile } from '../net/download/partialFile.js'
+import { defaultRetryPolicy, type RetryPolicy } from '../net/download/resumable.js'
 import { createGuardedClient } from '../net/guardedClient.js'
+import type { ProxySettings } from '../net/proxy.js'
 import { type AddressRule, allowHosts } from '../net/publicAddress.js'
-import { createStore, type Held, type Place } from './blobStore.js'
-import type { FindBuiltin } from './bundled.js'
+import { redact } from '../net/redact.js'
+import { createBlobStore, type EntryKey, type LeasedBlob } from './blobStore.js'
+import type { FindBundled } from './bundled.js'
 import { createFetch, type Fetched, type Hosts } from './fetchLora.js'
-import { type ListedLora, libraryFolder, listLoras } from './listing.js'
-import { type LoraSource, parseLoraSource, showLora } from './reference.js'
-import { checkHeader } from './validateFile.js'
+import { type ListedLora, listLoras, loraCacheFolder } from './listing.js'
+import { type LoraSource, parseLoraSource } from './reference.js'
+import { validateLoraFile } from './validateFile.js'
 
-export type LibrarySettings = {
-  /** The library is the folder `loras` in it. */
+export type LoraCacheSettings = {
+  /** The cache is the folder `loras` in it. */
   readonly dataDir: string
   readonly hosts: Hosts
-  /** Hosts that may be reached although they are not public. */
+  /** Hosts that may be connected to although they are not public. */
   readonly allowedHosts: readonly string[]
+  readonly proxy?: ProxySettings
   readonly loras: {
-    /** Of one file. */
+    /** The largest file that is downloaded. */
     readonly maxBytes: number
     readonly cacheBytes: number
     readonly minFreeBytes: number
   }
 }
 
-export type LibraryOptions = {
-  readonly builtin?: FindBuiltin
+export type LoraCacheOptions = {
+  readonly findBundled?: FindBundled
   readonly allowAddress?: AddressRule
-  readonly patience?: Patience
+  readonly retry?: RetryPolicy
 }
 
 export type AcquireOptions = {
   readonly signal: AbortSignal
-  /** Takes the lines of the prediction's log; a LoRA that is there already writes none. */
+  /** Receives lines for the prediction's log; a cached LoRA writes none. */
   readonly writeLine: (line: string) => void
   readonly onProgress?: (done: number, total: number | undefined) => void
 }
@@ -51,60 +54,65 @@ export type AcquiredLora = {
   readonly digest: string
   readonly source: 'disk' | 'network'
   readonly seconds: number
-  /** The file stays where it is until this is called; calling it again does nothing. */
+  /** Ends the lease of the file; calling it again does nothing. */
   readonly release: () => void
 }
 
-export type Library = {
+export type LoraCache = {
   /**
-   * The file that `reference` leads to, fetched if need be. Throws `lora_invalid`, which is the
-   * prediction's error, or `canceled`.
+   * The file that `reference` leads to, downloaded unless it is cached. Throws `lora_invalid`,
+   * which becomes the prediction's error, or `canceled`.
    */
   readonly acquire: (reference: string, options: AcquireOptions) => Promise<AcquiredLora>
-  /** The file at `path`, which is the operator's, as it is now. Throws `lora_invalid` when it cannot be read. */
+  /** The operator's file at `path` as it is now. Throws `lora_invalid` if it cannot be read. */
   readonly open: (path: string) => Promise<AcquiredLora>
-  /** Keeps what `reference` leads to under `name`, for as long as the name stays. */
+  /** Stores the file that `reference` leads to under `name`; named files are not evicted. */
   readonly add: (name: string, reference: string, options: AcquireOptions) => Promise<void>
-  /** Keeps a copy of the file at `path` under `name`. */
+  /** Stores a copy of the file at `path` under `name`. */
   readonly addFile: (name: string, path: string) => Promise<void>
-  /** Throws `not_found`; the file goes too, unless it is in use or has another name. */
+  /** Removes `name`, and the file unless it is leased or has another name. Throws `not_found`. */
   readonly remove: (name: string) => Promise<void>
   /** As `listLoras`. */
   readonly list: () => Promise<readonly (ListedLora & { readonly inUse: boolean })[]>
-  /** The file of a named LoRA or of one that comes with fluxd. */
+  /** The path of a named or bundled LoRA. */
   readonly find: (name: string) => Promise<string | undefined>
   readonly close: () => Promise<void>
 }
 
-/** A reference: its key in the records, what it means, and how it may be shown. */
-type Wanted = { readonly key: string; readonly source: LoraSource; readonly shown: string }
+/** A reference to download: its key in the index, its source, and its text without secrets. */
+type LoraRequest = { readonly key: string; readonly source: LoraSource; readonly shown: string }
 
-type Landed = Held & { readonly source: AcquiredLora['source'] }
+type CachedLora = LeasedBlob & { readonly source: AcquiredLora['source'] }
 
 const nothing = () => {}
 
-/** The library in `settings.dataDir`, which several processes of one machine may share. */
-export function createLibrary(
-  settings: LibrarySettings,
+/** The LoRA cache in `settings.dataDir`, which several processes of one machine may share. */
+export function createLoraCache(
+  settings: LoraCacheSettings,
   {
-    builtin = () => undefined,
+    findBundled = () => undefined,
     allowAddress = allowHosts(settings.allowedHosts),
-    patience = defaultPatience,
-  }: LibraryOptions = {},
-): Library {
+    retry = defaultRetryPolicy,
+  }: LoraCacheOptions = {},
+): LoraCache {
   const { maxBytes, cacheBytes, minFreeBytes } = settings.loras
-  const store = createStore(libraryFolder(settings), { quotaBytes: cacheBytes, minFreeBytes })
-  const client = createGuardedClient({ allowAddress, stallTimeoutMs: patience.stallMs })
+  const blobs = createBlobStore(loraCacheFolder(settings), { quotaBytes: cacheBytes, minFreeBytes })
+  const client = createGuardedClient({
+    allowAddress,
+    stallTimeoutMs: retry.stallMs,
+    proxy: settings.proxy,
+    trustedNames: Object.values(settings.hosts).map(({ url }) => new URL(url).hostname),
+  })
   const fetchWeights = createFetch({
     client,
     hosts: settings.hosts,
     maxBytes: Math.min(maxBytes, cacheBytes),
-    patience,
+    retry,
   })
   const digestOf = createDigests()
-  const flights = createFlights<Landed>((landed) => ({
-    ...store.hold(landed)!,
-    source: landed.source,
+  const singleFlight = createSingleFlight<CachedLora>((lora) => ({
+    ...blobs.lease(lora)!,
+    source: lora.source,
   }))
 
   async function acquire(
@@ -114,10 +122,10 @@ export function createLibrary(
     const startedAtMs = performance.now()
     const key = keyOf(reference)
     const there =
-      (await findNamed(reference)) ?? (await findBuiltin(reference)) ?? (await findKept(key))
-    const landed =
+      (await findNamed(reference)) ?? (await openBundled(reference)) ?? (await findKept(key))
+    const lora =
       there ?? (await fetchOnce(reference, key, { signal, report: writeLine, onProgress }))
-    return toAcquired(landed, startedAtMs)
+    return toAcquired(lora, startedAtMs)
   }
 
   async function open(path: string): Promise<AcquiredLora> {
@@ -125,77 +133,77 @@ export function createLibrary(
     return toAcquired(await openFile(path), startedAtMs)
   }
 
-  async function openFile(path: string): Promise<Landed> {
+  async function openFile(path: string): Promise<CachedLora> {
     return { path, digest: await digestOf(path), bytes: 0, source: 'disk', release: nothing }
   }
 
-  async function findNamed(name: string): Promise<Landed | undefined> {
-    const entry = isName(name) ? await store.names.read(name) : undefined
+  async function findNamed(name: string): Promise<CachedLora | undefined> {
+    const entry = isName(name) ? await blobs.names.read(name) : undefined
     if (!entry) return undefined
-    const held = store.hold(entry)
-    if (!held)
+    const leased = blobs.lease(entry)
+    if (!leased)
       throw invalidLora(
-        `The file of the LoRA ${name} is gone: add it again with \`fluxd loras add\``,
+        `The file of the LoRA ${name} is missing: add it again with \`fluxd loras add\``,
       )
-    await store.names.touch(name)
-    return { ...held, source: 'disk' }
+    await blobs.names.touch(name)
+    return { ...leased, source: 'disk' }
   }
 
-  async function findBuiltin(name: string): Promise<Landed | undefined> {
-    const path = builtin(name)
+  async function openBundled(name: string): Promise<CachedLora | undefined> {
+    const path = findBundled(name)
     return path === undefined ? undefined : openFile(path)
   }
 
-  async function findKept(key: string): Promise<Landed | undefined> {
-    const entry = await store.references.read(key)
-    const held = entry && store.hold(entry)
-    if (held) await store.references.touch(key)
-    return held && { ...held, source: 'disk' }
+  async function findKept(key: string): Promise<CachedLora | undefined> {
+    const entry = await blobs.references.read(key)
+    const leased = entry && blobs.lease(entry)
+    if (leased) await blobs.references.touch(key)
+    return leased && { ...leased, source: 'disk' }
   }
 
-  function fetchOnce(reference: string, key: string, waiter: Waiter): Promise<Landed> {
-    const wanted = { key, source: parseLoraSource(reference), shown: showLora(reference) }
-    // It may have come between the look into the store and now.
-    const start = async (all: Waiter) => (await findKept(key)) ?? fetchAndAdmit(wanted, all)
-    return flights.join(key, waiter, start)
+  function fetchOnce(reference: string, key: string, waiter: Waiter): Promise<CachedLora> {
+    const request = { key, source: parseLoraSource(reference), shown: redact(reference) }
+    // Another caller may have finished the download since the cache was looked into.
+    const start = async (all: Waiter) => (await findKept(key)) ?? fetchAndAdmit(request, all)
+    return singleFlight.join(key, waiter, start)
   }
 
   async function fetchAndAdmit(
-    { key, source, shown }: Wanted,
+    { key, source, shown }: LoraRequest,
     { signal, report, onProgress }: Waiter,
-  ): Promise<Landed> {
-    report(`free=${await store.freeBytes()}`)
-    await store.makeRoom(0, report)
+  ): Promise<CachedLora> {
+    report(`free=${await blobs.freeBytes()}`)
+    await blobs.evictToFit(0, report)
     report('Downloading weights')
     const startedAtMs = performance.now()
-    const part = await store.parts.claim(key)
+    const part = await blobs.partialFiles.claim(key)
     try {
       const fetched = await fetchWeights(source, { part, signal, report, onProgress })
-      const held = await admit(fetched, shown, { records: store.references, key }, report)
-      await removePart(part)
+      const leased = await admit(fetched, shown, { entries: blobs.references, key }, report)
+      await removePartialFile(part)
       if (fetched.hubFile !== undefined)
-        report(`Downloaded ${fetched.hubFile} from HuggingFace to ${held.path}`)
+        report(`Downloaded ${fetched.hubFile} from HuggingFace to ${leased.path}`)
       const seconds = (performance.now() - startedAtMs) / 1000
       report(`Downloaded weights in ${seconds.toFixed(2)}s`)
-      return { ...held, source: 'network' }
+      return { ...leased, source: 'network' }
     } finally {
-      store.parts.yield(part)
+      blobs.partialFiles.release(part)
     }
   }
 
   async function admit(
     { path, digest, bytes }: Fetched,
     source: string,
-    place: Place,
+    place: EntryKey,
     report: (line: string) => void,
-  ): Promise<Held> {
+  ): Promise<LeasedBlob> {
     try {
-      checkHeader(path, source)
+      validateLoraFile(path, source)
     } catch (error) {
-      await removePart(path)
+      await removePartialFile(path)
       throw error
     }
-    return store.admit(path, { digest, bytes, source }, place, report)
+    return blobs.admit(path, { digest, bytes, source }, place, report)
   }
 
   async function add(name: string, reference: string, options: AcquireOptions): Promise<void> {
@@ -203,59 +211,64 @@ export function createLibrary(
     const waiter = { onProgress: nothing, ...options, report: options.writeLine }
     const key = keyOf(reference)
     const named = await findNamed(reference)
-    const path = named ? undefined : builtin(reference)
+    const path = named ? undefined : findBundled(reference)
     if (path !== undefined) return addFile(name, path)
-    const landed = named ?? (await findKept(key)) ?? (await fetchOnce(reference, key, waiter))
-    const { digest, bytes, release } = landed
-    await store.names.write(name, { digest, bytes, source: showLora(reference) })
+    const lora = named ?? (await findKept(key)) ?? (await fetchOnce(reference, key, waiter))
+    const { digest, bytes, release } = lora
+    await blobs.names.write(name, { digest, bytes, source: redact(reference) })
     release()
   }
 
   async function addFile(name: string, path: string): Promise<void> {
     checkName(name)
-    const part = await store.parts.claim(keyOf(`file:${path}`))
+    const part = await blobs.partialFiles.claim(keyOf(`file:${path}`))
     try {
       await copyFile(path, part)
+      // A copy has the mode of the original.
+      await chmod(part, 0o600)
       const file = { path: part, digest: await digestOf(part), bytes: (await stat(part)).size }
-      const place = { records: store.names, key: name }
+      const place = { entries: blobs.names, key: name }
       const { release } = await admit(file, path, place, nothing)
       release()
     } finally {
-      await removePart(part)
-      store.parts.yield(part)
+      await removePartialFile(part)
+      blobs.partialFiles.release(part)
     }
   }
 
   async function remove(name: string): Promise<void> {
-    const entry = isName(name) ? await store.names.read(name) : undefined
+    const entry = isName(name) ? await blobs.names.read(name) : undefined
     if (!entry) throw new FluxdError('not_found', `There is no LoRA named ${name}`)
-    await store.names.remove(name)
-    await store.discard(entry.digest)
+    await blobs.names.remove(name)
+    await blobs.discard(entry.digest)
   }
 
   async function list() {
     const listed = await listLoras(settings)
-    return listed.map((lora) => ({ ...lora, inUse: store.isHeld(lora.digest) }))
+    return listed.map((lora) => ({ ...lora, inUse: blobs.isLeased(lora.digest) }))
   }
 
   async function find(name: string): Promise<string | undefined> {
-    const held = (await findNamed(name)) ?? (await findBuiltin(name))
-    held?.release()
-    return held?.path
+    const leased = (await findNamed(name)) ?? (await openBundled(name))
+    leased?.release()
+    return leased?.path
   }
 
   return { acquire, open, add, addFile, remove, list, find, close: client.close }
 }
 
 const toAcquired = (
-  { path, digest, source, release }: Landed,
+  { path, digest, source, release }: CachedLora,
   startedAtMs: number,
 ): AcquiredLora => ({
-  ...{ path, digest, source, release },
+  path,
+  digest,
+  source,
+  release,
   seconds: (performance.now() - startedAtMs) / 1000,
 })
 
-/** The reference as it was given, as in the reference implementation: `a/b` and `a/b/` are two. */
+/** The key of a reference, which is not normalised, as in weights.py: `a/b` and `a/b/` are two. */
 const keyOf = (reference: string) => createHash('sha256').update(reference).digest('hex')
 
 const isName = (name: string) => /^\w[\w.-]{0,63}(?:\/\w[\w.-]{0,63})?$/.test(name)
@@ -263,6 +276,7 @@ const isName = (name: string) => /^\w[\w.-]{0,63}(?:\/\w[\w.-]{0,63})?$/.test(na
 function checkName(name: string): void {
   if (!isName(name))
     throw invalidInput(
-      `Expected a name such as watercolour or owner/watercolour but received ${JSON.stringify(name.slice(0, 200))}`,
+      'Expected a name such as watercolour or owner/watercolour but received ' +
+        JSON.stringify(name.slice(0, 200)),
     )
 }

@@ -1,27 +1,28 @@
 /**
- * Whose half-written files are whose. A part carries the number of the process that writes it, so
- * that two processes never write one file; what a dead process left is taken over by the next one
- * that wants the same bytes, and thrown away when nobody does.
+ * The unfinished downloads of all processes that share a cache, `<key>.<pid>.part`. The process id
+ * in the name keeps two processes from writing one file. What a process left when it ended is
+ * continued by the next download of the same key, or evicted.
  */
 import { readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { originPath } from '../net/download/partialFile.js'
-import { isOther } from './leases.js'
+import { isOtherProcess } from './leases.js'
 
 export type Leftover = { readonly path: string; readonly bytes: number; readonly usedAtMs: number }
 
-export type Parts = {
-  /** The path of this process's part for `key`, with what an earlier process left of it. */
+export type PartialFiles = {
+  /** The path of this process's file for `key`, with the bytes that an ended process left of it. */
   readonly claim: (key: string) => Promise<string>
-  /** Ends the claim; what is left of the part may be taken or thrown away. */
-  readonly yield: (path: string) => void
-  /** What no living process writes. */
+  /** Ends the claim; the file may be continued or evicted from now on. */
+  readonly release: (path: string) => void
+  /** The files that no living process writes. */
   readonly leftovers: () => Promise<readonly Leftover[]>
 }
 
-/** The parts in `folder`. */
-export function createParts(folder: string): Parts {
+/** The partial files in `folder`. */
+export function createPartialFiles(folder: string): PartialFiles {
   const claimed = new Set<string>()
+  // A folder that is missing or unreadable holds nothing that could be continued.
   const list = async () => await readdir(folder).catch(() => [])
   const isFree = (file: string) => !claimed.has(stemOf(join(folder, file))) && !isWritten(file)
 
@@ -35,7 +36,9 @@ export function createParts(folder: string): Parts {
       if (left && join(folder, left) !== own) await takeOver(join(folder, left), own)
       return own
     },
-    yield: (path) => void claimed.delete(path),
+    release(path) {
+      claimed.delete(path)
+    },
     async leftovers() {
       const files = (await list()).filter(isFree)
       return (await Promise.all(files.map((file) => measure(join(folder, file))))).flat()
@@ -43,23 +46,25 @@ export function createParts(folder: string): Parts {
   }
 }
 
-/** What belongs to the part at `path` begins with it: its origin, the file that is unpacked from it. */
+/** The path of the part that `path` belongs to: `…part.json` and `…part.entry` begin with it. */
 const stemOf = (path: string) => path.replace(/(?<=\.part)\..*$/, '')
 
-/** Whether another living process writes it. */
-const isWritten = (file: string) => isOther(Number(/\.(\d+)\.part/.exec(file)?.[1]))
+/** Whether another living process writes `file`. */
+const isWritten = (file: string) => isOtherProcess(Number(/\.(\d+)\.part/.exec(file)?.[1]))
 
-/** Fails silently where another process was faster: then there is nothing to go on with. */
+/** Renames a left part and its origin. */
 async function takeOver(from: string, to: string): Promise<void> {
   try {
     await rename(from, to)
     await rename(originPath(from), originPath(to))
   } catch {
+    // Another process was faster: the download starts at its first byte, nothing else is lost.
     await rm(to, { force: true })
   }
 }
 
 async function measure(path: string): Promise<Leftover[]> {
+  // A file that another process has just taken over or evicted is no leftover any more.
   const stats = await stat(path).catch(() => undefined)
   return stats ? [{ path, bytes: stats.size, usedAtMs: stats.mtimeMs }] : []
 }

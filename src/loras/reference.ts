@@ -1,7 +1,7 @@
 /**
- * What a LoRA reference of the contract means. The accepted forms, their order and the words of the
- * errors are the reference's (cog-flux weights.py), which clients show to people.
- * `owner/name` is a Replicate model, never a Hugging Face repository.
+ * LoRA references: the text of `replicate_weights` or `extra_lora` as a typed source. The accepted
+ * forms, their order and the error messages are those of cog-flux weights.py, which clients
+ * display. `owner/name` is a Replicate model, never a Hugging Face repository.
  */
 import { invalidLora } from '../errors.js'
 
@@ -15,7 +15,7 @@ export type LoraSource =
       readonly repo: string
       readonly file: string | undefined
     }
-  /** `id` is the page's; which version it means, CivitAI has to be asked. */
+  /** `id` is the page's; CivitAI's API names the version to download. */
   | { readonly kind: 'civitaiPage'; readonly id: string }
   | { readonly kind: 'civitaiFile'; readonly url: string }
   | { readonly kind: 'file'; readonly url: string }
@@ -28,16 +28,16 @@ export type LoraSource =
     }
   | { readonly kind: 'tar'; readonly url: string }
 
-// A name that is part of the URL it is put into and cannot change that URL's meaning.
+// A path segment that cannot change the meaning of the URL that it is put into.
 const name = String.raw`((?!\.\.?(?:/|$))[\w.-]+)`
 const scheme = '(?:https?://)?'
-// What is left of a URL of these hosts is no Replicate model of an owner "civitai.com".
+// Other URLs of these hosts are not read as Replicate models of an owner named civitai.com.
 const replicate = String.raw`(?!(?:huggingface\.co|civitai\.com)/)(?:https?://replicate\.com/)?`
 const form = (text: string) => new RegExp(`^${text}$`)
 
 type Form = readonly [RegExp, (...groups: (string | undefined)[]) => LoraSource]
 
-// The first that fits counts.
+// The first form that matches decides.
 const forms: readonly Form[] = [
   [
     form(String.raw`${scheme}huggingface\.co/${name}/${name}(?:/([^/?#]+\.safetensors))?/?`),
@@ -63,7 +63,9 @@ const forms: readonly Form[] = [
   [form(String.raw`(https?://replicate\.delivery/.*\.tar)`), (url) => ({ kind: 'tar', url: url! })],
 ]
 
-/** What `reference` names. Throws `lora_invalid` in the reference's words when it is no known form. */
+/**
+ * The source that `reference` names. Throws `lora_invalid` in the words of weights.py otherwise.
+ */
 export function parseLoraSource(reference: string): LoraSource {
   if (reference.startsWith('data:')) return { kind: 'data', uri: reference }
   for (const [pattern, read] of forms) {
@@ -73,44 +75,20 @@ export function parseLoraSource(reference: string): LoraSource {
   throw invalidLora(explain(reference))
 }
 
+const hubForm = 'huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]'
+
 function explain(reference: string): string {
   if (/^civitai\.com\/api\/download\/models\//.test(reference))
     return 'URL must end with either .tar or .safetensors'
   if (reference.includes('huggingface.co'))
-    return 'Failed to parse HuggingFace URL. Expected huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]'
+    return `Failed to parse HuggingFace URL. Expected ${hubForm}`
   if (reference.includes('civitai.com'))
     return 'Failed to parse CivitAI URL. Expected civitai.com/models/<id>[/<model-name>]'
   return [
     'Failed to parse URL. Expected either:',
     '* Replicate model in the format <owner>/<username> or <owner>/<username>/<version>',
-    '* HuggingFace URL in the format huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]',
+    `* HuggingFace URL in the format ${hubForm}`,
     '* CivitAI URL in the format civitai.com/models/<id>[/<model-name>]',
     '* Arbitrary .safetensors URLs from the Internet',
   ].join('\n')
-}
-
-// Values that say which file is meant; every other one may be a token or a signature.
-const harmless = ['type', 'format', 'size', 'fp', 'download', 'modelVersionId']
-
-/**
- * `reference` for logs and listings: no data, no password, and of a query's values only those that
- * are known to be harmless, so `…?type=Model&token=***`.
- */
-export function showLora(reference: string): string {
-  if (/^data:/i.test(reference)) return `${/^data:[\w/+.-]{0,64}/i.exec(reference)![0]}…`
-  const [place, query] = splitOnce(reference.split('#', 1)[0]!, '?')
-  const shown = place.replace(/^(\w+:\/\/)[^/]*@/, '$1***@').slice(0, 200)
-  if (query === undefined) return shown
-  return `${shown}?${query.split('&').map(showPair).join('&')}`.slice(0, 300)
-}
-
-function showPair(pair: string): string {
-  const [name, value] = splitOnce(pair, '=')
-  if (value === undefined) return '***'
-  return `${name.slice(0, 40)}=${harmless.includes(name) ? value.slice(0, 40) : '***'}`
-}
-
-function splitOnce(text: string, separator: string): [string, string | undefined] {
-  const at = text.indexOf(separator)
-  return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + 1)]
 }

@@ -1,6 +1,6 @@
 /**
- * The one .safetensors of a tar, as Replicate's trainers pack it. Entries are never extracted to
- * the place that their name asks for: the wanted one goes to a path of ours, the others nowhere.
+ * The one .safetensors of a tar, as Replicate's trainers pack it. No entry is extracted to the path
+ * in its name: the .safetensors goes to a path that the caller chooses, the others are skipped.
  */
 import { createHash } from 'node:crypto'
 import { createWriteStream } from 'node:fs'
@@ -14,13 +14,13 @@ type Entry = ExtractEvents['entry'][1]
 
 export type Unpacked = { readonly bytes: number; readonly sha256: string }
 
-// What a tar may hold besides the weights: a config, captions, samples.
+// Bytes that a tar may hold besides the weights: a config, captions, samples.
 const otherBytes = 2 ** 28
 const maxEntries = 10_000
 
 /**
- * Writes the only .safetensors among the entries of `tar` to `path`, the first time it is seen; a
- * gzip-compressed tar is told by its first bytes. `place` is where messages say that the tar is:
+ * Writes the only .safetensors among the entries of `tar` to `path` while it is read. A
+ * gzip-compressed tar is recognised by its first bytes. `place` is what messages call the tar:
  * `tarball` or `data URI`. Throws `lora_invalid` when there is none or more than one, when the tar
  * is damaged, and when what it unpacks to is larger than `maxBytes` allows.
  */
@@ -53,7 +53,7 @@ async function unpackOnly(
   const entries = extract()
   const stages = [...decoders(head, place), limit(maxBytes + otherBytes, place), entries]
   const packed = pipeline([whole, ...stages], { signal })
-  // It is awaited at the end; an earlier failure of the loop must not leave it unheard.
+  // Awaited at the end. A failure in the loop comes first, and then this one has the same cause.
   packed.catch(() => {})
   let found: Unpacked | undefined
   let count = 0
@@ -109,7 +109,7 @@ function decoders(head: Buffer, place: string): Transform[] {
   return []
 }
 
-/** A few kilobytes may unpack to terabytes. */
+/** Refuses more than `maxBytes` unpacked bytes: a few kilobytes of gzip can hold terabytes. */
 function limit(maxBytes: number, place: string): Transform {
   let passed = 0
   return new Transform({
@@ -121,7 +121,7 @@ function limit(maxBytes: number, place: string): Transform {
   })
 }
 
-/** The first bytes of a stream, and a stream that has them still. */
+/** The first chunk of a stream, and a stream of all its bytes. */
 async function peek(stream: Readable): Promise<{ head: Buffer; whole: Readable }> {
   const iterator = stream[Symbol.asyncIterator]()
   const first = await iterator.next()

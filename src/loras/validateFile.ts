@@ -1,17 +1,17 @@
-/** The check between the network and the library: what is no safetensors file is not let in. */
+/** The check of a downloaded file before it enters the cache: it must be a safetensors file. */
 import { closeSync, openSync, readSync } from 'node:fs'
 import { FluxdError, invalidLora } from '../errors.js'
 import { openSafetensors } from '../safetensors/read.js'
 
-// A LoRA's header has some hundred kilobytes, with a trainer's notes a few megabytes. It is parsed
-// in one go, and a server has other things to do meanwhile.
+// A LoRA's header takes some hundred kilobytes, with a trainer's metadata a few megabytes. Parsing
+// it blocks the event loop, so its size is bounded.
 const maxHeaderBytes = 2 ** 24
 
 /**
  * Throws `lora_invalid` unless the file at `path` has a sound safetensors header with tensors in
- * it; messages call the file `shown`. The values are not looked at.
+ * it; messages call the file `shown`. The tensors' values are not read.
  */
-export function checkHeader(path: string, shown: string): void {
+export function validateLoraFile(path: string, shown: string): void {
   const start = readStart(path)
   const refuse = (what: string) =>
     invalidLora(`Expected a safetensors file at ${shown} but it is ${what}`)
@@ -39,7 +39,7 @@ function readStart(path: string): Buffer {
   }
 }
 
-/** What starts like this, if it is something that people link to by mistake. */
+/** The kind of file that begins with `start`, of those that are often linked to by mistake. */
 function kindOf(start: Buffer): string | undefined {
   const text = start.toString('latin1').trimStart().toLowerCase()
   if (text.startsWith('ustar', 257)) return 'an archive'

@@ -1,7 +1,10 @@
 /** Files inside their own URL: `data:[<type>][;base64],<data>` (RFC 2397). */
 import { invalidInput } from '../errors.js'
 
-/** The bytes of a data URI, base64 or percent-encoded; throws what is wrong, quoting its head only. */
+/**
+ * The bytes of a data URI, base64 or percent-encoded. Throws `invalid_input`, quoting its head
+ * only.
+ */
 export function decodeDataUri(uri: string, maxBytes: number): Uint8Array {
   const comma = uri.indexOf(',')
   const shown = uri.slice(0, Math.min(comma < 0 ? uri.length : comma, 64))
@@ -20,8 +23,8 @@ export function decodeDataUri(uri: string, maxBytes: number): Uint8Array {
 const longestHead = 256
 
 /**
- * The bytes of a data URI in base64 and what stands before them, if both make up the same URI again;
- * undefined for one that is written in another way.
+ * The head (`data:…;base64,`) and the bytes of a data URI, if they can be joined to exactly the
+ * same URI again; undefined for other spellings.
  */
 export function splitDataUri(uri: string): { head: string; bytes: Buffer } | undefined {
   const head = /^data:[^,]*;base64,/i.exec(uri.slice(0, longestHead))?.[0]
@@ -34,7 +37,7 @@ export function splitDataUri(uri: string): { head: string; bytes: Buffer } | und
 const tooLarge = (maxBytes: number) =>
   invalidInput(`Expected a data URI of at most ${maxBytes} bytes but received a longer one`)
 
-/** UTF-8 bytes of `text`, with each %XX as the byte it names; a stray % stands for itself. */
+/** UTF-8 bytes of `text`, with each %XX as the byte that it names; a stray % is kept. */
 function unescapePercent(text: string): Buffer {
   const bytes = Buffer.from(text, 'utf8')
   if (!text.includes('%')) return bytes

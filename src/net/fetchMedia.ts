@@ -1,15 +1,11 @@
-/** Files that users name by URL, small enough to be held in memory. */
+/** Downloads files that users name by URL into memory, within limits of size and time. */
 import { FluxdError, invalidInput } from '../errors.js'
 import { decodeDataUri } from './dataUri.js'
-import {
-  createGuardedClient,
-  discard,
-  parseUrl,
-  type Reply,
-  readBody,
-  showUrl,
-} from './guardedClient.js'
+import { createGuardedClient, discard, parseUrl, type Reply } from './guardedClient.js'
+import type { ProxySettings } from './proxy.js'
 import type { AddressRule } from './publicAddress.js'
+import { redact } from './redact.js'
+import { readBody } from './replyBody.js'
 
 export type MediaClient = {
   /** The bytes behind an http(s) URL or a data URI. Throws a sentence, or `canceled`. */
@@ -18,10 +14,11 @@ export type MediaClient = {
 }
 
 export type MediaLimits = {
-  /** Which addresses may be connected to; by default the public ones. */
+  /** The addresses that may be connected to; by default the public ones. */
   readonly allowAddress?: AddressRule
   readonly maxBytes?: number
-  /** For everything together: names, redirects, body. */
+  readonly proxy?: ProxySettings | undefined
+  /** The limit for name resolution, redirects and body together. */
   readonly timeoutMs?: number
 }
 
@@ -29,8 +26,9 @@ export function createMediaClient({
   allowAddress,
   maxBytes = 100 * 1024 * 1024,
   timeoutMs = 60_000,
+  proxy,
 }: MediaLimits = {}): MediaClient {
-  const client = createGuardedClient(allowAddress ? { allowAddress } : {})
+  const client = createGuardedClient({ ...(allowAddress && { allowAddress }), proxy })
 
   async function download(uri: string, signal?: AbortSignal): Promise<Uint8Array> {
     const url = parseUrl(uri)
@@ -43,7 +41,7 @@ export function createMediaClient({
       if (error instanceof FluxdError) throw error
       if (signal?.aborted) throw new FluxdError('canceled', 'The download was canceled')
       const reason = deadline.aborted ? `it took longer than ${timeoutMs} ms` : describe(error)
-      throw new FluxdError('invalid_input', `Could not fetch ${showUrl(url)}: ${reason}`, {
+      throw new FluxdError('invalid_input', `Could not fetch ${redact(url.href)}: ${reason}`, {
         cause: error,
       })
     }
@@ -60,7 +58,7 @@ function expectSuccess(reply: Reply): Reply {
   if (reply.statusCode === 200) return reply
   discard(reply)
   throw invalidInput(
-    `Expected a file at ${showUrl(reply.url)} but received status ${reply.statusCode}`,
+    `Expected a file at ${redact(reply.url.href)} but received status ${reply.statusCode}`,
   )
 }
 

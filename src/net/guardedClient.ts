@@ -1,53 +1,74 @@
 /**
- * HTTP to servers that users name. A user must not be able to make the server talk to its own
- * network, so addresses are checked where they cannot change any more: when the socket is connected
- * to what a name resolved to (no DNS rebinding), and again after every redirect.
+ * HTTP to servers that users name, guarded against SSRF: a user must not reach the networks of this
+ * machine through it. Addresses are checked in the socket's own name lookup, where they cannot
+ * change any more (no DNS rebinding), and again after every redirect.
  */
-import { lookup as resolveName } from 'node:dns'
+import { type LookupAddress, lookup as resolveName } from 'node:dns'
 import type { LookupFunction } from 'node:net'
-import { Agent, type Dispatcher } from 'undici'
-import { FluxdError, invalidInput } from '../errors.js'
+import { Agent, buildConnector, type Dispatcher } from 'undici'
+import { codeOf, FluxdError, invalidInput } from '../errors.js'
+import { createProxyConnector, type ProxySettings } from './proxy.js'
 import { type AddressRule, isPublicAddress, literalAddress } from './publicAddress.js'
+import { redact } from './redact.js'
 
-/** `url` is the one at the end of the redirects. The body must be read or discarded. */
+/** `url` is the last one of the redirects. The body must be read or discarded. */
 export type Reply = Dispatcher.ResponseData & { readonly url: URL }
 
 export type GuardedRequest = {
   readonly headers?: Readonly<Record<string, string>>
-  /** A token for the server of the first URL; no other server that it redirects to gets it. */
+  /** A token for the origin of the first URL; other origins that it redirects to do not get it. */
   readonly bearer?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
 
 export type GuardedClient = {
-  /** The reply at the end of the redirects, whatever its status. Throws `invalid_input` for a refused URL. */
+  /**
+   * The reply at the end of the redirects, of any status. Throws `invalid_input` for a refused URL.
+   */
   readonly get: (url: string, request?: GuardedRequest) => Promise<Reply>
-  /** The reply of that server itself: a redirect is not followed. Throws as `get`. */
+  /** The first reply: redirects are not followed. Throws as `get`. */
   readonly post: (url: string, body: string, request?: GuardedRequest) => Promise<Reply>
   /** As `post`. */
   readonly put: (url: string, body: Uint8Array, request?: GuardedRequest) => Promise<Reply>
   readonly close: () => Promise<void>
 }
 
+export type GuardedClientOptions = {
+  readonly allowAddress?: AddressRule
+  readonly stallTimeoutMs?: number
+  readonly proxy?: ProxySettings | undefined
+  /** Host names that the operator has configured: a proxy may resolve them. */
+  readonly trustedNames?: readonly string[]
+}
+
 const maxRedirects = 5
 const redirectStatuses: readonly number[] = [301, 302, 303, 307, 308]
 
 /**
- * A client that connects only to allowed addresses. `stallTimeoutMs` is for connecting, for waiting
- * for the first byte and between two of them; Cog's is the default.
+ * A client that connects to allowed addresses only. `stallTimeoutMs` is the limit for connecting,
+ * for the first byte and between two of them; the default is Cog's.
  */
 export function createGuardedClient({
-  allowAddress = isPublicAddress,
+  allowAddress = (address) => isPublicAddress(address),
   stallTimeoutMs = 10_000,
-}: {
-  readonly allowAddress?: AddressRule
-  readonly stallTimeoutMs?: number
-} = {}): GuardedClient {
+  proxy,
+  trustedNames = [],
+}: GuardedClientOptions = {}): GuardedClient {
+  const direct = buildConnector({ lookup: createLookup(allowAddress), timeout: stallTimeoutMs })
   const agent = new Agent({
-    connect: { lookup: createLookup(allowAddress), timeout: stallTimeoutMs },
+    connect: proxy ? createProxyConnector(proxy, direct, resolveTarget, stallTimeoutMs) : direct,
     headersTimeout: stallTimeoutMs,
     bodyTimeout: stallTimeoutMs,
   })
+
+  /** What a proxy is asked to connect to: a trusted name, or else an address that was checked. */
+  async function resolveTarget(hostname: string): Promise<string> {
+    const isTrusted = trustedNames.includes(hostname) || allowAddress(hostname, hostname)
+    // An address in the URL has been checked with the URL.
+    if (isTrusted || literalAddress({ hostname }) !== undefined) return hostname
+    const addresses = await lookUp(hostname, allowAddress)
+    return (addresses.find(({ family }) => family === 4) ?? addresses[0]!).address
+  }
 
   async function get(uri: string, request: GuardedRequest = {}): Promise<Reply> {
     const start = checkUrl(parseUrl(uri), allowAddress)
@@ -61,7 +82,7 @@ export function createGuardedClient({
       if (url.origin !== start.origin) bearer = undefined
     }
     throw invalidInput(
-      `Expected at most ${maxRedirects} redirects from ${showUrl(start)} but received more`,
+      `Expected at most ${maxRedirects} redirects from ${redact(start.href)} but received more`,
     )
   }
 
@@ -103,29 +124,8 @@ export function createGuardedClient({
   }
 }
 
-/** Closes the connection without reading what else it would bring. */
+/** Closes the connection without reading the rest; an error of an unread body is no failure. */
 export const discard = ({ body }: Pick<Reply, 'body'>) => body.on('error', () => {}).destroy()
-
-/** The whole body, refused as soon as it says or shows that it is longer than `maxBytes`. */
-export async function readBody(reply: Reply, maxBytes: number): Promise<Buffer> {
-  const tooLarge = () => invalidInput(`Expected a file of at most ${maxBytes} bytes`)
-  const announced = Number(reply.headers['content-length'] ?? 0)
-  if (announced > maxBytes) {
-    discard(reply)
-    throw tooLarge()
-  }
-  const chunks: Buffer[] = []
-  let length = 0
-  for await (const chunk of reply.body) {
-    length += chunk.length
-    if (length > maxBytes) throw tooLarge()
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks, length)
-}
-
-/** For messages: without the query, which may hold a token. */
-export const showUrl = ({ origin, pathname }: URL) => `${origin}${pathname}`.slice(0, 200)
 
 /** The URL that `uri` spells; throws `invalid_input` without quoting it. */
 export function parseUrl(uri: string): URL {
@@ -136,7 +136,9 @@ export function parseUrl(uri: string): URL {
   }
 }
 
-/** Throws unless `url` is http(s), carries no password, and its host is a name or an allowed address. */
+/**
+ * Throws unless `url` is http(s), has no credentials, and its host is a name or an allowed address.
+ */
 function checkUrl(url: URL, allowAddress: AddressRule): URL {
   if (url.protocol !== 'http:' && url.protocol !== 'https:')
     throw invalidInput(`Expected an http or https URL but received ${url.protocol}`)
@@ -150,7 +152,20 @@ function checkUrl(url: URL, allowAddress: AddressRule): URL {
 const refused = (host: string) =>
   invalidInput(`Expected the URL of a public server but ${host} is not one`)
 
-/** node's lookup, failing when any address of a name is refused. */
+/** The addresses of `hostname`. Throws if any of them is refused, or where there are none. */
+function lookUp(hostname: string, allowAddress: AddressRule): Promise<LookupAddress[]> {
+  return new Promise((resolve, reject) => {
+    createLookup(allowAddress)(hostname, { all: true }, (error, addresses) => {
+      if (!error) return resolve(addresses as LookupAddress[])
+      if (error instanceof FluxdError) return reject(error)
+      const reason = `${hostname} cannot be resolved here (${codeOf(error)}), and a proxy is set`
+      const advice = 'to let the proxy resolve it, add it to FLUXD_ALLOWED_HOSTS'
+      reject(new Error(`${reason}: ${advice}`, { cause: error }))
+    })
+  })
+}
+
+/** Node's lookup, which fails if any address of the name is refused. */
 const createLookup =
   (allowAddress: AddressRule): LookupFunction =>
   (hostname, options, callback) => {
@@ -166,5 +181,5 @@ const createLookup =
 function nextUrl(from: URL, location: string | string[] | undefined): URL {
   if (typeof location === 'string' && URL.canParse(location, from.href))
     return new URL(location, from.href)
-  throw invalidInput(`Expected ${showUrl(from)} to redirect to a URL but it names none`)
+  throw invalidInput(`Expected ${redact(from.href)} to redirect to a URL but it names none`)
 }

@@ -1,4 +1,4 @@
-/** The type of a picture by its first bytes, as clients often do not know it; undefined for anything else. */
+/** The MIME type of an image by its first bytes; undefined for anything else. */
 export function sniffType(bytes: Uint8Array): string | undefined {
   const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.byteLength, 16))
   return signatures.find(([at, text]) => head.toString('latin1').startsWith(text, at))?.[2]

@@ -4,6 +4,7 @@
  * Source: cog-flux bfl_predictor.py, LoraMixin.handle_loras.
  */
 import type { FluxInput } from '../contract/input.js'
+import { redact } from '../net/redact.js'
 import type { LoraRef } from './loraRef.js'
 
 /** The reference's words where there is an extra LoRA and no main one: it becomes the main one. */
@@ -13,7 +14,7 @@ export function notePromotion(
 ): string[] {
   const has = (wanted: LoraRef['role']) => loras.some(({ role }) => role === wanted)
   if (has('main') || !has('extra')) return []
-  const name = withoutSecrets(extra_lora)
+  const name = redact(extra_lora)
   return [
     `extra_lora_weights ${name} were found, and lora_weights were None! This shouldn't happen. ` +
       `Setting lora_weights to ${name} and lora_scale to extra_lora_scale: ${pythonFloat(extra_lora_scale)} and running.`,
@@ -23,9 +24,3 @@ export function notePromotion(
 /** 1 as `1.0`: a number as Python prints a float, for messages that clients may compare. */
 export const pythonFloat = (value: number) =>
   Number.isInteger(value) ? value.toFixed(1) : String(value)
-
-/** A reference as a log may show it: credentials stand in front of a URL's host or in its query. */
-const withoutSecrets = (reference: string) =>
-  reference.startsWith('data:')
-    ? 'data:…'
-    : reference.replace(/\?.*$/s, '?…').replace(/\/\/[^/@]*@/, '//')

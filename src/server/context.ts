@@ -3,8 +3,8 @@ import { join } from 'node:path'
 import { type Catalog, openCatalog } from '../catalog/catalog.js'
 import type { Config } from '../config/config.js'
 import { createFiles, type Files } from '../files/files.js'
-import { findBuiltinIn } from '../loras/bundled.js'
-import { createLibrary, type Library } from '../loras/loraCache.js'
+import { findBundledIn } from '../loras/bundled.js'
+import { createLoraCache, type LoraCache } from '../loras/loraCache.js'
 import { createMediaClient, type MediaClient } from '../net/fetchMedia.js'
 import { createGuardedClient, type GuardedClient } from '../net/guardedClient.js'
 import { allowHosts } from '../net/publicAddress.js'
@@ -20,7 +20,7 @@ export type Services = {
   readonly catalog: Catalog
   /** The API keys that are let in. */
   readonly keys: Keys
-  readonly library: Library
+  readonly library: LoraCache
   /** Fetches what inputs name. */
   readonly media: MediaClient
   /** For URLs that clients name: webhooks and uploads. */
@@ -42,6 +42,7 @@ export type ServiceSettings = Pick<
   | 'hosts'
   | 'allowedHosts'
   | 'loras'
+  | 'proxy'
 >
 
 /** Opens everything in `config.dataDir`; throws when another server has it or the store is damaged. */
@@ -71,9 +72,9 @@ export async function createServices(config: ServiceSettings, catalog: Catalog):
     store: store.files,
     quota: config.filesBytes,
   })
-  const library = createLibrary(config, { builtin: findBuiltinIn(config.loras.builtin) })
-  const media = createMediaClient({ allowAddress })
-  const client = createGuardedClient({ allowAddress })
+  const library = createLoraCache(config, { findBundled: findBundledIn(config.loras.builtin) })
+  const media = createMediaClient({ allowAddress, proxy: config.proxy })
+  const client = createGuardedClient({ allowAddress, proxy: config.proxy })
   return {
     store,
     files,

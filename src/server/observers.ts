@@ -6,7 +6,7 @@ import type { Prediction } from '../contract/prediction.js'
 import type { EventHook } from '../predictions/feed.js'
 import type { Attempt, Delivery } from '../store/deliveryStore.js'
 import type { Metrics } from '../telemetry/metrics.js'
-import { createReport } from '../telemetry/predictionTelemetry.js'
+import { createPredictionTelemetry } from '../telemetry/predictionTelemetry.js'
 import { createTracing } from '../telemetry/tracing.js'
 import type { Services } from './context.js'
 import type { CogOutputs } from './http/cog/outputs.js'
@@ -35,7 +35,7 @@ export type Observers = {
 export function createObservers(options: ObserverOptions): Observers {
   const { config, services, logger, metrics, version } = options
   const tracing = config.otlpUrl ? createTracing(config.otlpUrl, version) : undefined
-  const report = createReport({ logger, metrics, tracing })
+  const report = createPredictionTelemetry({ logger, metrics, tracing })
   const webhooks = createWebhooks({
     client: services.client,
     deliveries: services.store.deliveries,

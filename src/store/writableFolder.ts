@@ -1,5 +1,5 @@
 import { accessSync, constants, mkdirSync } from 'node:fs'
-import { invalidConfig } from '../errors.js'
+import { codeOf, invalidConfig } from '../errors.js'
 
 /** Makes `folder` if it is not there. Throws a sentence where nothing can be written. */
 export function makeWritable(folder: string): void {
@@ -7,7 +7,8 @@ export function makeWritable(folder: string): void {
     mkdirSync(folder, { recursive: true })
     accessSync(folder, constants.W_OK)
   } catch (cause) {
-    const code = cause instanceof Error && 'code' in cause ? cause.code : cause
-    throw invalidConfig(`Expected ${folder} to be a folder that can be written into (${code})`)
+    throw invalidConfig(
+      `Expected ${folder} to be a folder that can be written into (${codeOf(cause)})`,
+    )
   }
 }

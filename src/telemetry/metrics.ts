@@ -1,6 +1,6 @@
 /**
- * What a server counts, for Prometheus. Names and meanings are those that inference servers share
- * (vLLM's); no label holds anything a user wrote, so their number is bounded.
+ * Metrics for Prometheus. Names and meanings follow vLLM's, which other inference servers share. No
+ * label contains text of a user, so that the number of series is bounded.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 
@@ -9,7 +9,7 @@ export type PredictionEnd = {
   readonly model: string
   readonly outcome: 'succeeded' | 'failed' | 'canceled'
   readonly keyId: string | undefined
-  /** In seconds; absent for what never ran. */
+  /** In seconds; undefined for a prediction that never ran. */
   readonly queueTime?: number | undefined
   readonly predictTime?: number | undefined
   readonly totalTime?: number | undefined
@@ -20,7 +20,7 @@ export type GenerationEnd = {
   readonly variant: string
   readonly precision: string
   readonly mode: string
-  /** Of all pictures together. */
+  /** The steps of all images together. */
   readonly steps: number
   readonly stageSeconds: Readonly<Record<string, number>>
 }
@@ -41,11 +41,11 @@ export type Metrics = {
   readonly imageFlagged: () => void
 }
 
-// From a picture of the embedded model to fifty steps of dev on a slow card.
+// From an image of the embedded model to fifty steps of dev on a slow card.
 const secondsBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
 const stepBuckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5]
 
-/** A registry of its own, so that several servers can live in one process. */
+/** Metrics in a registry of their own, so that several servers can live in one process. */
 export function createMetrics(build: { readonly version: string; readonly ort: string }): Metrics {
   const registry = new Registry()
   const registers = [registry]
@@ -73,7 +73,7 @@ export function createMetrics(build: { readonly version: string; readonly ort: s
   const latency = seconds('e2e_request_latency_seconds', 'From admission to the end')
   const queueTime = seconds('request_queue_time_seconds', 'From admission to the start')
   const inference = seconds('request_inference_time_seconds', 'From the start to the end')
-  const images = counter('images_total', 'Pictures that were made')
+  const images = counter('images_total', 'Images that were generated')
   const busySeconds = counter('gpu_seconds_total', 'Seconds of the device, by API key', ['key'])
   const kind = ['variant', 'precision', 'mode'] as const
   const generations = counter('generations_total', 'Generations that were done', kind)
@@ -82,7 +82,7 @@ export function createMetrics(build: { readonly version: string; readonly ort: s
   const lora = seconds('lora_acquire_seconds', 'Until a LoRA was on disk', ['source'])
   const webhooks = counter('webhook_deliveries_total', 'Attempts at a webhook', ['outcome'])
   const restarts = counter('worker_restarts_total', 'Deaths of the engine process')
-  const flagged = counter('safety_flagged_total', 'Pictures that the safety checker left out')
+  const flagged = counter('safety_flagged_total', 'Images that the safety checker removed')
   new Gauge({
     name: 'fluxd_build_info',
     help: 'Versions of what runs',
@@ -96,12 +96,12 @@ export function createMetrics(build: { readonly version: string; readonly ort: s
     watch(counts, executors) {
       gauge(
         'num_requests_running',
-        'Predictions that are being made',
+        'Predictions that are running',
         async () => (await counts()).running,
       )
       gauge(
         'num_requests_waiting',
-        'Predictions that wait for their turn',
+        'Predictions in the queue',
         async () => (await counts()).waiting,
       )
       new Gauge({

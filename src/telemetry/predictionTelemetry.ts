@@ -4,17 +4,21 @@ import type { Prediction, WebhookEvent } from '../contract/prediction.js'
 import type { Metrics } from './metrics.js'
 import type { Tracing } from './tracing.js'
 
-export type Report = {
+export type PredictionTelemetry = {
   readonly onEvent: (prediction: Prediction, event: WebhookEvent) => void
 }
 
-export type ReportOptions = {
+export type PredictionTelemetryOptions = {
   readonly logger: Pick<Logger, 'child'>
   readonly metrics: Metrics
   readonly tracing?: Tracing | undefined
 }
 
-export function createReport({ logger, metrics, tracing }: ReportOptions): Report {
+export function createPredictionTelemetry({
+  logger,
+  metrics,
+  tracing,
+}: PredictionTelemetryOptions): PredictionTelemetry {
   function onEvent(prediction: Prediction, event: WebhookEvent): void {
     if (event === 'start') logStart(prediction)
     if (event === 'completed') end(prediction)

@@ -1,7 +1,7 @@
 /**
- * Spans of predictions for OpenTelemetry, told when a prediction is over: `prediction` with
- * `queue.wait` and `generate` in it. The caller's trace is continued (W3C traceparent). Prompts
- * are not told.
+ * OpenTelemetry spans of predictions, sent when a prediction has ended: `prediction` with
+ * `queue.wait` and `generate` in it. The caller's trace is continued (W3C traceparent). Spans
+ * contain no prompts.
  */
 import { context, ROOT_CONTEXT, SpanStatusCode, trace } from '@opentelemetry/api'
 import { W3CTraceContextPropagator } from '@opentelemetry/core'
@@ -20,13 +20,13 @@ export type TracedPrediction = {
 }
 
 export type Tracing = {
-  /** `traceparent` is the header of the request that made the prediction. */
+  /** `traceparent` is the header of the request that created the prediction. */
   readonly predictionEnded: (prediction: TracedPrediction, traceparent?: string) => void
-  /** Sends what is left. */
+  /** Sends the spans that are still buffered. */
   readonly stop: () => Promise<void>
 }
 
-/** Tells an OTLP collector at `url`, such as http://collector:4318/v1/traces. */
+/** Sends spans to an OTLP collector at `url`, such as http://collector:4318/v1/traces. */
 export function createTracing(url: string, version: string): Tracing {
   const provider = new BasicTracerProvider({
     resource: resourceFromAttributes({ 'service.name': 'fluxd', 'service.version': version }),
@@ -50,10 +50,10 @@ export function createTracing(url: string, version: string): Tracing {
       parentOf(traceparent),
     )
     const inside = trace.setSpan(ROOT_CONTEXT, span)
-    const tell = (name: string, from: Date, to: Date) =>
+    const addSpan = (name: string, from: Date, to: Date) =>
       tracer.startSpan(name, { startTime: from }, inside).end(to)
-    tell('queue.wait', createdAt, startedAt ?? completedAt)
-    if (startedAt) tell('generate', startedAt, completedAt)
+    addSpan('queue.wait', createdAt, startedAt ?? completedAt)
+    if (startedAt) addSpan('generate', startedAt, completedAt)
     if (prediction.status === 'failed')
       span.setStatus({ code: SpanStatusCode.ERROR, message: prediction.error ?? '' })
     span.end(completedAt)

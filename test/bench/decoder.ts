@@ -7,9 +7,9 @@
  */
 
 import { medianOf } from '../../src/bench/statistics.js'
-import { chooseTarget } from '../../src/cli/doctor.js'
 import { psnr } from '../../src/cli/similarity.js'
 import { readConfig } from '../../src/config/config.js'
+import { chooseTarget } from '../../src/doctor/target.js'
 import { openCheckpoint } from '../../src/engine/checkpoint/checkpoint.js'
 import { type Decoder, loadDecoder } from '../../src/engine/models/vaeDecoder.js'
 import { startNoise } from '../../src/engine/pipeline/rng/randn.js'

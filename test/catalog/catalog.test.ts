@@ -292,7 +292,7 @@ test('refreshing reads again what was written over, entry, readme or LoRA, and t
   expect(await find()).toMatchObject({ readme: '# A\n' })
 })
 
-test('refreshing tells once what is wrong and keeps all', async () => {
+test('refreshing reports a fault once and keeps the catalog', async () => {
   const folders = makeFolders()
   const catalog = await open(folders)
   const wrong = writeInto(folders.own, 'me/b.json', '{')

@@ -136,7 +136,7 @@ describe('fluxd bench', () => {
 })
 
 describe('the table', () => {
-  test('tells everything in one place', () => {
+  test('has all results', () => {
     expect(BenchReport.parse(full)).toEqual(full)
     expect(describeReport(full)).toBe(
       [

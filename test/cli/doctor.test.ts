@@ -4,13 +4,18 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { describe, expect, test } from 'vitest'
-import { chooseTarget, runDoctor } from '../../src/cli/doctor.js'
+import { runDoctor } from '../../src/cli/doctor.js'
 import { readConfig } from '../../src/config/config.js'
 import type { MachinePlaces } from '../../src/doctor/machine.js'
+import { chooseTarget } from '../../src/doctor/target.js'
 import { temporaryFolder } from '../weightFiles.js'
 
 const folder = temporaryFolder()
-const settings = { FLUXD_DATA_DIR: join(folder, 'data'), FLUXD_HF_TOKEN: 'hf_1' }
+const settings = {
+  FLUXD_DATA_DIR: join(folder, 'data'),
+  FLUXD_HF_TOKEN: 'hf_1',
+  FLUXD_PORT: '0',
+}
 
 const cpuMachine: MachinePlaces = {
   driverFile: join(folder, 'absent'),
@@ -38,7 +43,7 @@ function sickMachine(): MachinePlaces {
 async function examine(places: MachinePlaces, variables = {}) {
   const stdout = new PassThrough()
   const config = readConfig({ ...settings, ...variables })
-  const sound = await runDoctor({ config, stdout, places })
+  const sound = await runDoctor({}, { config, stdout, places })
   stdout.end()
   return { sound, lines: (await text(stdout)).trimEnd().split('\n') }
 }
@@ -47,16 +52,39 @@ test('a sound CPU machine has a line for each thing that matters to it', async (
   const { sound, lines } = await examine(cpuMachine)
   expect(sound).toBe(true)
   expect(lines.filter((line) => !line.startsWith('    '))).toEqual([
+    expect.stringMatching(/^✓ fluxd: \d.*, ONNX Runtime 1\.29\.0$/),
     expect.stringMatching(/^✓ node: \d+\./),
     '✓ device: cpu, chosen by what is here',
     '✓ backend: ort, chosen by what is here',
     '✓ native addon: not built, and not needed',
     expect.stringMatching(/^[✓!] disk: [\d.]+ GiB free for /),
     '✓ Hugging Face token: set',
+    `✓ data folder: ${settings.FLUXD_DATA_DIR}, which the first start makes`,
+    '✓ store: none yet; the first start makes it',
+    '✓ port: any free one',
+    '✓ API keys: none, so only this machine may use the server',
+    '✓ model dev: embedded, for simple shapes only; fluxd pull dev downloads FLUX.1',
+    '✓ model schnell: embedded, for simple shapes only; fluxd pull schnell downloads FLUX.1',
+    '✓ safety checker: none: nothing is checked',
   ])
 })
 
-test('a sick GPU machine is told what is missing and how to get it', async () => {
+test('as JSON, a program can read the verdict and each finding', async () => {
+  const stdout = new PassThrough()
+  const config = readConfig({ ...settings, FLUXD_CHECKPOINT_DEV: join(folder, 'absent') })
+  expect(await runDoctor({ json: true }, { config, stdout, places: cpuMachine })).toBe(false)
+  stdout.end()
+  const { works, findings } = JSON.parse(await text(stdout))
+  expect(works).toBe(false)
+  expect(findings).toContainEqual({
+    subject: 'model dev',
+    verdict: 'problem',
+    detail: expect.stringContaining('absent: expected a diffusers folder'),
+    fix: 'Set FLUXD_CHECKPOINT_DEV, or run: fluxd pull dev',
+  })
+})
+
+test('a GPU machine with missing parts gets a line for each, with its fix', async () => {
   const { sound, lines } = await examine(sickMachine())
   expect(sound).toBe(false)
   expect(lines).toContain('✓ device: cuda, chosen by what is here')
@@ -68,7 +96,7 @@ test('a sick GPU machine is told what is missing and how to get it', async () =>
     '    Install libcudnn9-cuda-13, or add its folder to LD_LIBRARY_PATH',
   )
   expect(lines).toContain('✗ CUDA provider: none beside ONNX Runtime 1.29.0')
-  const addon = lines.indexOf('! native addon: not built; pictures take longer without it')
+  const addon = lines.indexOf('! native addon: not built; images take longer without it')
   expect(lines[addon + 1]).toBe('    npm run build:native')
 })
 
@@ -139,7 +167,7 @@ describe('the command', () => {
     expect(stdout).toContain('✗ libcublas.so.13: not found')
   })
 
-  test('serve does not start on a GPU that cannot work, and says why', async () => {
+  test('serve does not start on a GPU that cannot work and prints the reason', async () => {
     sickMachine()
     const { code, stdout, stderr } = await run('serve', { FLUXD_PORT: '0' })
     expect(code).toBe(1)

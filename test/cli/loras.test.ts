@@ -65,7 +65,7 @@ describe('fluxd loras', () => {
     expect(existsSync(dataDir)).toBe(false)
   })
 
-  test('a data folder that cannot be used is told in a sentence', async () => {
+  test('a data folder that cannot be used is an error in a sentence', async () => {
     const { context } = await prepare()
     const file = join(context.config.dataDir, 'file')
     writeFileSync(file, '')
@@ -95,7 +95,7 @@ describe('fluxd loras', () => {
 
     await listLoras({}, context)
     expect(stdout()).toMatch(
-      /^watercolour {2}[0-9a-f]{12} {3}12\.4 kB {2}\d{4}-\d\d-\d\dT\d\d:\d\d {2}https:\/\/civitai\.com\/api\/download\/models\/7\?type=Model&token=\*{3}\n$/,
+      /^NAME +SHA-256 +SIZE +USED +SOURCE\nwatercolour {2}[0-9a-f]{12} {2}12\.4 kB {2}\d{4}-\d\d-\d\dT\d\d:\d\d {2}https:\/\/civitai\.com\/api\/download\/models\/7\?type=Model&token=\*{3}\n$/,
     )
     await listLoras({ json: true }, context)
     expect(JSON.parse(stdout())).toEqual([
@@ -125,7 +125,7 @@ describe('fluxd loras', () => {
     expect(stdout()).toMatch(/ {2}format {5}diffusers\n/)
   })
 
-  test('what cannot be fetched is told in the words of the contract', async () => {
+  test('a failed download has the words of the contract', async () => {
     const { context } = await prepare()
     await expect(addLora('x', 'civitai.com/models/1', context)).rejects.toThrow(
       /^Model not found on CivitAI at that URL/,
@@ -137,7 +137,7 @@ describe('fluxd loras', () => {
 })
 
 describe('fluxd loras inspect', () => {
-  test('tells that one which comes with fluxd fits the embedded model', async () => {
+  test('says that a bundled one fits the embedded model', async () => {
     const { run, stdout } = await prepare()
     expect(await run('fofr/shxdo-v2')).toBe(true)
     expect(stdout()).toMatch(
@@ -145,7 +145,7 @@ describe('fluxd loras inspect', () => {
     )
   })
 
-  test('tells that a full-size one fits Flux.1 as published, not the embedded model', async () => {
+  test('says that a full-size one fits Flux.1 as published, not the embedded model', async () => {
     const { run, stdout } = await prepare()
     const stem = 'lora_unet_double_blocks_18_img_attn_proj'
     const path = writeLora({
@@ -178,7 +178,7 @@ describe('fluxd loras inspect', () => {
     expect(text).toMatch(/metadata\n {4}evil \[2J: a b\n/)
   })
 
-  test('what is no file and no name is told so', async () => {
+  test('what is no file and no name is refused', async () => {
     const { run } = await prepare()
     await expect(run('no/such')).rejects.toThrow(/no\/such/)
   })

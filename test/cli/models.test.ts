@@ -107,6 +107,14 @@ describe('fluxd models show', () => {
 })
 
 describe('fluxd models add', () => {
+  test('makes four steps where the base is schnell, unless a default says otherwise', async () => {
+    const { add, written } = await prepare()
+    await add('me/fast', { base: 'schnell' })
+    expect(written('me/fast').defaults).toEqual({ num_inference_steps: 4 })
+    await add('me/slow', { base: 'schnell', default: ['num_inference_steps=8'] })
+    expect(written('me/slow').defaults).toEqual({ num_inference_steps: 8 })
+  })
+
   test('writes what the flags say', async () => {
     const { add, written, printed, host } = await prepare()
     const weights = makeWeights()

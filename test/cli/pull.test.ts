@@ -12,8 +12,10 @@ import { PassThrough } from 'node:stream'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { type PullFlags, pullModel } from '../../src/cli/pull.js'
 import { readConfig } from '../../src/config/config.js'
+import type { ProxySettings } from '../../src/net/proxy.js'
 import { checkpoints, makeFolder } from '../catalog/folders.js'
 import { type FileOptions, startHost } from '../loras/hosts.js'
+import { startProxy, through } from '../net/proxyServer.js'
 
 const commit = 'c0ffee'.padEnd(40, '0')
 const name = 'black-forest-labs/FLUX.1-dev'
@@ -24,7 +26,7 @@ const token = 'hf_SECRET'
 const hashOf = (algorithm: string, ...parts: (string | Buffer)[]) =>
   parts.reduce((hash, part) => hash.update(part), createHash(algorithm)).digest('hex')
 
-/** What the hub tells of a file: large ones are in LFS. */
+/** The hub's entry for a file: large ones are in LFS. */
 function listEntry(path: string, bytes: Buffer) {
   const entry = { type: 'file', path, size: bytes.length }
   const oid = hashOf('sha1', `blob ${bytes.length}\0`, bytes)
@@ -33,7 +35,7 @@ function listEntry(path: string, bytes: Buffer) {
     : { ...entry, oid }
 }
 
-/** A hub with the embedded checkpoint as a repository, and what such repositories hold besides. */
+/** A hub with the embedded checkpoint as a repository, and the other files of such repositories. */
 async function startHub(faults: Readonly<Record<string, FileOptions>> = {}, repo = name) {
   const [hub, storage] = [await startHost(), await startHost()]
   const files = new Map<string, Buffer>()
@@ -69,7 +71,12 @@ async function startHub(faults: Readonly<Record<string, FileOptions>> = {}, repo
 
 type Hub = Awaited<ReturnType<typeof startHub>>
 
-function prepare({ hub }: Pick<Hub, 'hub'>, dataDir = makeFolder(), hasToken = true) {
+function prepare(
+  { hub }: Pick<Hub, 'hub'>,
+  dataDir = makeFolder(),
+  hasToken = true,
+  proxy?: ProxySettings,
+) {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
   const canceling = new AbortController()
   const host = {
@@ -78,11 +85,15 @@ function prepare({ hub }: Pick<Hub, 'hub'>, dataDir = makeFolder(), hasToken = t
   }
   const pull = (reference: string, flags: PullFlags = {}) =>
     pullModel(reference, flags, {
-      config: { dataDir, hosts: { huggingFace: host, civitai: host, replicate: host } },
+      config: {
+        dataDir,
+        hosts: { huggingFace: host, civitai: host, replicate: host },
+        ...(proxy && { proxy }),
+      },
       signal: canceling.signal,
       stdout,
       stderr: stderr as unknown as NodeJS.WriteStream,
-      patience: { attempts: 2, delayMs: 5, stallMs: 500, timeoutMs: 10_000 },
+      retry: { attempts: 2, delayMs: 5, stallMs: 500, timeoutMs: 10_000, minBytesPerSecond: 0 },
     })
   const read = (stream: PassThrough) => String(stream.read() ?? '')
   return { dataDir, pull, canceling, printed: () => read(stdout), shown: () => read(stderr) }
@@ -128,7 +139,7 @@ describe('fluxd pull', () => {
     ).toEqual(embedded)
   })
 
-  test('gives its token to the hub and to nobody else', async () => {
+  test('sends its token to the hub only', async () => {
     const hub = await startHub()
     await prepare(hub).pull('dev')
     const tokensAt = (asked: Hub['hub']['asked']) =>
@@ -137,13 +148,13 @@ describe('fluxd pull', () => {
     expect(tokensAt(hub.storage.asked)).toEqual(new Set([undefined]))
   })
 
-  test('puts any repository where --to says and tells how to serve it', async () => {
+  test('puts any repository where --to says and prints how to serve it', async () => {
     const hub = await startHub({}, 'someone/flux-mine')
     const { pull, printed } = prepare(hub)
     const folder = join(makeFolder(), 'mine')
     await pull('someone/flux-mine', { to: folder })
     expect(filesOf(folder)).toEqual(embedded)
-    expect(printed()).toBe(`to have it served as model dev, set\nFLUXD_CHECKPOINT_DEV=${folder}\n`)
+    expect(printed()).toBe(`to serve it as model dev, set\nFLUXD_CHECKPOINT_DEV=${folder}\n`)
   })
 
   test('asks for the revision behind @', async () => {
@@ -190,6 +201,16 @@ test('of two pulls into one folder the second is refused', async () => {
 describe('an interrupted pull', () => {
   const rangesOf = ({ storage }: Hub) =>
     storage.askedFor(`/${weights}`).map(({ headers }) => headers.range)
+
+  test('goes through a proxy', async () => {
+    const hub = await startHub()
+    const proxy = await startProxy()
+    const { pull, dataDir } = prepare(hub, makeFolder(), true, through(proxy.url))
+    await pull('dev')
+    expectFiles(join(dataDir, 'models/black-forest-labs--FLUX.1-dev'), hub)
+    for (const { origin } of [hub.hub, hub.storage])
+      expect(proxy.targets()).toContain(origin.slice('http://'.length))
+  })
 
   test('goes on where the connection broke off', async () => {
     const hub = await startHub({ [weights]: { faults: [{ kind: 'cut', after: 200_000 }] } })

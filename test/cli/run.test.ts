@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -6,13 +6,15 @@ import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import sharp from 'sharp'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
-import { listPaths, readWish } from '../../src/cli/inputFlags.js'
+import { chooseOutput, listPaths, readInputFlags } from '../../src/cli/inputFlags.js'
+import { addLora } from '../../src/cli/loras.js'
 import { type RunFlags, runPrompt } from '../../src/cli/run.js'
 import { readConfig } from '../../src/config/config.js'
 import { FluxdError } from '../../src/errors.js'
 import type { startEngine } from '../../src/worker/engine/client.js'
 import { flat } from '../engine/images/pictures.js'
 import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
+import { temporaryData } from '../temporaryData.js'
 
 async function makeFolder() {
   const folder = await mkdtemp(join(tmpdir(), 'fluxd-run-'))
@@ -25,17 +27,32 @@ function prepare(options: FakeEngineOptions = {}) {
   const start = vi.fn<typeof startEngine>(() => engine)
   const canceling = new AbortController()
   const [stdout, stderr] = [new PassThrough(), new PassThrough()]
+  const config = readConfig({ FLUXD_DEVICE: 'cpu', FLUXD_DATA_DIR: temporaryData() })
   const run = (flags: RunFlags) =>
     runPrompt('a yellow star', flags, {
-      config: readConfig({ FLUXD_DEVICE: 'cpu' }),
+      config,
       signal: canceling.signal,
       stdout,
       stderr: stderr as unknown as NodeJS.WriteStream,
       start,
     })
   const read = (stream: PassThrough) => String(stream.read() ?? '')
-  return { engine, start, canceling, run, stdout: () => read(stdout), stderr: () => read(stderr) }
+  return {
+    engine,
+    start,
+    canceling,
+    config,
+    run,
+    raw: stdout,
+    stdout: () => read(stdout),
+    stderr: () => read(stderr),
+  }
 }
+
+const streams = () => ({
+  stdout: new PassThrough(),
+  stderr: new PassThrough() as unknown as NodeJS.WriteStream,
+})
 
 describe('fluxd run', () => {
   test.each([
@@ -43,7 +60,7 @@ describe('fluxd run', () => {
     ['star.jpg', 'jpeg'],
     ['star.JPEG', 'jpeg'],
     ['star.png', 'png'],
-  ])('writes %s as %s and tells its size and seed', async (name, format) => {
+  ])('writes %s as %s and prints its size and seed', async (name, format) => {
     const output = join(await makeFolder(), name)
     const { run, engine, stdout } = prepare()
     await run({ output, seed: '7', steps: '2' })
@@ -52,7 +69,7 @@ describe('fluxd run', () => {
     expect(engine.stops()).toBe(1)
   })
 
-  test('keeps the numbers of the pictures that the safety checker leaves', async () => {
+  test('keeps the numbers of the images that the safety checker passes', async () => {
     const folder = await makeFolder()
     const { run, engine, start, stdout, stderr } = prepare()
     start.mockReturnValue({
@@ -69,7 +86,7 @@ describe('fluxd run', () => {
     expect(stderr()).toContain('NSFW content detected in image 0\n')
   })
 
-  test('numbers the files of several pictures', async () => {
+  test('numbers the files of several images', async () => {
     const folder = await makeFolder()
     const { run } = prepare()
     await run({ output: join(folder, 'star.webp'), numOutputs: '3', steps: '1' })
@@ -86,13 +103,57 @@ describe('fluxd run', () => {
   })
 
   test('uses --checkpoint for the chosen model and --noise over the setting', async () => {
-    const { run, start, engine } = prepare()
+    const { run, start, engine, config } = prepare()
     const output = join(await makeFolder(), 'a.webp')
     await run({ output, model: 'schnell', checkpoint: '/models/s', noise: 'torch-cpu' })
     const { checkpoints, scratch } = start.mock.calls[0]![0]
     expect(checkpoints).toEqual({ ...readConfig({}).checkpoints, schnell: '/models/s' })
-    expect(scratch).toBe(join(readConfig({}).dataDir, 'scratch'))
+    expect(scratch).toBe(join(config.dataDir, 'scratch'))
     expect(engine.plans[0]).toMatchObject({ variant: 'schnell', noise: 'torch-cpu' })
+  })
+
+  test('writes the bytes alone to stdout where the output is -', async () => {
+    const { run, raw, stderr } = prepare()
+    await run({ output: '-', format: 'png', seed: '7', steps: '1' })
+    const bytes = raw.read() as Buffer
+    expect((await sharp(bytes).metadata()).format).toBe('png')
+    expect(stderr()).toMatch(/1024×1024, seed 7, 0\.\d s\n$/)
+  })
+
+  test('refuses several images on stdout, and a format that there is not', async () => {
+    const { run, start } = prepare()
+    await expect(run({ output: '-', numOutputs: '2' })).rejects.toThrow(
+      'Expected one image for --output - but --num-outputs is 2',
+    )
+    await expect(run({ output: '-', format: 'gif' })).rejects.toThrow(
+      'Expected --format to be webp, jpg or png but received gif',
+    )
+    expect(start).not.toHaveBeenCalled()
+  })
+
+  test('merges LoRAs of files, of bundled names and of names that were added', async () => {
+    const { run, engine, config } = prepare()
+    const file = join(config.loras.builtin!, 'fofr--shxdo-v2.safetensors')
+    const context = { config, signal: new AbortController().signal, ...streams() }
+    await addLora('mine', file, context)
+    const output = join(await makeFolder(), 'a.webp')
+    await run({ output, steps: '1', lora: [`${file}:0.5`, 'fofr/shxdo-v2:-1', 'mine'] })
+    expect(engine.plans[0]).toMatchObject({
+      loras: [
+        { name: 'fofr--shxdo-v2.safetensors', path: file, scale: 0.5 },
+        { name: 'fofr/shxdo-v2', path: file, scale: -1 },
+        { name: 'mine', path: expect.stringContaining(config.dataDir), scale: 1 },
+      ],
+    })
+  })
+
+  test('refuses a LoRA that is neither a file nor a name before an engine starts', async () => {
+    const { run, start } = prepare()
+    const output = join(await makeFolder(), 'a.webp')
+    await expect(run({ output, lora: ['./nothing.safetensors'] })).rejects.toThrow(
+      'Expected a file or a reference but there is no file ./nothing.safetensors',
+    )
+    expect(start).not.toHaveBeenCalled()
   })
 
   test('passes on what is wrong and stops the engine', async () => {
@@ -136,7 +197,7 @@ describe('fluxd run', () => {
   })
 })
 
-describe('a picture to start from', () => {
+describe('an image to start from', () => {
   async function makePicture(width: number, height: number) {
     const path = join(await makeFolder(), 'in.png')
     await flat(width, height, 'navy').png().toFile(path)
@@ -194,7 +255,17 @@ describe('a picture to start from', () => {
   })
 })
 
-test('every flag is a field of the wish', () => {
+test.each([
+  [{ model: 'schnell' }, 4],
+  [{ model: 'schnell', steps: '9' }, 9],
+  [{ model: 'dev' }, 28],
+  [{}, 28],
+])('%j means %d steps', (flags, steps) => {
+  const input = readInputFlags('p', { output: 'a.png', ...flags })
+  expect(input.num_inference_steps).toBe(steps)
+})
+
+test('every flag is a field of the input', () => {
   const flags = {
     output: 'a.png',
     model: 'schnell',
@@ -206,7 +277,7 @@ test('every flag is a field of the wish', () => {
     numOutputs: '2',
     quality: '0',
   }
-  expect(readWish('p', flags)).toMatchObject({
+  expect(readInputFlags('p', flags)).toMatchObject({
     prompt: 'p',
     model: 'schnell',
     num_inference_steps: 4,
@@ -219,15 +290,29 @@ test('every flag is a field of the wish', () => {
     output_quality: 0,
     output_format: 'png',
   })
-  expect(readWish('p', { output: 'a.jpg', aspectRatio: '16:9', megapixels: '0.25' })).toMatchObject(
-    {
-      aspect_ratio: '16:9',
-      megapixels: '0.25',
-      output_format: 'jpg',
-    },
-  )
+  expect(
+    readInputFlags('p', { output: 'a.jpg', aspectRatio: '16:9', megapixels: '0.25' }),
+  ).toMatchObject({
+    aspect_ratio: '16:9',
+    megapixels: '0.25',
+    output_format: 'jpg',
+  })
 })
 
 test('a dot in a folder is not the extension of the file', () => {
   expect(listPaths('v1.0/star.webp', 2)).toEqual(['v1.0/star-1.webp', 'v1.0/star-2.webp'])
+})
+
+test('without an output a name is chosen that is free', async () => {
+  const folder = await makeFolder()
+  const before = process.cwd()
+  process.chdir(folder)
+  onTestFinished(() => process.chdir(before))
+  expect(chooseOutput('webp', 1)).toBe('out.webp')
+  await writeFile('out.webp', '')
+  expect(chooseOutput('webp', 1)).toBe('out2.webp')
+  await writeFile('out2.webp', '')
+  expect(chooseOutput('webp', 1)).toBe('out3.webp')
+  await writeFile('out-2.png', '')
+  expect(chooseOutput('png', 2)).toBe('out2.png')
 })

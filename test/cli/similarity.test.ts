@@ -1,6 +1,6 @@
 /** PSNR and SSIM against a direct sum over 2-D windows in numpy (float64), and by hand. */
 import { describe, expect, test } from 'vitest'
-import { comparePictures, psnr, ssim } from '../../src/cli/similarity.js'
+import { compareImages, psnr, ssim } from '../../src/cli/similarity.js'
 import { flat, fromRgb } from '../engine/images/pictures.js'
 
 const size = { width: 29, height: 23 }
@@ -26,16 +26,16 @@ test.each([
   expect(ssim({ rgb: a, size }, { rgb: b, size })).toBeCloseTo(wantedSsim, 9)
 })
 
-describe('two encoded pictures', () => {
+describe('two encoded images', () => {
   const grey = (level: number) => fromRgb(new Uint8Array(bytes).fill(level), size).png().toBuffer()
 
   test('that are equal differ by nothing', async () => {
     const picture = await grey(90)
-    expect(await comparePictures(picture, picture)).toEqual({ psnr: Infinity, ssim: 1 })
+    expect(await compareImages(picture, picture)).toEqual({ psnr: Infinity, ssim: 1 })
   })
 
   test('of one level each have the values of the formulas', async () => {
-    const got = await comparePictures(await grey(100), await grey(110))
+    const got = await compareImages(await grey(100), await grey(110))
     expect(got.psnr).toBeCloseTo(20 * Math.log10(25.5), 12)
     const c1 = 2.55 ** 2
     expect(got.ssim).toBeCloseTo((2 * 100 * 110 + c1) / (100 ** 2 + 110 ** 2 + c1), 9)
@@ -43,8 +43,8 @@ describe('two encoded pictures', () => {
 
   test('of two sizes are refused', async () => {
     const other = await flat(40, 24, 'red').png().toBuffer()
-    await expect(comparePictures(await grey(1), other)).rejects.toThrow(
-      'Expected two pictures of one size but they are 29×23 and 40×24',
+    await expect(compareImages(await grey(1), other)).rejects.toThrow(
+      'Expected two images of one size but they are 29×23 and 40×24',
     )
   })
 })

@@ -55,10 +55,12 @@ test('an empty environment gives a loopback server with the embedded model', () 
     threads: 0,
     libraryPath: [],
     logLevel: 'info',
+    proxy: { http: undefined, https: undefined, exclude: [] },
+    warnings: [],
   })
 })
 
-test('every variable is heard', () => {
+test('every variable has its effect', () => {
   const config = readConfig({
     FLUXD_HOST: '0.0.0.0',
     FLUXD_PORT: '8080',
@@ -90,7 +92,7 @@ test('every variable is heard', () => {
     FLUXD_GO_FAST_LORA_MULTIPLIER: '2',
     FLUXD_SAFETY_MODEL: '/models/safety',
     FLUXD_CORS_ORIGINS: 'https://app.example, http://localhost:3000',
-    FLUXD_API_KEY: 'master',
+    FLUXD_API_KEY: 'a-master-key-of-some-length',
     FLUXD_WEBHOOK_TOKEN: 'for-receivers',
     FLUXD_OTLP_URL: 'http://collector:4318/v1/traces',
     FLUXD_DEVICE: 'cuda',
@@ -148,6 +150,8 @@ test('every variable is heard', () => {
     threads: 2,
     libraryPath: ['/cuda/lib', '/cudnn/lib'],
     logLevel: 'debug',
+    proxy: { http: undefined, https: undefined, exclude: [] },
+    warnings: [],
   })
 })
 
@@ -195,7 +199,7 @@ test.each([
   expect(fault).toThrow(`but received ${JSON.stringify(value)}`)
 })
 
-test('secrets are heard and never printed', () => {
+test('secrets are read and never printed', () => {
   const config = readConfig({ HF_TOKEN: 'hf_secret', FLUXD_CIVITAI_TOKEN: 'cv_secret' })
   expect(config.hosts.huggingFace.token?.reveal()).toBe('hf_secret')
   expect(config.hosts.civitai.token?.reveal()).toBe('cv_secret')
@@ -211,11 +215,40 @@ test('secrets are heard and never printed', () => {
   )
 })
 
+test.each([
+  ['90', 90],
+  ['90s', 90],
+  ['15m', 900],
+  ['2h', 7200],
+  ['7d', 604_800],
+  ['0', 0],
+])('a time of %s is %d seconds', (FLUXD_RETENTION, seconds) => {
+  expect(readConfig({ FLUXD_RETENTION }).retentionSeconds).toBe(seconds)
+})
+
+test.each(['1w', '1.5h', '-1', '1h30m', '999999999d'])('a time of %s is refused', (time) => {
+  expect(() => readConfig({ FLUXD_RETENTION: time })).toThrow(
+    'Expected FLUXD_RETENTION to be seconds from 0 to 999999999, or a time such as 15m, 2h or 7d',
+  )
+})
+
+test('flags of a command replace the settings that they stand for', () => {
+  const flags = { FLUXD_PORT: '1234', FLUXD_HOST: undefined }
+  const { port, host } = readConfig({ FLUXD_PORT: '1', FLUXD_HOST: '::1' }, () => false, flags)
+  expect([port, host]).toEqual([1234, '::1'])
+})
+
+test.each(['a', 'fifteen-letters'])('%s is too short for an API key', (FLUXD_API_KEY) => {
+  expect(() => readConfig({ FLUXD_API_KEY })).toThrow(
+    'Expected FLUXD_API_KEY to be a token of at least 16 characters without spaces but received ***',
+  )
+})
+
 test('a secret may be given as the file that holds it', () => {
   const folder = mkdtempSync(join(tmpdir(), 'fluxd-config-'))
   const file = join(folder, 'key')
-  writeFileSync(file, 'from-a-file\n')
-  expect(readConfig({ FLUXD_API_KEY_FILE: file }).apiKey?.reveal()).toBe('from-a-file')
+  writeFileSync(file, 'a-key-from-a-file\n')
+  expect(readConfig({ FLUXD_API_KEY_FILE: file }).apiKey?.reveal()).toBe('a-key-from-a-file')
   expect(readConfig({ FLUXD_API_KEY_FILE: '/dev/null' }).apiKey).toBeUndefined()
   expect(() => readConfig({ FLUXD_API_KEY_FILE: join(folder, 'absent') })).toThrow(
     'Expected FLUXD_API_KEY_FILE to be a file that can be read',

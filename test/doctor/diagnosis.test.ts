@@ -1,5 +1,10 @@
 import { describe, expect, test } from 'vitest'
-import { chooseBackend, chooseDevice, diagnose, type Patient } from '../../src/doctor/diagnosis.js'
+import {
+  chooseBackend,
+  chooseDevice,
+  type DiagnosisInput,
+  diagnose,
+} from '../../src/doctor/diagnosis.js'
 import { type CudaLibrary, cudaLibraries, type Machine } from '../../src/doctor/machine.js'
 
 const libraries = new Map(
@@ -23,7 +28,7 @@ const cpuHost: Machine = {
   provider: undefined,
   addon: 'none',
 }
-const patient = (machine: Machine, changes: Partial<Patient> = {}): Patient => ({
+const input = (machine: Machine, changes: Partial<DiagnosisInput> = {}): DiagnosisInput => ({
   machine,
   device: 'auto',
   backend: 'auto',
@@ -33,14 +38,14 @@ const patient = (machine: Machine, changes: Partial<Patient> = {}): Patient => (
   hasHubToken: true,
   ...changes,
 })
-const problems = (sick: Patient) =>
+const problems = (sick: DiagnosisInput) =>
   diagnose(sick)
     .filter(({ verdict }) => verdict === 'problem')
     .map(({ subject }) => subject)
 
 test('a sound GPU host and a sound CPU host have nothing but ok', () => {
   for (const machine of [gpuHost, cpuHost])
-    expect(diagnose(patient(machine)).filter(({ verdict }) => verdict !== 'ok')).toEqual([])
+    expect(diagnose(input(machine)).filter(({ verdict }) => verdict !== 'ok')).toEqual([])
 })
 
 describe('the device', () => {
@@ -53,7 +58,7 @@ describe('the device', () => {
 
   test.each(cudaLibraries)('does not become the CPU because %s is missing', (library) => {
     const left = new Map([...libraries].filter(([name]) => name !== library))
-    expect(problems(patient({ ...gpuHost, libraries: left }))).toEqual([library])
+    expect(problems(input({ ...gpuHost, libraries: left }))).toEqual([library])
   })
 })
 
@@ -80,7 +85,7 @@ describe('the backend', () => {
   ] as const)(
     'a machine with the addon built as needed or not (%#)',
     (host, addon, backend, verdict, fix) => {
-      const findings = diagnose(patient({ ...host, addon }, { backend }))
+      const findings = diagnose(input({ ...host, addon }, { backend }))
       const finding = findings.find(({ subject }) => subject === 'native addon')!
       expect([finding.verdict, finding.fix]).toEqual([verdict, fix])
     },
@@ -95,16 +100,14 @@ test.each<[string, Machine]>([
   ['gpu', { ...gpuHost, gpus: [{ ...gpuHost.gpus[0]!, computeCapability: 7.5 }] }],
   ['CUDA provider', { ...gpuHost, provider: undefined }],
 ])('%s is a problem with a fix', (subject, machine) => {
-  expect(problems(patient(machine))).toEqual([subject])
-  expect(
-    diagnose(patient(machine)).find((finding) => finding.subject === subject)?.fix,
-  ).toBeTruthy()
+  expect(problems(input(machine))).toEqual([subject])
+  expect(diagnose(input(machine)).find((finding) => finding.subject === subject)?.fix).toBeTruthy()
 })
 
 test('a provider of another runtime, a full disk and a full card are warnings', () => {
   const full = { ...gpuHost.gpus[0]!, freeBytes: 10 * 2 ** 30 }
   const machine = { ...gpuHost, provider: 'other', gpus: [full] }
-  const warnings = diagnose(patient(machine, { freeDiskBytes: 2 ** 30, hasHubToken: false }))
+  const warnings = diagnose(input(machine, { freeDiskBytes: 2 ** 30, hasHubToken: false }))
     .filter(({ verdict }) => verdict === 'warning')
     .map(({ subject }) => subject)
   expect(warnings).toEqual(['CUDA provider', 'memory for dev', 'disk', 'Hugging Face token'])

@@ -2,8 +2,8 @@ import { chmodSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
+import { measureCheckpoint } from '../../src/doctor/examination.js'
 import { freeDiskBytes, inspectMachine } from '../../src/doctor/machine.js'
-import { measureCheckpoint } from '../../src/doctor/weights.js'
 
 const folder = mkdtempSync(join(tmpdir(), 'fluxd-doctor-'))
 
@@ -73,6 +73,6 @@ test('weights are counted in folders of folders, and none is 0', async () => {
   expect(await measureCheckpoint(join(folder, 'nothing'))).toBe(0)
 })
 
-test('the room of a folder that is not there yet is that of the disk it will be on', async () => {
+test('the free space of a missing folder is that of the disk it will be on', async () => {
   expect(await freeDiskBytes(join(folder, 'not/yet'))).toBeGreaterThan(0)
 })

@@ -1,6 +1,6 @@
 /** What LoRAs, guidance and fp8 do on the embedded model: effects that random weights cannot show. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { comparePictures } from '../../src/cli/similarity.js'
+import { compareImages } from '../../src/cli/similarity.js'
 import { readConfig } from '../../src/config/config.js'
 import { loadModels, type Models } from '../../src/engine/models/models.js'
 import type { GenerationPlan, Precision } from '../../src/plan/plan.js'
@@ -109,7 +109,7 @@ describe('fp8', () => {
       const plan = { prompt, seed: i }
       const bf16 = await draw(plan)
       const fp8 = await draw({ ...plan, precision: 'fp8' })
-      const { psnr: decibels, ssim } = await comparePictures(bf16, fp8)
+      const { psnr: decibels, ssim } = await compareImages(bf16, fp8)
       // 29.1 to 32.5 dB and .978 to .982 are what is seen.
       expect(decibels).toBeGreaterThan(25)
       expect(decibels).toBeLessThan(60)
@@ -128,7 +128,7 @@ describe('fp8', () => {
       const plan = { start, firstStep: 2, prompt: 'a yellow ring on a purple background' }
       const bf16 = await draw(plan)
       const fp8 = await draw({ ...plan, precision: 'fp8' })
-      const { psnr } = await comparePictures(bf16, fp8)
+      const { psnr } = await compareImages(bf16, fp8)
       // 30.4 and 33.1 dB are what is seen.
       expect(psnr).toBeGreaterThan(25)
       expect(psnr).toBeLessThan(60)

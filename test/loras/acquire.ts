@@ -3,12 +3,12 @@
  * several references, separated by spaces, there is room for two, and it begins again and again;
  * the one that follows the word `hold` is held for ever.
  */
-import { createLibrary } from '../../src/loras/loraCache.js'
+import { createLoraCache } from '../../src/loras/loraCache.js'
 
 const [dataDir, origin, references] = process.argv.slice(2) as [string, string, string]
 const all = references.replace(/^hold /, '').split(' ')
 const host = { url: origin, token: undefined }
-const library = createLibrary({
+const cache = createLoraCache({
   dataDir,
   hosts: { huggingFace: host, civitai: host, replicate: host },
   allowedHosts: ['127.0.0.1'],
@@ -16,9 +16,9 @@ const library = createLibrary({
 })
 const options = { signal: new AbortController().signal, writeLine: () => {} }
 if (references.startsWith('hold ')) {
-  await library.acquire(all[0]!, options)
+  await cache.acquire(all[0]!, options)
   await new Promise(() => setInterval(() => {}, 1000))
 }
-do for (const reference of all) (await library.acquire(reference, options)).release()
+do for (const reference of all) (await cache.acquire(reference, options)).release()
 while (all.length > 1)
-await library.close()
+await cache.close()

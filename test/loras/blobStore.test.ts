@@ -1,4 +1,4 @@
-/** What stays on disk, what goes when room is needed, and what a killed process leaves behind. */
+/** What stays on disk, what is evicted, and what a killed process leaves behind. */
 import { spawn } from 'node:child_process'
 import {
   existsSync,
@@ -13,7 +13,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { type Host, makeWeights, sha256, startHost } from './hosts.js'
-import { filesOf, makeFolder, openLibrary, setUp } from './server.js'
+import { filesOf, makeFolder, openCache, setUp } from './server.js'
 
 const options = { signal: new AbortController().signal, writeLine: () => {} }
 
@@ -34,7 +34,7 @@ const partBytes = (dataDir: string) =>
     .map((file) => statSync(join(dataDir, 'loras/parts', file)).size)
     .reduce((sum, bytes) => sum + bytes, 0)
 
-describe('when the room is used up', () => {
+describe('when the quota is reached', () => {
   test('the one that was used longest ago goes, and the log says so', async () => {
     const { host, acquire, lines } = await setUp({ cacheBytes: 25_000 })
     const [a, b, c] = addFiles(host, 'abc') as [string, string, string]
@@ -84,16 +84,16 @@ describe('when the room is used up', () => {
   })
 
   test('what has a name stays', async () => {
-    const { host, library, acquire, dataDir } = await setUp({ cacheBytes: 15_000 })
+    const { host, cache, acquire, dataDir } = await setUp({ cacheBytes: 15_000 })
     const [a, b] = addFiles(host, 'ab') as [string, string]
-    await library.add('kept', a, options)
+    await cache.add('kept', a, options)
     await tick()
     ;(await acquire(b)).release()
     expect(filesOf(dataDir, 'blobs')).toHaveLength(2)
     expect((await acquire('kept')).source).toBe('disk')
   })
 
-  test('half a file that nobody asks for again goes, too', async () => {
+  test('a partial file that is not continued is evicted, too', async () => {
     const { host, acquire, dataDir } = await setUp({ cacheBytes: 45_000 })
     const [a] = addFiles(host, 'a') as [string]
     host.file('/big.safetensors', makeWeights(40_000), {
@@ -111,15 +111,15 @@ describe('when the room is used up', () => {
     expect(filesOf(dataDir, 'parts').filter((file) => file.endsWith('.part'))).toEqual([])
   })
 
-  test('a disk that is too full is made room on, as long as there is something to remove', async () => {
+  test('files are evicted from a disk that is too full, as long as there are any', async () => {
     const host = await startHost()
     const dataDir = makeFolder()
     const [a, b] = addFiles(host, 'ab') as [string, string]
-    const roomy = openLibrary(host, dataDir)
+    const roomy = openCache(host, dataDir)
     const first = await roomy.acquire(a, options)
     first.release()
     const lines: string[] = []
-    const strict = openLibrary(host, dataDir, { minFreeBytes: Number.MAX_SAFE_INTEGER })
+    const strict = openCache(host, dataDir, { minFreeBytes: Number.MAX_SAFE_INTEGER })
     const second = await strict.acquire(b, { ...options, writeLine: (line) => lines.push(line) })
     expect(lines.slice(0, 3)).toEqual([
       expect.stringMatching(/^free=\d+$/),
@@ -131,7 +131,7 @@ describe('when the room is used up', () => {
   })
 })
 
-test('whatever eight users do at once with room for two files, what they hold is there and sound', async () => {
+test('whatever eight users do at once with space for two files, leased files are there and sound', async () => {
   const { host, acquire, dataDir } = await setUp({ cacheBytes: 25_000 })
   const urls = addFiles(host, 'abcdef')
   let seed = 7
@@ -162,7 +162,7 @@ describe('after a restart', () => {
     const host = await startHost()
     const dataDir = makeFolder()
     const urls = addFiles(host, 'abc') as [string, string, string]
-    const before = openLibrary(host, dataDir, { cacheBytes: 35_000 })
+    const before = openCache(host, dataDir, { cacheBytes: 35_000 })
     const paths: string[] = []
     for (const url of [...urls, urls[0]]) {
       const { path, release } = await before.acquire(url, options)
@@ -172,7 +172,7 @@ describe('after a restart', () => {
     }
     await before.add('named', urls[2], options)
 
-    const after = openLibrary(host, dataDir, { cacheBytes: 35_000 })
+    const after = openCache(host, dataDir, { cacheBytes: 35_000 })
     const asked = host.asked.length
     expect((await after.acquire('named', options)).source).toBe('disk')
     expect((await after.list()).map(({ name, source }) => name ?? source)).toEqual([
@@ -193,9 +193,9 @@ describe('after a restart', () => {
     const host = await startHost()
     const dataDir = makeFolder()
     const [a] = addFiles(host, 'a') as [string]
-    const first = await openLibrary(host, dataDir).acquire(a, options)
+    const first = await openCache(host, dataDir).acquire(a, options)
     damage(first.path)
-    const second = await openLibrary(host, dataDir).acquire(a, options)
+    const second = await openCache(host, dataDir).acquire(a, options)
     expect(second).toMatchObject({ source: 'network', digest: first.digest })
     expect(sha256(readFileSync(second.path))).toBe(first.digest)
   })
@@ -204,10 +204,10 @@ describe('after a restart', () => {
     const host = await startHost()
     const dataDir = makeFolder()
     const [a] = addFiles(host, 'a') as [string]
-    const first = await openLibrary(host, dataDir).acquire(a, options)
+    const first = await openCache(host, dataDir).acquire(a, options)
     const folder = join(dataDir, 'loras/references')
     writeFileSync(join(folder, readdirSync(folder)[0]!), '{"digest":')
-    const second = await openLibrary(host, dataDir).acquire(a, options)
+    const second = await openCache(host, dataDir).acquire(a, options)
     expect(second).toMatchObject({ source: 'network', path: first.path })
   })
 
@@ -215,14 +215,14 @@ describe('after a restart', () => {
     const host = await startHost()
     const dataDir = makeFolder()
     const [a] = addFiles(host, 'a') as [string]
-    const library = openLibrary(host, dataDir)
+    const cache = openCache(host, dataDir)
     const part = join(dataDir, 'loras/parts', `${'0'.repeat(64)}.999999999.part`)
     writeFileSync(part, 'half')
-    await library.acquire(a, options)
+    await cache.acquire(a, options)
     expect(existsSync(part)).toBe(true)
     const longAgo = new Date(Date.now() - 25 * 60 * 60_000)
     utimesSync(part, longAgo, longAgo)
-    await library.acquire(addFiles(host, 'b')[0]!, options)
+    await cache.acquire(addFiles(host, 'b')[0]!, options)
     expect(existsSync(part)).toBe(false)
   })
 })
@@ -246,7 +246,7 @@ describe('a process that is killed', () => {
   test('in the middle of a download leaves a part, from which the next one goes on', async () => {
     const host = await startHost()
     const dataDir = makeFolder()
-    const library = openLibrary(host, dataDir)
+    const cache = openCache(host, dataDir)
     host.file('/a.safetensors', weights, { etag: '"1"', pauseMs: 200 })
     const url = `${host.origin}/a.safetensors`
     const child = startProcess(dataDir, host, url)
@@ -258,13 +258,13 @@ describe('a process that is killed', () => {
     expect(filesOf(dataDir, 'blobs')).toEqual([])
 
     host.file('/a.safetensors', weights, { etag: '"1"' })
-    const lora = await library.acquire(url, options)
+    const lora = await cache.acquire(url, options)
     expect(readFileSync(lora.path)).toEqual(weights)
     expect(host.asked[1]!.headers.range).toBe(`bytes=${kept}-`)
     expect(filesOf(dataDir, 'parts')).toEqual([])
   })
 
-  test('no longer holds what it held while it lived', async () => {
+  test('has no leases any more', async () => {
     const host = await startHost()
     const dataDir = makeFolder()
     const [a, b, c] = addFiles(host, 'abc') as [string, string, string]
@@ -274,13 +274,13 @@ describe('a process that is killed', () => {
     const [blob] = filesOf(dataDir, 'blobs')
     const path = join(dataDir, 'loras/blobs', blob!)
 
-    const library = openLibrary(host, dataDir, { cacheBytes: 15_000 })
-    ;(await library.acquire(b, options)).release()
+    const cache = openCache(host, dataDir, { cacheBytes: 15_000 })
+    ;(await cache.acquire(b, options)).release()
     expect(existsSync(path)).toBe(true)
-    expect((await library.list()).map(({ inUse }) => inUse)).toEqual([false, true])
+    expect((await cache.list()).map(({ inUse }) => inUse)).toEqual([false, true])
     child.kill()
     await child.exited
-    ;(await library.acquire(c, options)).release()
+    ;(await cache.acquire(c, options)).release()
     expect(existsSync(path)).toBe(false)
   })
 
@@ -299,10 +299,10 @@ describe('a process that is killed', () => {
       expect(filesOf(dataDir, 'blobs').length, `kill ${index}`).toBeGreaterThan(0)
       for (const file of filesOf(dataDir, 'blobs'))
         expect(sha256(readFileSync(join(dataDir, 'loras/blobs', file)))).toBe(file.split('.')[0])
-      const library = openLibrary(host, dataDir, { cacheBytes: 25_000 })
-      for (const { digest } of await library.list()) expect(digest).toMatch(/^[0-9a-f]{64}$/)
+      const cache = openCache(host, dataDir, { cacheBytes: 25_000 })
+      for (const { digest } of await cache.list()) expect(digest).toMatch(/^[0-9a-f]{64}$/)
       for (const url of urls.slice(0, 3)) {
-        const lora = await library.acquire(url, options)
+        const lora = await cache.acquire(url, options)
         expect(sha256(readFileSync(lora.path))).toBe(lora.digest)
         lora.release()
       }
@@ -312,12 +312,12 @@ describe('a process that is killed', () => {
   test('and one that lives never write the same part', async () => {
     const host = await startHost()
     const dataDir = makeFolder()
-    const library = openLibrary(host, dataDir)
+    const cache = openCache(host, dataDir)
     host.file('/a.safetensors', weights, { etag: '"1"', pauseMs: 100 })
     const url = `${host.origin}/a.safetensors`
     const child = startProcess(dataDir, host, url)
     await expect.poll(() => partBytes(dataDir), { timeout: 30_000 }).toBeGreaterThan(20_000)
-    const lora = await library.acquire(url, options)
+    const lora = await cache.acquire(url, options)
     expect(host.asked.map(({ headers }) => headers.range)).toEqual([undefined, undefined])
     expect(await child.exited).toBe(0)
     expect(readFileSync(lora.path)).toEqual(weights)

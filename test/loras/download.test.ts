@@ -1,16 +1,24 @@
 /** What a download does with servers that break off, lie or change their mind. */
 import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import type { ServerResponse } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { download, type Patience } from '../../src/net/download/resumable.js'
+import { download, type RetryPolicy } from '../../src/net/download/resumable.js'
 import { createGuardedClient } from '../../src/net/guardedClient.js'
 import { type FileOptions, makeWeights, sha256, startHost } from './hosts.js'
 
-const patience: Patience = { attempts: 3, delayMs: 5, stallMs: 150, timeoutMs: 5000 }
+const retry: RetryPolicy = {
+  attempts: 3,
+  delayMs: 5,
+  stallMs: 150,
+  timeoutMs: 5000,
+  minBytesPerSecond: 0,
+}
 const bytes = makeWeights(100_000)
 
-async function setUp(options: FileOptions = {}, limits: Partial<Patience> = {}) {
+async function setUp(options: FileOptions = {}, limits: Partial<RetryPolicy> = {}) {
   const host = await startHost()
   const folder = mkdtempSync(join(tmpdir(), 'fluxd-download-'))
   onTestFinished(() => rmSync(folder, { recursive: true }))
@@ -19,7 +27,7 @@ async function setUp(options: FileOptions = {}, limits: Partial<Patience> = {}) 
   host.file('/lora', bytes, { received, ...options })
   const client = createGuardedClient({
     allowAddress: (address) => address === '127.0.0.1',
-    stallTimeoutMs: patience.stallMs,
+    stallTimeoutMs: retry.stallMs,
   })
   onTestFinished(() => client.close())
   const pull = (request: Partial<Parameters<typeof download>[2]> = {}) =>
@@ -32,7 +40,7 @@ async function setUp(options: FileOptions = {}, limits: Partial<Patience> = {}) 
         signal: new AbortController().signal,
         ...request,
       },
-      { ...patience, ...limits },
+      { ...retry, ...limits },
     )
   return { host, part, pull, ranges: () => host.asked.map(({ headers }) => headers.range) }
 }
@@ -150,9 +158,9 @@ describe('a connection that breaks off', () => {
     expect(ranges()).toEqual([undefined, undefined])
   })
 
-  test('and bytes that nobody knows the origin of are not mixed', async () => {
+  test('and bytes of unknown origin are not mixed', async () => {
     const { part, pull, ranges } = await setUp({ etag: '"v1"' })
-    writeFileSync(part, 'left by whom?')
+    writeFileSync(part, 'of unknown origin')
     expect(await pull()).toEqual(whole)
     expect(ranges()).toEqual([undefined])
   })
@@ -322,4 +330,62 @@ test('a canceled download keeps what came, for the next one', async () => {
   expect(readFileSync(part)).toHaveLength(7000)
   expect(await pull()).toEqual(whole)
   expect(ranges()).toEqual([undefined, 'bytes=7000-'])
+})
+
+describe('a file in a content encoding', () => {
+  const packed = gzipSync(bytes)
+  const encoded = { 'content-encoding': 'gzip', etag: '"v1"', 'content-length': packed.length }
+
+  test('arrives decoded, with the hash of the file', async () => {
+    const { host, part, pull } = await setUp()
+    host.on('/lora', (_, response) => response.writeHead(200, encoded).end(packed))
+    expect(await pull()).toEqual(whole)
+    expect(readFileSync(part)).toEqual(bytes)
+  })
+
+  test('starts over after a broken connection: ranges count encoded bytes', async () => {
+    const { host, part, pull, ranges } = await setUp()
+    let isFirst = true
+    host.on('/lora', (_, response) => {
+      response.writeHead(200, encoded)
+      if (!isFirst) return response.end(packed)
+      isFirst = false
+      response.write(packed.subarray(0, 50_000), () => response.destroy())
+    })
+    expect(await pull()).toEqual(whole)
+    expect(readFileSync(part)).toEqual(bytes)
+    expect(ranges()).toEqual([undefined, undefined])
+  })
+
+  test('is refused and removed when it decodes to more than is allowed', async () => {
+    const { host, part, pull } = await setUp()
+    const bomb = gzipSync(Buffer.alloc(2 ** 25))
+    host.on('/lora', (_, response) =>
+      response.writeHead(200, { 'content-encoding': 'gzip' }).end(bomb),
+    )
+    await expect(pull()).rejects.toThrow('Expected a file of at most 1048576 bytes')
+    expect(existsSync(part)).toBe(false)
+  })
+})
+
+describe('a server that sends a byte now and then', () => {
+  const drip = (response: ServerResponse) => {
+    response.writeHead(200, { 'content-length': bytes.length })
+    const timer = setInterval(() => response.write('x'), 20)
+    response.on('close', () => clearInterval(timer))
+  }
+
+  test('is left after as many attempts as one that sends nothing', async () => {
+    const { host, pull } = await setUp({}, { minBytesPerSecond: 1024, timeoutMs: 600_000 })
+    host.on('/lora', (_, response) => drip(response))
+    await expect(pull()).rejects.toThrow('it came at less than 1024 bytes a second')
+    expect(host.asked).toHaveLength(3)
+  })
+
+  test('is read on where the policy sets no minimum', async () => {
+    const { host, pull } = await setUp({}, { timeoutMs: 1000 })
+    host.on('/lora', (_, response) => drip(response))
+    await expect(pull()).rejects.toThrow('it took longer than 1000 ms')
+    expect(host.asked).toHaveLength(1)
+  })
 })

@@ -19,7 +19,7 @@ vi.mock('node:fs', async (importOriginal) => {
   return { ...fs, rmSync: first(fs.rmSync), renameSync: first(fs.renameSync) }
 })
 
-test('a file that another process takes hold of just then stays', async () => {
+test('a file that another process leases during its eviction stays', async () => {
   const { host, dataDir, acquire } = await setUp({ maxBytes: 20_000, cacheBytes: 15_000 })
   for (const name of ['a', 'b']) host.file(`/${name}.safetensors`, makeWeights(10_000))
   const { digest, release } = await acquire(`${host.origin}/a.safetensors`)

@@ -1,11 +1,13 @@
-/** From a reference to a file: every kind of host, their refusals, and what a prediction is told. */
+/** From a reference to a file: every kind of host, their refusals, and the log of a prediction. */
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { describe, expect, test } from 'vitest'
-import { findBuiltinIn } from '../../src/loras/bundled.js'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { findBundledIn } from '../../src/loras/bundled.js'
+import { createLoraCache } from '../../src/loras/loraCache.js'
+import { startProxy, through } from '../net/proxyServer.js'
 import { type Host, makeTar, makeWeights, sha256, startHost } from './hosts.js'
-import { filesOf, setUp, tokens, writtenText } from './server.js'
+import { filesOf, makeFolder, setUp, tokens, writtenText } from './server.js'
 
 const weights = makeWeights(50_000)
 const digest = sha256(weights)
@@ -71,6 +73,34 @@ describe('weights come from', () => {
       `Downloaded sub/my lora.safetensors from HuggingFace to ${lora.path}`,
       expect.stringMatching(/^Downloaded weights in/),
     ])
+  })
+
+  test('a file behind a proxy, which resolves the name of the configured host only', async () => {
+    const host = await startHost()
+    host.file('/a.safetensors', weights)
+    const proxy = await startProxy()
+    const origin = host.origin.replace('127.0.0.1', 'hub.invalid')
+    const cache = createLoraCache(
+      {
+        dataDir: makeFolder(),
+        hosts: {
+          huggingFace: { url: origin, token: undefined },
+          civitai: { url: origin, token: undefined },
+          replicate: { url: origin, token: undefined },
+        },
+        allowedHosts: [],
+        proxy: through(proxy.url),
+        loras: { maxBytes: 2 ** 20, cacheBytes: 2 ** 24, minFreeBytes: 0 },
+      },
+      { retry: { attempts: 1, delayMs: 1, stallMs: 2000, timeoutMs: 9000, minBytesPerSecond: 0 } },
+    )
+    onTestFinished(() => cache.close())
+    const acquire = (reference: string) =>
+      cache.acquire(reference, { signal: new AbortController().signal, writeLine: () => {} })
+    expect(await acquire(`${origin}/a.safetensors`)).toMatchObject({ digest })
+    const other = origin.replace('hub.invalid', 'localhost')
+    await expect(acquire(`${other}/a.safetensors`)).rejects.toThrow('but localhost is not one')
+    expect(proxy.targets()).toEqual([origin.slice('http://'.length)])
   })
 
   test('the file that is named in a repository', async () => {
@@ -191,13 +221,13 @@ test('the same weights under two references are one file', async () => {
 })
 
 describe('ten predictions that want the same', () => {
-  test('share one download, and each is told about it', async () => {
-    const { host, library } = await setUp()
+  test('share one download, whose lines and progress each receives', async () => {
+    const { host, cache } = await setUp()
     host.file('/lora.safetensors', weights, { pauseMs: 20 })
     const logs = Array.from({ length: 10 }, (): string[] => [])
     const loras = await Promise.all(
       logs.map((lines) =>
-        library.acquire(`${host.origin}/lora.safetensors`, {
+        cache.acquire(`${host.origin}/lora.safetensors`, {
           signal: new AbortController().signal,
           writeLine: (line) => void lines.push(line),
         }),
@@ -210,7 +240,7 @@ describe('ten predictions that want the same', () => {
   })
 
   test('go on when one of them is canceled, and stop when all are', async () => {
-    const { host, library, acquire } = await setUp()
+    const { host, cache, acquire } = await setUp()
     host.file('/lora.safetensors', weights, { etag: '"1"', pauseMs: 30 })
     const url = `${host.origin}/lora.safetensors`
     const [one, other] = [new AbortController(), new AbortController()]
@@ -235,7 +265,7 @@ describe('ten predictions that want the same', () => {
       response.writeHead(200, { 'content-length': '5000' }).write('x')
     })
     const last = new AbortController()
-    const slow = library.acquire(`${host.origin}/slow.safetensors`, {
+    const slow = cache.acquire(`${host.origin}/slow.safetensors`, {
       signal: last.signal,
       writeLine: () => {},
     })
@@ -254,7 +284,7 @@ describe('ten predictions that want the same', () => {
     expect(host.asked).toEqual([])
   })
 
-  test('do not share the end of one that nobody waited for any more', async () => {
+  test('do not share a download that was aborted for lack of waiters', async () => {
     const { host, acquire } = await setUp()
     host.file('/lora.safetensors', weights, {
       etag: '"1"',
@@ -330,13 +360,13 @@ describe('a host that refuses', () => {
     },
   )
 
-  test('a stranger to a gated repository is told where its licence is', async () => {
+  test('a gated repository is refused with the page of its licence', async () => {
     const { host, acquire } = await setUp()
     host.json('/api/models/o/r/tree/main', { error: 'gated' }, 401, { 'x-error-code': 'GatedRepo' })
     await expect(acquire('huggingface.co/o/r')).rejects.toThrow(restricted)
   })
 
-  test('a file that is not in the repository is told so', async () => {
+  test('a file that is not in the repository is refused by name', async () => {
     const { host, acquire } = await setUp()
     host.json('/o/r/resolve/main/x.safetensors', {}, 404, { 'x-error-code': 'EntryNotFound' })
     await expect(acquire('huggingface.co/o/r/x.safetensors')).rejects.toThrow(
@@ -400,7 +430,7 @@ describe('a host that refuses', () => {
     )
   })
 
-  test('and one that redirects there is told so', async () => {
+  test('and one that redirects there is refused', async () => {
     const { host, acquire } = await setUp()
     host.redirect('/x.safetensors', 'http://10.0.0.1/x.safetensors')
     await expect(acquire(`${host.origin}/x.safetensors`)).rejects.toThrow(
@@ -408,7 +438,7 @@ describe('a host that refuses', () => {
     )
   })
 
-  test('a data URI without data is told so, without its end', async () => {
+  test('a data URI without data is refused, quoting its head only', async () => {
     const { acquire } = await setUp()
     await expect(acquire(`data:${'x'.repeat(100)}SECRET`)).rejects.toMatchObject({
       code: 'lora_invalid',
@@ -418,7 +448,7 @@ describe('a host that refuses', () => {
     })
   })
 
-  test('redirecting in circles is told so', async () => {
+  test('redirecting in circles is an error', async () => {
     const { host, acquire } = await setUp()
     host.redirect('/x.safetensors', '/y.safetensors')
     host.redirect('/y.safetensors', '/x.safetensors')
@@ -427,7 +457,7 @@ describe('a host that refuses', () => {
     )
   })
 
-  test('breaking off every time is told so', async () => {
+  test('breaking off every time is an error', async () => {
     const { host, acquire } = await setUp()
     const fault = { kind: 'cut', after: 100 } as const
     host.file('/x.safetensors', weights, { faults: [fault, fault] })
@@ -579,107 +609,105 @@ describe('names', () => {
   const options = { signal: new AbortController().signal, writeLine: () => {} }
 
   test('a name goes before what a reference would mean', async () => {
-    const { host, library, acquire, lines } = await setUp()
+    const { host, cache, acquire, lines } = await setUp()
     host.file('/a.safetensors', weights)
-    await library.add('fofr/flux', `${host.origin}/a.safetensors`, options)
-    await library.add('watercolour', `${host.origin}/a.safetensors`, options)
+    await cache.add('fofr/flux', `${host.origin}/a.safetensors`, options)
+    await cache.add('watercolour', `${host.origin}/a.safetensors`, options)
     expect(host.asked).toHaveLength(1)
     for (const name of ['fofr/flux', 'watercolour']) {
       const lora = await acquire(name)
       expect(lora).toMatchObject({ digest, source: 'disk' })
-      expect(await library.find(name)).toBe(lora.path)
+      expect(await cache.find(name)).toBe(lora.path)
     }
     expect(lines).toEqual([])
   })
 
   test('what comes with fluxd goes before Replicate', async () => {
     const folder = new URL('../../models/tiny/loras', import.meta.url).pathname
-    const { acquire, library, lines } = await setUp({}, { builtin: findBuiltinIn(folder) })
+    const { acquire, cache, lines } = await setUp({}, { findBundled: findBundledIn(folder) })
     const lora = await acquire('fofr/shxdo-v2')
     expect(lora).toMatchObject({ path: `${folder}/fofr--shxdo-v2.safetensors`, source: 'disk' })
     expect(lora.digest).toBe(sha256(readFileSync(lora.path)))
-    expect(await library.find('fofr/shxdo-v2')).toBe(lora.path)
-    expect(await library.find('fofr/nothing')).toBeUndefined()
-    expect(await library.find('../fofr--shxdo-v2')).toBeUndefined()
+    expect(await cache.find('fofr/shxdo-v2')).toBe(lora.path)
+    expect(await cache.find('fofr/nothing')).toBeUndefined()
+    expect(await cache.find('../fofr--shxdo-v2')).toBeUndefined()
     expect(lines).toEqual([])
   })
 
   test('another name may be given to what has one or comes with fluxd', async () => {
     const folder = new URL('../../models/tiny/loras', import.meta.url).pathname
-    const { host, acquire, library } = await setUp({}, { builtin: findBuiltinIn(folder) })
+    const { host, acquire, cache } = await setUp({}, { findBundled: findBundledIn(folder) })
     host.file('/a.safetensors', weights)
-    await library.add('watercolour', `${host.origin}/a.safetensors`, options)
-    await library.add('copy', 'watercolour', options)
-    await library.remove('watercolour')
+    await cache.add('watercolour', `${host.origin}/a.safetensors`, options)
+    await cache.add('copy', 'watercolour', options)
+    await cache.remove('watercolour')
     expect(await acquire('copy')).toMatchObject({ digest, source: 'disk' })
-    await library.add('mine', 'fofr/shxdo-v2', options)
+    await cache.add('mine', 'fofr/shxdo-v2', options)
     const [mine, builtin] = [await acquire('mine'), await acquire('fofr/shxdo-v2')]
     expect(mine.digest).toBe(builtin.digest)
     expect(mine.path).toMatch(/blobs/)
     expect(host.asked).toHaveLength(1)
   })
 
-  test('a file where it lies is told by its digest, which follows its content', async () => {
-    const { library, dataDir } = await setUp()
+  test('an operator’s file has the digest of its content at the time', async () => {
+    const { cache, dataDir } = await setUp()
     const path = join(dataDir, 'own.safetensors')
-    await expect(library.open(path)).rejects.toMatchObject({
+    await expect(cache.open(path)).rejects.toMatchObject({
       code: 'lora_invalid',
       message: 'Expected own.safetensors to be a file that can be read (ENOENT)',
     })
     writeFileSync(path, weights)
-    expect(await library.open(path)).toMatchObject({ path, digest, source: 'disk' })
+    expect(await cache.open(path)).toMatchObject({ path, digest, source: 'disk' })
     const other = makeWeights(8000)
     writeFileSync(path, other)
-    expect(await library.open(path)).toMatchObject({ path, digest: sha256(other) })
-    await expect(library.open(dataDir)).rejects.toThrow(
-      / to be a file that can be read \(EISDIR\)$/,
-    )
+    expect(await cache.open(path)).toMatchObject({ path, digest: sha256(other) })
+    await expect(cache.open(dataDir)).rejects.toThrow(/ to be a file that can be read \(EISDIR\)$/)
   })
 
   test('a file of this machine gets a name, and its copy stays when it goes', async () => {
-    const { library, acquire, dataDir } = await setUp()
+    const { cache, acquire, dataDir } = await setUp()
     const path = new URL('../fixtures/lora/lora_peft.safetensors', import.meta.url).pathname
-    await library.addFile('peft', path)
+    await cache.addFile('peft', path)
     const lora = await acquire('peft')
     expect(lora.digest).toBe(sha256(readFileSync(path)))
     expect(lora.path).toMatch(/blobs/)
     expect(filesOf(dataDir, 'parts')).toEqual([])
-    await expect(library.addFile('test', import.meta.filename)).rejects.toThrow(
+    await expect(cache.addFile('test', import.meta.filename)).rejects.toThrow(
       `Expected a safetensors file at ${import.meta.filename} but it is`,
     )
     expect(filesOf(dataDir, 'parts')).toEqual([])
   })
 
   test('removing a name removes the file, unless another name leads to it or it is in use', async () => {
-    const { host, library, acquire, dataDir } = await setUp()
+    const { host, cache, acquire, dataDir } = await setUp()
     host.file('/a.safetensors', weights)
-    await library.add('one', `${host.origin}/a.safetensors`, options)
-    await library.add('two', `${host.origin}/a.safetensors`, options)
-    await library.remove('one')
+    await cache.add('one', `${host.origin}/a.safetensors`, options)
+    await cache.add('two', `${host.origin}/a.safetensors`, options)
+    await cache.remove('one')
     const lora = await acquire('two')
-    await library.remove('two')
+    await cache.remove('two')
     expect(filesOf(dataDir, 'blobs')).toHaveLength(1)
     lora.release()
-    await library.addFile('three', lora.path)
-    await library.remove('three')
+    await cache.addFile('three', lora.path)
+    await cache.remove('three')
     expect(filesOf(dataDir, 'blobs')).toEqual([])
-    await expect(library.remove('three')).rejects.toMatchObject({
+    await expect(cache.remove('three')).rejects.toMatchObject({
       code: 'not_found',
       message: 'There is no LoRA named three',
     })
   })
 
   test('the list shows names first, then what predictions brought, without secrets', async () => {
-    const { host, library, acquire } = await setUp()
+    const { host, cache, acquire } = await setUp()
     host.file('/a.safetensors', weights)
     host.file('/b.safetensors', makeWeights())
-    await library.add('zebra', `${host.origin}/a.safetensors?token=SECRET`, options)
-    await library.addFile(
+    await cache.add('zebra', `${host.origin}/a.safetensors?token=SECRET`, options)
+    await cache.addFile(
       'ant',
       new URL('../fixtures/lora/lora_peft.safetensors', import.meta.url).pathname,
     )
     const lora = await acquire(`${host.origin}/b.safetensors`)
-    expect(await library.list()).toMatchObject([
+    expect(await cache.list()).toMatchObject([
       { name: 'ant', inUse: false },
       {
         name: 'zebra',
@@ -694,8 +722,8 @@ describe('names', () => {
   test.each(['', 'a/b/c', '../a', 'a/..', '/a', 'a b', 'a\0', 'x'.repeat(65)])(
     '%j is no name',
     async (name) => {
-      const { library } = await setUp()
-      await expect(library.add(name, 'fofr/flux', options)).rejects.toMatchObject({
+      const { cache } = await setUp()
+      await expect(cache.add(name, 'fofr/flux', options)).rejects.toMatchObject({
         code: 'invalid_input',
         message: expect.stringMatching(/^Expected a name such as watercolour/),
       })

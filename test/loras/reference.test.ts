@@ -1,6 +1,6 @@
 /** Every form of a LoRA reference, and the words for what is none: the table of the contract. */
-import { describe, expect, test } from 'vitest'
-import { type LoraSource, parseLoraSource, showLora } from '../../src/loras/reference.js'
+import { expect, test } from 'vitest'
+import { type LoraSource, parseLoraSource } from '../../src/loras/reference.js'
 
 const hub = (owner: string, repo: string, file?: string): LoraSource => ({
   ...{ kind: 'huggingface', owner, repo },
@@ -105,29 +105,4 @@ test.each([
   expect(() => parseLoraSource(reference)).toThrow(
     expect.objectContaining({ code: 'lora_invalid', message }),
   )
-})
-
-describe('for a log', () => {
-  test.each([
-    ['fofr/flux', 'fofr/flux'],
-    ['data:application/x-tar;base64,c2VjcmV0', 'data:application/x-tar…'],
-    ['https://e.com/a.safetensors', 'https://e.com/a.safetensors'],
-    ['https://e.com/a.safetensors?token=secret', 'https://e.com/a.safetensors?token=***'],
-    ['https://e.com/a.safetensors?secret', 'https://e.com/a.safetensors?***'],
-    ['https://e.com/a.safetensors?a=1&sig=secret', 'https://e.com/a.safetensors?a=***&sig=***'],
-    ['https://e.com/a.safetensors?tok%65n=secret', 'https://e.com/a.safetensors?tok%65n=***'],
-    ['https://e.com/a.safetensors#secret', 'https://e.com/a.safetensors'],
-    ['https://u:secret@e.com/a.safetensors', 'https://***@e.com/a.safetensors'],
-    [
-      'https://civitai.com/api/download/models/7?type=Model&format=SafeTensor&token=secret',
-      'https://civitai.com/api/download/models/7?type=Model&format=SafeTensor&token=***',
-    ],
-  ])('%s reads %s', (reference, shown) => {
-    expect(showLora(reference)).toBe(shown)
-  })
-
-  test('a reference is cut at a length that fits on a line', () => {
-    const long = `https://e.com/${'a'.repeat(5000)}?${'b'.repeat(5000)}=${'c'.repeat(5000)}`
-    expect(showLora(long).length).toBeLessThan(300)
-  })
 })

@@ -1,12 +1,12 @@
-/** A library whose Hugging Face, CivitAI, Replicate and files are all played by one local server. */
+/** A cache whose Hugging Face, CivitAI, Replicate and files are all played by one local server. */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import {
-  createLibrary,
-  type LibraryOptions,
-  type LibrarySettings,
+  createLoraCache,
+  type LoraCacheOptions,
+  type LoraCacheSettings,
 } from '../../src/loras/loraCache.js'
 import { type Host, startHost } from './hosts.js'
 
@@ -14,22 +14,22 @@ export const tokens = { huggingFace: 'hf_SECRET', civitai: 'cv_SECRET' }
 
 const secret = (value: string) => ({ reveal: () => value, toJSON: () => '***' })
 
-export type Sizes = Partial<LibrarySettings['loras']>
+export type Sizes = Partial<LoraCacheSettings['loras']>
 
 export function makeFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'fluxd-library-'))
+  const folder = mkdtempSync(join(tmpdir(), 'fluxd-cache-'))
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }))
   return folder
 }
 
 /** The same folder again is a restart. */
-export function openLibrary(
+export function openCache(
   host: Host,
   dataDir: string,
   { maxBytes = 2 ** 20, cacheBytes = 2 ** 24, minFreeBytes = 0 }: Sizes = {},
-  options: LibraryOptions = {},
+  options: LoraCacheOptions = {},
 ) {
-  const library = createLibrary(
+  const cache = createLoraCache(
     {
       dataDir,
       hosts: {
@@ -40,29 +40,32 @@ export function openLibrary(
       allowedHosts: ['127.0.0.1'],
       loras: { maxBytes, cacheBytes, minFreeBytes },
     },
-    { patience: { attempts: 2, delayMs: 5, stallMs: 200, timeoutMs: 5000 }, ...options },
+    {
+      retry: { attempts: 2, delayMs: 5, stallMs: 200, timeoutMs: 5000, minBytesPerSecond: 0 },
+      ...options,
+    },
   )
-  onTestFinished(() => library.close())
-  return library
+  onTestFinished(() => cache.close())
+  return cache
 }
 
-export type TestLibrary = ReturnType<typeof openLibrary>
+export type TestCache = ReturnType<typeof openCache>
 
-export async function setUp(sizes: Sizes = {}, options: LibraryOptions = {}) {
+export async function setUp(sizes: Sizes = {}, options: LoraCacheOptions = {}) {
   const host = await startHost()
   const dataDir = makeFolder()
-  const library = openLibrary(host, dataDir, sizes, options)
+  const cache = openCache(host, dataDir, sizes, options)
   const lines: string[] = []
   const acquire = (reference: string, signal = new AbortController().signal) =>
-    library.acquire(reference, { signal, writeLine: (line) => void lines.push(line) })
-  return { host, dataDir, library, lines, acquire }
+    cache.acquire(reference, { signal, writeLine: (line) => void lines.push(line) })
+  return { host, dataDir, cache, lines, acquire }
 }
 
-/** The files below `folder` of a library's own folder. */
+/** The files below `folder` of a cache's own folder. */
 export const filesOf = (dataDir: string, folder: 'blobs' | 'holds' | 'parts') =>
   readdirSync(join(dataDir, 'loras', folder))
 
-/** Everything that a library has written to disk besides the weights. */
+/** Everything that a cache has written to disk besides the weights. */
 export const writtenText = (dataDir: string) =>
   readdirSync(join(dataDir, 'loras'), { recursive: true, encoding: 'utf8' })
     .filter((file) => file.endsWith('.json'))

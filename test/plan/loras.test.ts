@@ -62,9 +62,12 @@ describe('an extra LoRA without a main one', () => {
   })
 
   test.each([
-    ['https://example.org/a.safetensors?token=s3cret', 'https://example.org/a.safetensors?…'],
-    ['https://me:s3cret@example.org/a.safetensors', 'https://example.org/a.safetensors'],
-    ['data:application/x-tar;base64,AAAA', 'data:…'],
+    [
+      'https://example.org/a.safetensors?token=s3cret',
+      'https://example.org/a.safetensors?token=***',
+    ],
+    ['https://me:s3cret@example.org/a.safetensors', 'https://***@example.org/a.safetensors'],
+    ['data:application/x-tar;base64,AAAA', 'data:application/x-tar…'],
   ])('never shows what a log must not: %s', (reference, name) => {
     expect(draft({ extra_lora: reference }, ['extra']).notes).toEqual([note(name, '1.0')])
   })

@@ -3,7 +3,7 @@ import { createMetrics } from '../../src/telemetry/metrics.js'
 
 const build = { version: '1.2.3', ort: '1.29.0' }
 
-test('counts what it is told, under the names that dashboards know', async () => {
+test('counts under the names that dashboards know', async () => {
   const metrics = createMetrics(build)
   let waiting = 3
   metrics.watch(

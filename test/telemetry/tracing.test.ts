@@ -31,7 +31,7 @@ async function startCollector() {
   }
 }
 
-test('a prediction is told as a part of its caller’s trace', async () => {
+test('a prediction is part of its caller’s trace', async () => {
   const collector = await startCollector()
   const tracing = createTracing(collector.url, '1.2.3')
   const prediction = {

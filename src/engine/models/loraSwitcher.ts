@@ -5,7 +5,7 @@
  * What has been loaded stays as long as there is room; of sets of LoRAs the last one does.
  */
 
-import { createTurns } from '../../async/mutex.js'
+import { createMutex } from '../../async/mutex.js'
 import type { LoraFile, Precision } from '../../plan/plan.js'
 import { type LowRankChanges, unchanged } from '../runtime/backends/backend.js'
 import { type Base, type Company, createBase, type Entered, enterPart } from './baseTransformer.js'
@@ -94,7 +94,7 @@ export function createAdapters(
     load: () => networks.loadClip(parts.clip),
   })
   const basePrompt = createPromptEncoder(encodeOnDemand(clip, room), networks.t5)
-  const inTurn = createTurns()
+  const inTurn = createMutex()
   const sets = createLoraSets((precision, files) =>
     openLoraSet(parts, precision, files, { ...settings, changesInPlace }),
   )

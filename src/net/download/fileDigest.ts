@@ -1,12 +1,14 @@
+/** Cached sha256 digests of files that rarely change. */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
-import { invalidLora } from '../../errors.js'
+import { codeOf, invalidLora } from '../../errors.js'
 
 /**
- * The sha256 of files that rarely change, each read once for as long as it stays the same. Throws
- * `lora_invalid`, without saying where it looked, for one that cannot be read.
+ * A function that returns the sha256 of a file. Each file is read once until its size or its time
+ * of modification changes. Throws `lora_invalid`, naming the file but not its folder, for an
+ * unreadable one.
  */
 export function createDigests(): (path: string) => Promise<string> {
   const known = new Map<string, { readonly stamp: string; readonly digest: Promise<string> }>()
@@ -27,8 +29,10 @@ export function createDigests(): (path: string) => Promise<string> {
 }
 
 function unreadable(path: string, error: unknown) {
-  const code = error instanceof Error && 'code' in error ? error.code : error
-  return invalidLora(`Expected ${basename(path)} to be a file that can be read (${code})`, error)
+  return invalidLora(
+    `Expected ${basename(path)} to be a file that can be read (${codeOf(error)})`,
+    error,
+  )
 }
 
 async function digestFile(path: string): Promise<string> {

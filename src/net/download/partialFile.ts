@@ -1,6 +1,6 @@
 /**
- * A file that is still on its way: its bytes so far, their running hash, and beside it what a server
- * must be asked with to get the rest of the same file. It survives the process that wrote it.
+ * An unfinished download: its bytes so far, their running hash, and in a second file the URL and
+ * the validator with which the rest can be requested. It outlives the process that wrote it.
  */
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -10,29 +10,29 @@ import { z } from 'zod'
 const Origin = z.object({
   /** The URL, hashed: it may hold a token. */
   url: z.string(),
-  /** A strong ETag or a Last-Modified date; without one the rest cannot be asked for. */
+  /** A strong ETag or a Last-Modified date; without one the rest cannot be requested. */
   validator: z.string().optional(),
   total: z.number().int().nonnegative().optional(),
 })
 
-/** Where the bytes came from; all of them came from one version of one file. */
+/** Where the bytes came from: one version of one file. */
 export type Origin = z.output<typeof Origin>
 
-export type Part = {
+export type PartialFile = {
   readonly path: string
   readonly length: () => number
-  /** Absent while there are no bytes. */
+  /** Undefined while there are no bytes. */
   readonly origin: () => Origin | undefined
-  /** Drops all bytes; those that follow are from `origin`. */
+  /** Drops all bytes; those that are appended next come from `origin`. */
   readonly restart: (origin: Origin) => Promise<void>
   readonly append: (chunk: Uint8Array) => Promise<void>
-  /** Writes through to the disk and closes; the sha256 is in hexadecimal. */
+  /** Syncs and closes the file; the sha256 is in hexadecimal. */
   readonly finish: () => Promise<{ readonly bytes: number; readonly sha256: string }>
   readonly close: () => Promise<void>
 }
 
-/** The part at `path` with whatever an earlier process left in it, hashed. */
-export async function openPart(path: string): Promise<Part> {
+/** Opens the partial file at `path` and hashes the bytes that are there. */
+export async function openPartialFile(path: string): Promise<PartialFile> {
   const handle = await open(path, 'a+')
   let origin = await readOrigin(path)
   let length = 0
@@ -75,16 +75,16 @@ export async function openPart(path: string): Promise<Part> {
   }
 }
 
-/** The file that tells where the bytes at `path` came from. */
+/** The file with the origin of the bytes at `path`. */
 export const originPath = (path: string) => `${path}.json`
 
-/** Removes the part at `path` and what is beside it. */
-export async function removePart(path: string): Promise<void> {
+/** Removes the partial file at `path` and its origin. */
+export async function removePartialFile(path: string): Promise<void> {
   await rm(path, { force: true })
   await rm(originPath(path), { force: true })
 }
 
-/** Undefined when it is missing or damaged: then the bytes are worth nothing. */
+/** Undefined if it is missing or damaged: the download then starts at its first byte. */
 async function readOrigin(path: string): Promise<Origin | undefined> {
   const text = await readFile(originPath(path), 'utf8').catch(() => '')
   try {
@@ -103,7 +103,7 @@ async function hashFile(path: string, hash: Hash): Promise<number> {
   return length
 }
 
-/** `write` may write less than it is given. */
+/** Repeats `write`, which may write less than it is given. */
 async function writeAll(handle: FileHandle, chunk: Uint8Array): Promise<void> {
   for (let at = 0; at < chunk.length; )
     at += (await handle.write(chunk, at, chunk.length - at)).bytesWritten

@@ -1,20 +1,20 @@
-/** Where a file of weights is to be had, before a byte of it was read. */
+/** A file on another server and what is known of it before the download; tokens of its host. */
 
-/** A value that is shown as *** wherever it is printed. */
+/** A value that prints as ***. */
 export type Secret = { readonly reveal: () => string }
 
-export type WeightsFile = {
+export type RemoteFile = {
   readonly url: string
   /** A token for the URL's own server. */
   readonly bearer: string | undefined
-  /** As its host tells it, in lower case. */
+  /** The digest that the host announces, in lower case. */
   readonly sha256: string | undefined
 }
 
-/** A server that a form of a reference stands for: its address without a slash at the end. */
+/** A configured server, such as Hugging Face; `url` has no slash at its end. */
 export type Host = { readonly url: string; readonly token: Secret | undefined }
 
-/** The host's token if `address` is the host's, else nothing: it is nobody else's business. */
+/** The host's token if `address` has the host's origin; no other server gets it. */
 export const bearerFor = (address: string, { url, token }: Host): string | undefined =>
   URL.canParse(address) && new URL(address).origin === new URL(url).origin
     ? token?.reveal()

@@ -1,15 +1,16 @@
 /**
- * A repository's files in a folder, several at once. A file gets its name when its digest has been
- * checked, and is checked again by the next pull, so whatever ended this one can be gone on from.
+ * Downloads a repository's files into a folder, several at once. A file gets its name after its
+ * digest has been checked, and the next pull checks it again, so that an interrupted pull can be
+ * continued.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { mkdir, rename, rm, stat, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { FluxdError } from '../../errors.js'
-import { originPath, removePart } from '../download/partialFile.js'
+import { originPath, removePartialFile } from '../download/partialFile.js'
 import { bearerFor } from '../download/remoteFile.js'
-import { type Downloaded, download, type Patience } from '../download/resumable.js'
+import { type Downloaded, download, type RetryPolicy } from '../download/resumable.js'
 import {
   checkAccess,
   explainDenial,
@@ -20,45 +21,46 @@ import {
 
 export type PullProgress = {
   readonly start: (file: RepositoryFile) => void
-  /** How many of the file's bytes are here. */
+  /** `done` is the number of the file's bytes on disk. */
   readonly update: (file: RepositoryFile, done: number) => void
   readonly finish: (file: RepositoryFile) => void
 }
 
-// More connections fill a line no better and leave more files half done.
+// More connections are no faster and leave more files incomplete when a pull is interrupted.
 const filesAtOnce = 3
 
-/** A slow line needs days for the 34 GB of Flux.1. */
-export const pullPatience: Patience = {
+/** Patient enough for a slow connection, which needs days for the 34 GB of Flux.1. */
+export const pullRetryPolicy: RetryPolicy = {
   attempts: 8,
   delayMs: 500,
   stallMs: 60_000,
   timeoutMs: 14 * 24 * 60 * 60_000,
+  minBytesPerSecond: 1024,
 }
 
 /**
- * Brings all files of `repository` into `folder`, which exists; those that are there and right stay.
- * Throws one sentence that names the file; what has come stays for the next time.
+ * Downloads all files of `repository` into `folder`, which exists; complete files are kept. Throws
+ * one sentence that names the file; the bytes that have come are continued by the next pull.
  */
 export async function pullRepository(
   repository: Repository,
   folder: string,
   source: RepositorySource,
   progress: PullProgress,
-  patience: Patience = pullPatience,
+  retry: RetryPolicy = pullRetryPolicy,
 ): Promise<void> {
   const files = repository.files.toSorted((a, b) => a.bytes - b.bytes)
   await checkAccess(repository, files[0]!, source)
-  await expectRoom(files, folder)
+  await assertDiskSpace(files, folder)
 
   const stopping = new AbortController()
   const signal = AbortSignal.any([source.signal, stopping.signal])
   const pullNext = async (): Promise<void> => {
     for (let file = files.shift(); file; file = files.shift()) {
       progress.start(file)
-      const place = { path: join(folder, file.path), file, progress }
-      if (!(await isThere(place, signal)))
-        await pullFile(repository, place, { ...source, signal }, patience)
+      const local = { path: join(folder, file.path), file, progress }
+      if (!(await isComplete(local, signal)))
+        await pullFile(repository, local, { ...source, signal }, retry)
       progress.finish(file)
     }
   }
@@ -66,13 +68,13 @@ export async function pullRepository(
   try {
     await Promise.all(workers)
   } finally {
-    // The first failure ends the others, which have files to close.
+    // The first failure aborts the other downloads, which close their files and fail alike.
     stopping.abort()
     await Promise.allSettled(workers)
   }
 }
 
-type Place = {
+type LocalFile = {
   readonly path: string
   readonly file: RepositoryFile
   readonly progress: PullProgress
@@ -80,11 +82,11 @@ type Place = {
 
 async function pullFile(
   { name }: Repository,
-  place: Place,
+  local: LocalFile,
   { client, host, signal }: RepositorySource,
-  patience: Patience,
+  retry: RetryPolicy,
 ): Promise<void> {
-  const { path, file, progress } = place
+  const { path, file, progress } = local
   await mkdir(dirname(path), { recursive: true })
   const part = partPath(path)
   const request = {
@@ -94,14 +96,14 @@ async function pullFile(
     signal,
     onProgress: (done: number) => progress.update(file, done),
   }
-  const reply = await orNamed(file, () => download(client, part, request, patience))
+  const reply = await withFileName(file, () => download(client, part, request, retry))
   if (reply.kind === 'refused') throw explainStatus(name, file, reply.status, host)
   await checkPart(part, file, reply, signal)
   await rename(part, path)
   await rm(originPath(part), { force: true })
 }
 
-/** Removes what is not the file that the hub's list tells of, and throws. */
+/** Removes the partial file and throws unless it has the size and digest of the hub's list. */
 async function checkPart(
   part: string,
   file: RepositoryFile,
@@ -111,13 +113,17 @@ async function checkPart(
   const { kind, hex } = file.digest
   const digest = kind === 'sha256' ? sha256 : await digestOf(part, file, signal)
   if (bytes === file.bytes && digest === hex) return
-  await removePart(part)
+  await removePartialFile(part)
   throw new Error(
-    `${file.path}: expected ${file.bytes} bytes with ${kind} digest ${hex} but received ${bytes} with ${digest}`,
+    `${file.path}: expected ${file.bytes} bytes with ${kind} digest ${hex} ` +
+      `but received ${bytes} with ${digest}`,
   )
 }
 
-async function isThere({ path, file, progress }: Place, signal: AbortSignal): Promise<boolean> {
+async function isComplete(
+  { path, file, progress }: LocalFile,
+  signal: AbortSignal,
+): Promise<boolean> {
   if ((await sizeOf(path)) !== file.bytes) return false
   const onBytes = (done: number) => progress.update(file, done)
   return (await digestOf(path, file, signal, onBytes)) === file.digest.hex
@@ -141,8 +147,10 @@ async function digestOf(
   return hash.digest('hex')
 }
 
-/** Counts what came by an earlier pull as there. */
-async function expectRoom(files: readonly RepositoryFile[], folder: string): Promise<void> {
+/**
+ * Throws `storage_full` unless the missing bytes fit; those of an interrupted pull are not missing.
+ */
+async function assertDiskSpace(files: readonly RepositoryFile[], folder: string): Promise<void> {
   const missing = await Promise.all(
     files.map(async ({ path, bytes }) => {
       const [whole, part] = await Promise.all(
@@ -156,7 +164,8 @@ async function expectRoom(files: readonly RepositoryFile[], folder: string): Pro
   if (needed <= bavail * bsize) return
   throw new FluxdError(
     'storage_full',
-    `Expected ${gigabytes(needed)} of free space in ${folder} but there are ${gigabytes(bavail * bsize)}`,
+    `Expected ${gigabytes(needed)} of free space in ${folder} ` +
+      `but there are ${gigabytes(bavail * bsize)}`,
   )
 }
 
@@ -166,7 +175,7 @@ const partPath = (path: string) => `${path}.part`
 
 const sizeOf = async (path: string) => (await stat(path).catch(() => undefined))?.size
 
-async function orNamed<T>(file: RepositoryFile, work: () => Promise<T>): Promise<T> {
+async function withFileName<T>(file: RepositoryFile, work: () => Promise<T>): Promise<T> {
   try {
     return await work()
   } catch (cause) {

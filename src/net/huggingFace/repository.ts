@@ -1,11 +1,13 @@
 /**
- * Model repositories on Hugging Face: which files make up a checkpoint in one, at one commit.
- * Routes: /api/models/<repo>/revision/<name>, /api/models/<repo>/tree/<commit>, /<repo>/resolve/<commit>/<path>.
+ * Model repositories on Hugging Face: the files that make up a checkpoint, at one commit.
+ * Routes: /api/models/<repo>/revision/<name>, /api/models/<repo>/tree/<commit>,
+ * /<repo>/resolve/<commit>/<path>.
  */
 import { z } from 'zod'
 import { FluxdError } from '../../errors.js'
 import { bearerFor, type Host } from '../download/remoteFile.js'
-import { discard, type GuardedClient, type Reply, readBody } from '../guardedClient.js'
+import { discard, type GuardedClient, type Reply } from '../guardedClient.js'
+import { readBody } from '../replyBody.js'
 
 export type RepositoryFile = {
   readonly path: string
@@ -43,7 +45,7 @@ const Tree = z.array(
   }),
 )
 
-// The list of a repository with thousands of files has a few megabytes.
+// The list of a repository with thousands of files takes a few megabytes.
 const maxReplyBytes = 2 ** 24
 const maxPages = 50
 
@@ -57,14 +59,15 @@ const folders = [
   'tokenizer_2',
 ]
 
-// Without the doubles: a single file beside the folders, other formats and precisions in them.
-const wanted = new RegExp(
-  String.raw`^(model_index\.json|LICENSE(\.\w+)?|(${folders.join('|')})/[\w-]+(\.safetensors(\.index\.json)?|\.json|\.txt|\.model))$`,
+// Not the duplicates: the single-file checkpoint, and other formats and precisions in the folders.
+const extensions = String.raw`\.safetensors(\.index\.json)?|\.json|\.txt|\.model`
+const checkpointFile = new RegExp(
+  String.raw`^(model_index\.json|LICENSE(\.\w+)?|(${folders.join('|')})/[\w-]+(${extensions}))$`,
 )
 
 /**
  * The files of the checkpoint in the repository `name` at `revision`, a branch, tag or commit.
- * Throws one sentence when there is none, or no access to it.
+ * Throws one sentence when there is no checkpoint, or no access to it.
  */
 export async function readRepository(
   name: string,
@@ -76,7 +79,7 @@ export async function readRepository(
   const { sha: commit } = read(Revision, body, name)
   const files: RepositoryFile[] = []
   for await (const entry of listTree(`${api}/tree/${commit}?recursive=true`, name, source))
-    if (entry.type === 'file' && wanted.test(entry.path))
+    if (entry.type === 'file' && checkpointFile.test(entry.path))
       files.push(toFile(entry, `${source.host.url}/${name}/resolve/${commit}/${entry.path}`))
   const missing = folders.filter(
     (folder) => !files.some(({ path }) => path.startsWith(`${folder}/`)),
@@ -84,11 +87,12 @@ export async function readRepository(
   if (missing.length === 0) return { name, commit, files }
   throw new FluxdError(
     'not_found',
-    `Expected a diffusers checkpoint of Flux.1 in ${name} but ${missing.join(', ')} ${missing.length === 1 ? 'is' : 'are'} missing`,
+    `Expected a diffusers checkpoint of Flux.1 in ${name} but ${missing.join(', ')} ` +
+      `${missing.length === 1 ? 'is' : 'are'} missing`,
   )
 }
 
-/** Throws why `file`'s bytes would not be given out, with what to do about it. */
+/** Requests `file` and throws if the server denies access, with what to do about it. */
 export async function checkAccess(
   { name }: Repository,
   file: RepositoryFile,
@@ -99,7 +103,7 @@ export async function checkAccess(
   discard(reply)
 }
 
-/** The sentence for a repository that does not let this user in. */
+/** The sentence for a repository that this user may not read. */
 export function explainDenial(name: string, { url, token }: Host): string {
   const page = `${url}/${name}`
   return token
@@ -119,7 +123,7 @@ const toFile = (
   digest: lfs ? { kind: 'sha256', hex: lfs.oid } : { kind: 'git', hex: oid },
 })
 
-/** All pages of a list, each of which names the next in its Link header. */
+/** The entries of all pages of a list; each page names the next one in its Link header. */
 async function* listTree(start: string, name: string, source: RepositorySource) {
   let next: string | undefined = start
   for (let page = 0; next !== undefined && page < maxPages; page++) {
@@ -160,11 +164,12 @@ function refuseDenied(reply: Reply, name: string, host: Host): void {
   const { statusCode: status, headers } = reply
   if (status === 200) return
   discard(reply)
-  // To a stranger the hub says 401 for what does not exist, too.
+  // Without a token the hub answers 401 for repositories that do not exist, too.
   if (status === 404 || (status === 401 && headers['x-error-code'] !== 'GatedRepo'))
     throw new FluxdError(
       'not_found',
-      `There is no ${name} at ${host.url} with that revision, or it is private: then set FLUXD_HF_TOKEN`,
+      `There is no ${name} at ${host.url} with that revision, ` +
+        'or it is private: then set FLUXD_HF_TOKEN',
     )
   if (status === 401 || status === 403) throw new FluxdError('forbidden', explainDenial(name, host))
   throw new Error(`${host.url} answered with status ${status} when asked for ${name}`)

@@ -4,9 +4,9 @@ import { z } from 'zod'
 import type { Catalog } from '../../catalog/catalog.js'
 import type { Model } from '../../catalog/model.js'
 import { type ResolvedInput, resolveInput } from '../../catalog/resolveInput.js'
+import { withoutNulls } from '../../contract/jsonSchema.js'
 import { type WebhookEvent, webhookEvents } from '../../contract/prediction.js'
-import { withoutNulls } from '../../contract/records.js'
-import { withoutSecrets } from '../../contract/redaction.js'
+import { redactInput } from '../../net/redact.js'
 import { resolveSeed } from '../../plan/seed.js'
 import type { PredictionRequest } from '../../predictions/request.js'
 
@@ -46,7 +46,7 @@ export function createRequest(
     keyId: request.caller?.keyId,
     priority: request.caller?.priority,
     input: { ...input, seed: resolveSeed(input) },
-    inputEcho: withoutSecrets(sent),
+    inputEcho: redactInput(sent),
     loras,
     webhook: toWebhook(body, request),
     traceparent: toText(request.headers['traceparent']),

@@ -6,8 +6,7 @@
  */
 import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { inputTypes } from '../../contract/inputTypes.js'
-import { isRecord } from '../../contract/records.js'
+import { inputTypes, isRecord } from '../../contract/jsonSchema.js'
 import { sniffType } from '../../net/mimeType.js'
 import { maxBodyBytes, tooLarge } from './bodyParser.js'
 import { HttpError } from './errors.js'

@@ -1,12 +1,11 @@
 /** What the documentation says of each route: what it is for, and what it answers with. */
 import { z } from 'zod'
-import { Account, Hardware, WebhookSecret } from '../../contract/account.js'
 import { PredictionResponse } from '../../contract/cog.js'
 import { Deployment } from '../../contract/deployment.js'
 import { File } from '../../contract/file.js'
 import { HealthCheck } from '../../contract/health.js'
 import { Model, ModelVersion } from '../../contract/model.js'
-import { ReplicatePrediction } from '../../contract/replicate.js'
+import { Account, Hardware, ReplicatePrediction, WebhookSecret } from '../../contract/replicate.js'
 
 export type RouteText = {
   readonly summary: string

@@ -1,7 +1,7 @@
 /** The addon over the ONNX Runtime of onnxruntime-node, on the CPU. */
 import { loadAddon } from '../../../src/engine/runtime/backends/native/addon.js'
 import { createFusedBackend } from '../../../src/engine/runtime/backends/native/backend.js'
-import { ortLibrary } from '../../../src/engine/runtime/backends/ort/session.js'
+import { ortLibrary } from '../../../src/engine/runtime/backends/ort/library.js'
 
 export const addon = loadAddon(ortLibrary())
 export const device = new addon.Device()

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterAll, expect, test } from 'vitest'
 import { requestOf } from '../../../src/bench/cases.js'
-import { comparePictures } from '../../../src/cli/similarity.js'
+import { compareImages } from '../../../src/cli/similarity.js'
 import { readConfig } from '../../../src/config/config.js'
 import { createRoom } from '../../../src/engine/models/memory.js'
 import { createBudget } from '../../../src/engine/models/memoryBudget.js'
@@ -72,7 +72,7 @@ test('a picture decoded in float16 is that of float32', async () => {
   const whole = start('float32')
   const [got, want] = [await half.draw(), await whole.draw()]
   expect(got).not.toEqual(want)
-  expect((await comparePictures(got, want)).psnr).toBeGreaterThan(50)
+  expect((await compareImages(got, want)).psnr).toBeGreaterThan(50)
   expect(half.lines).toEqual([])
 })
 

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { FluxInput } from '../../../src/contract/input.js'
 import { createFiles, type Files } from '../../../src/files/files.js'
-import { withOwnFiles } from '../../../src/files/localFiles.js'
+import { withLocalFiles } from '../../../src/files/localFiles.js'
 import { createMediaClient } from '../../../src/net/fetchMedia.js'
 import { resolveSeed } from '../../../src/plan/seed.js'
 import type { EventHook } from '../../../src/predictions/feed.js'
@@ -77,7 +77,7 @@ export async function openPredictions({
     store: wrapped,
     files,
     loras,
-    media: withOwnFiles(media, files),
+    media: withLocalFiles(media, files),
     settings,
     metrics: createMetrics({ version: '0', ort: '0' }),
     patienceMs: options.patienceMs ?? 10_000,

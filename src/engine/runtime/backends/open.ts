@@ -4,7 +4,7 @@ import { type Backend, portableBackend } from './backend.js'
 import { cudaLibrary, loadAddon } from './native/addon.js'
 import { createFusedBackend } from './native/backend.js'
 import { createCudaBackend } from './ort/cuda.js'
-import { ortLibrary } from './ort/session.js'
+import { ortLibrary } from './ort/library.js'
 
 export type Device = 'cpu' | 'cuda'
 export type BackendKind = 'ort' | 'native'

@@ -1,9 +1,13 @@
 /** What `/v1` tells of the server itself: whose it is, what it runs on, and what it cannot do. */
 import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
-import type { Account, Hardware, WebhookSecret } from '../../../contract/account.js'
 import type { ModelCollection } from '../../../contract/model.js'
-import { wholePage } from '../../../contract/page.js'
+import {
+  type Account,
+  type Hardware,
+  type WebhookSecret,
+  wholePage,
+} from '../../../contract/replicate.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
 import { notFound, problem } from './errors.js'

@@ -11,7 +11,7 @@ import {
   versionSchema,
   type Model as WireModel,
 } from '../../../contract/model.js'
-import { wholePage } from '../../../contract/page.js'
+import { wholePage } from '../../../contract/replicate.js'
 import type { ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { notFound, problem } from './errors.js'

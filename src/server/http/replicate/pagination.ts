@@ -1,7 +1,7 @@
 /** Lists in pages of a hundred. Cursors are opaque; the URLs of other pages keep the query. */
 import type { FastifyRequest } from 'fastify'
 import { z } from 'zod'
-import type { Page } from '../../../contract/page.js'
+import type { Page } from '../../../contract/replicate.js'
 import type { PublicUrl } from '../publicUrl.js'
 import { problem } from './errors.js'
 

@@ -1,8 +1,7 @@
 /** What became of a prediction's webhook, and sending it once more: fluxd's own routes. */
 import type { FastifyInstance } from 'fastify'
-import type { WebhookDelivery } from '../../../contract/delivery.js'
-import { wholePage } from '../../../contract/page.js'
 import type { Prediction } from '../../../contract/prediction.js'
+import { type WebhookDelivery, wholePage } from '../../../contract/replicate.js'
 import { isTerminal } from '../../../predictions/prediction.js'
 import type { Delivery } from '../../../store/deliveryStore.js'
 import type { ZodTypeProvider } from '../zod.js'

@@ -6,14 +6,14 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { comparePictures } from '../../../../src/cli/similarity.js'
+import { compareImages } from '../../../../src/cli/similarity.js'
 import { openTextSide } from '../../../../src/engine/checkpoint/checkpoint.js'
 import { positionBuckets } from '../../../../src/engine/flux/t5.js'
 import { loadModels } from '../../../../src/engine/models/models.js'
 import { buildClipGraph, buildT5Graph } from '../../../../src/engine/models/textEncoders.js'
 import { type Backend, portableBackend } from '../../../../src/engine/runtime/backends/backend.js'
 import { createCudaBackend } from '../../../../src/engine/runtime/backends/ort/cuda.js'
-import { ortLibrary } from '../../../../src/engine/runtime/backends/ort/session.js'
+import { ortLibrary } from '../../../../src/engine/runtime/backends/ort/library.js'
 import { createGraph, type Graph, type Value } from '../../../../src/engine/runtime/onnx/graph.js'
 import { type CudaOptions, cudaOps } from '../../../../src/engine/runtime/ops/cuda.js'
 import { cast } from '../../../../src/engine/runtime/ops/dequantize.js'
@@ -152,7 +152,7 @@ describe('rounded to bfloat16', () => {
         await models.release()
       }
     }
-    const likeness = await comparePictures(await draw(backend), await draw(portableBackend))
+    const likeness = await compareImages(await draw(backend), await draw(portableBackend))
     // Observed: 41.4 dB and 0.997.
     expect(likeness.psnr).toBeGreaterThan(36)
     expect(likeness.ssim).toBeGreaterThan(0.99)

@@ -3,7 +3,7 @@
  * sets of factors: those in use, and beside them those that were staged or were in use before.
  */
 
-import { createTurns } from '../../../../async/mutex.js'
+import { createMutex } from '../../../../async/mutex.js'
 import type { SharedWeight } from '../../onnx/graph.js'
 import { type Adaptation, type LowRankChanges, unchanged } from '../backend.js'
 import type { LowRankChange, WeightSet } from './addon.js'
@@ -19,7 +19,7 @@ export type AdaptableSet = Adaptation & {
  * says nothing.
  */
 export function createAdaptableSet(set: WeightSet, weights: readonly SharedWeight[]): AdaptableSet {
-  const inTurn = createTurns()
+  const inTurn = createMutex()
   // Undefined while they change and after a failure: then nobody knows.
   let current: LowRankChanges | undefined = unchanged
   let beside: LowRankChanges | undefined

@@ -2,8 +2,7 @@
  * The one file that meets onnxruntime-node. Sessions run synchronously on the calling thread, so
  * only an engine process may create them.
  */
-import { createRequire } from 'node:module'
-import { dirname, join } from 'node:path'
+import './telemetry.js'
 import { InferenceSession, Tensor as OrtTensor } from 'onnxruntime-node'
 import type { Tensor } from '../../../../safetensors/tensor.js'
 import { modelConfig } from '../../onnx/proto.js'
@@ -53,12 +52,6 @@ export type Session = Runnable & {
   readonly busySeconds: () => number
   /** Gives the session's memory back; it cannot run after this. */
   readonly release: () => Promise<void>
-}
-
-/** The path of the ONNX Runtime that sessions use. */
-export function ortLibrary(): string {
-  const folder = dirname(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'))
-  return join(folder, 'bin/napi-v6', process.platform, process.arch, 'libonnxruntime.so.1')
 }
 
 /**

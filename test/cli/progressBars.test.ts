@@ -1,7 +1,7 @@
 import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { showBytes, showDownloads } from '../../src/cli/downloadBars.js'
+import { showBytes, showPull } from '../../src/cli/progressBars.js'
 import type { RepositoryFile } from '../../src/net/huggingFace/repository.js'
 
 const makeFile = (path: string, bytes: number): RepositoryFile => ({
@@ -15,7 +15,7 @@ const [config, weights] = [makeFile('vae/config.json', 1000), makeFile('vae/a.sa
 
 function prepare(isTTY: boolean) {
   const stream = Object.assign(new PassThrough(), { isTTY, columns: 120 })
-  const view = showDownloads([config, weights], stream as unknown as NodeJS.WriteStream)
+  const view = showPull([config, weights], stream as unknown as NodeJS.WriteStream)
   return { view, shown: () => String(stream.read() ?? '') }
 }
 
