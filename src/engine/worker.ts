@@ -73,7 +73,7 @@ async function ensureLoaded(variant: Variant): Promise<Models> {
 
 function estimateMemory({ transformers, decoder, shapes }: Models): MemoryEstimate {
   const parts = (precision: Precision) => [transformers[precision], decoder].map(toPart)
-  const safety = ensureChecker()
+  const safety = findChecker()
   return {
     ...linearDrawBytes(shapes),
     capacity,
@@ -83,6 +83,17 @@ function estimateMemory({ transformers, decoder, shapes }: Models): MemoryEstima
 }
 
 const toPart = ({ name, bytes }: Resident): MemoryPart => ({ name, bytes })
+
+/** The checker for an estimate: a broken one fails loads and checked predictions, not all others. */
+function findChecker(): Part<SafetyChecker> | undefined {
+  try {
+    return ensureChecker()
+  } catch (error) {
+    const { message } = toErrorRecord(error)
+    send({ kind: 'warning', message: `the safety checker cannot be opened: ${message}` })
+    return undefined
+  }
+}
 
 function ensureChecker(): Part<SafetyChecker> | undefined {
   if (config.safety === undefined) return undefined

@@ -142,3 +142,8 @@ test('a broken safety checker fails the setup and checked predictions, never sil
   expect((await generate()).outcome).toMatchObject(fault)
   expect((await generate({ checkSafety: false })).result.images).toEqual(unchecked)
 })
+
+test('a broken safety checker does not fail an unchecked prediction that loads its variant', async () => {
+  start(join(temporaryFolder(), 'nothing'))
+  expect((await generate({ checkSafety: false })).result.images).toEqual(unchecked)
+})
