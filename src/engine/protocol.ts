@@ -5,7 +5,7 @@
 import type { ErrorRecord } from '../errors.js'
 import type { LoraFile, PixelSize, Precision, Variant, WeightsPlan } from '../plan/plan.js'
 import type { ValidDraft } from '../plan/planGeneration.js'
-import type { StageSeconds } from './pipeline/generate.js'
+import type { StageSeconds } from './pipeline/stageClock.js'
 import type { BackendKind, Device } from './runtime/backends/open.js'
 
 /** What an engine process is started with. */

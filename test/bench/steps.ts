@@ -39,7 +39,7 @@ type Way = 'sent' | 'placed' | 'captured'
 const openWay: Readonly<Record<Way, (wish: StepsWish) => Backend>> = {
   sent: ({ device }) => withoutPlaces(openBackend(device, 'native')),
   placed: ({ device }) => openBackend(device, 'native'),
-  captured: ({ device, sizes }) => openBackend(device, 'native', sizes.length),
+  captured: ({ device, sizes }) => openBackend(device, 'native', { cudaGraphs: sizes.length }),
 }
 
 /** Times every way at every size; `onTimes` hears of each as soon as it is known. */

@@ -1,37 +1,84 @@
-/** A variant's networks, loaded and ready to run. */
+/** A variant's networks: its LoRAs, text encoders, transformers and autoencoder. */
 import { tmpdir, totalmem } from 'node:os'
+import { createTurns } from '../../async/mutex.js'
 import { invalidCheckpoint } from '../../errors.js'
-import type { Precision, Variant } from '../../plan/plan.js'
+import type { LoraFile, PixelSize, Precision, Variant } from '../../plan/plan.js'
 import { elementCount } from '../../safetensors/tensor.js'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import type { SchedulerParams } from '../flux/params.js'
 import { type Backend, portableBackend } from '../runtime/backends/backend.js'
 import type { SessionOptions } from '../runtime/backends/ort/session.js'
 import type { Weights } from '../runtime/weights/weights.js'
-import { type Adapters, createAdapters } from './loraSwitcher.js'
-import { createRoom, type Part, type Room } from './memory.js'
-import { createBudget, type Resident } from './memoryBudget.js'
+import { emptyLoraSet, type LoraSet, type MergeSettings, parseLoras } from './loraSet.js'
+import { createLoraSetCache } from './loraSetCache.js'
+import { createLoraSwitcher, type LoraSwitcher } from './loraSwitcher.js'
+import {
+  type AcquireOptions,
+  createModelMemory,
+  type Lease,
+  type ManagedModel,
+  type ModelMemory,
+} from './memory.js'
+import { createMemoryBudget, type Resident } from './memoryBudget.js'
 import { autoencoderBytes, type Shapes } from './memoryEstimate.js'
-import { buildClipGraph, buildT5Graph, encodeOnDemand, loadClip, loadT5 } from './textEncoders.js'
-import { buildTransformerGraphs, loadTransformer } from './transformer.js'
-import { buildAutoencoderGraphs, type Decoder, type Decoding, loadDecoder } from './vaeDecoder.js'
-import { type Encoder, loadEncoder } from './vaeEncoder.js'
+import {
+  buildClipGraph,
+  buildT5Graph,
+  createPromptEncoder,
+  loadClip,
+  loadT5,
+} from './textEncoders.js'
+import type { Transformer } from './transformer.js'
+import { buildTransformerGraphs, loadTransformer, type PromptEmbedding } from './transformer.js'
+import {
+  buildAutoencoderGraphs,
+  type Decoder,
+  type Decoding,
+  type Encoder,
+  loadDecoder,
+  loadEncoder,
+} from './vae.js'
 
 export type Models = {
   readonly variant: Variant
   readonly scheduler: SchedulerParams
-  /** Transformer and text encoders, with LoRAs or without. */
-  readonly adapters: Adapters
-  readonly decoder: Part<Decoder>
+  /**
+   * The LoRAs, read and checked, each at its scale; those of scale 0 count as absent. Throws
+   * `lora_invalid` when a file is no LoRA or is made for another model.
+   */
+  readonly loadLoras: (
+    precision: Precision,
+    loras: readonly LoraFile[],
+    signal?: AbortSignal,
+  ) => Promise<LoraSet>
+  /**
+   * Reads the LoRAs and uploads their factors ahead of `loadLoras` and `acquireTransformer`, also
+   * while others run. Does nothing where LoRAs are not merged in place or the transformer is not
+   * loaded. Never rejects: `loadLoras` throws the error when the set is needed.
+   */
+  readonly prefetch: (precision: Precision, loras: readonly LoraFile[]) => Promise<void>
+  /** Takes the text encoders' memory for the call only. */
+  readonly encodePrompt: (
+    prompt: string,
+    set: LoraSet,
+    signal?: AbortSignal,
+  ) => Promise<PromptEmbedding>
+  /** The transformer with the set's LoRAs, in memory until the lease is released. */
+  readonly acquireTransformer: (
+    precision: Precision,
+    set: LoraSet,
+    options?: AcquireOptions,
+  ) => Promise<Lease<Transformer>>
+  /** Takes the encoder's memory for the call only: most predictions have no image. */
+  readonly encodeImage: Encoder['encode']
+  readonly decoder: ManagedModel<Decoder>
   /** The transformers without LoRAs. */
   readonly transformers: Readonly<Record<Precision, Resident>>
-  /** The encoder comes when it is first asked for: most predictions have no image. */
-  readonly encode: Encoder['encode']
-  /** They tell what drawing a picture takes beside the weights. */
+  /** For the estimate of what a run takes in addition to the weights. */
   readonly shapes: Shapes
-  /** Seconds spent inside ONNX Runtime so far, by all models of the room. */
+  /** Seconds spent inside ONNX Runtime so far, by all models of the memory. */
   readonly busySeconds: () => number
-  /** Gives all memory back. */
+  /** Unloads all networks. */
   readonly release: () => Promise<void>
 }
 
@@ -40,11 +87,15 @@ export type ModelSettings = {
   readonly threads: number
   /** The folder for large sets of merged LoRAs. */
   readonly scratch?: string | undefined
+  /** A set of merged LoRAs that is larger goes to a file in `scratch`. */
+  readonly maxMergedBytes?: number
   readonly backend?: Backend
-  /** Where the networks live, which may be others' too; by default without a limit. */
-  readonly room?: Room
-  /** What pictures are decoded in, until one has left its range; float32 by default. */
+  /** Where the networks are loaded, which variants may share; without a limit by default. */
+  readonly memory?: ModelMemory
+  /** What images are decoded in, until one leaves its range; float32 by default. */
   readonly decoding?: Decoding
+  /** Gets a sentence when LoRAs could not be prefetched. */
+  readonly onWarning?: (message: string) => void
 }
 
 // T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
@@ -53,115 +104,200 @@ export const maxTextTokens = { dev: 512, schnell: 256 } as const
 // A network's widened weights may fill this share of the machine; beyond it they stay mapped.
 const widenedShare = 0.25
 
-// Half of what a model's bytes can hold; the graphs and their constants need room too.
-const maxMergedBytes = 2 ** 30
+// Half of what a model's bytes can hold, which hold the graphs and their constants, too.
+const mergedBytesInMemory = 2 ** 30
 
 /**
- * Opens the checkpoint at `path` and loads its networks, as far as they have room together.
+ * Opens the checkpoint at `path` and loads its networks, as far as they fit into memory together.
  * Throws `checkpoint_invalid` when it is damaged or not a checkpoint of `variant`, and
- * `not_supported` when there is too little memory for a picture.
+ * `not_supported` when there is too little memory for an image.
  */
 export async function loadModels(
   variant: Variant,
   path: string,
-  {
-    threads,
-    scratch = tmpdir(),
-    backend = portableBackend,
-    room = createRoom(createBudget(Number.POSITIVE_INFINITY)),
-    decoding = { dtype: 'F32' },
-  }: ModelSettings,
+  settings: ModelSettings,
 ): Promise<Models> {
   const checkpoint = openCheckpoint(path)
   checkVariant(checkpoint, variant)
   checkWidths(checkpoint)
-  const { transformer, autoencoder, text, scheduler } = checkpoint
-  const options = (weights: readonly Weights[]): SessionOptions => ({
-    threads,
-    widenWeights: widenedBytes(weights) < totalmem() * widenedShare ? 'load' : 'run',
-  })
-  const ofText = options([text.clip.weights, text.t5.weights])
-  const ofTransformer = options([transformer.weights])
-  const ofAutoencoder = options([autoencoder.weights])
-  // All graphs are built once before anything is loaded: that checks the checkpoint as a whole.
-  const bytesOf = (precision: Precision) =>
-    backend.weightBytes(
-      Object.values(buildTransformerGraphs(transformer, precision, backend)),
-      ofTransformer,
-    )
-  const pixelGraphs = buildAutoencoderGraphs(autoencoder)
-  // The decoder may go and come again, and is not to fail a second time.
-  let { dtype } = decoding
-  const onOverflow = () => {
-    dtype = 'F32'
-    decoding.onOverflow?.()
+  const models = createModels(variant, checkpoint, settings)
+  try {
+    await models.warmUp()
+  } catch (error) {
+    await models.release()
+    throw error
   }
-
-  const t5 = room.part({
-    name: `${variant} T5`,
-    bytes: backend.weightBytes([buildT5Graph(text.t5, backend)], ofText),
-    load: () => loadT5(text, maxTextTokens[variant], ofText, backend),
-  })
-  const decoder = room.part({
-    name: `${variant} VAE`,
-    bytes: backend.weightBytes([pixelGraphs.decoder], ofAutoencoder),
-    load: () => loadDecoder(autoencoder, ofAutoencoder, backend, { dtype, onOverflow }),
-  })
-  const encoder = room.part({
-    name: `${variant} VAE encoder`,
-    bytes: backend.weightBytes([pixelGraphs.encoder], ofAutoencoder),
-    load: () => loadEncoder(autoencoder, ofAutoencoder, backend),
-  })
-  const adapters = createAdapters(
-    { transformer, clip: text.clip },
-    {
-      name: variant,
-      transformerBytes: { bf16: bytesOf('bf16'), fp8: bytesOf('fp8') },
-      loadTransformer: (component, precision, use) =>
-        loadTransformer(component, ofTransformer, precision, backend, use),
-      clipBytes: backend.weightBytes([buildClipGraph(text.clip, backend)], ofText),
-      loadClip: (clip) => loadClip({ ...text, clip }, ofText, backend),
-      t5: encodeOnDemand(t5, room),
-      changesInPlace: backend.createAdaptable !== undefined,
-    },
-    { threads, scratch, maxBytesInMemory: maxMergedBytes },
-    room,
-  )
-  const models: Models = {
-    ...{ variant, scheduler, adapters, decoder, transformers: adapters.bases },
-    async encode(image, size, signal) {
-      const leave = await room.enter([encoder], autoencoderBytes(autoencoder.params, size))
-      return encoder.network().encode(image, size, signal).finally(leave)
-    },
-    shapes: {
-      ...{ transformer: transformer.params, autoencoder: autoencoder.params },
-      textTokens: maxTextTokens[variant],
-    },
-    busySeconds: room.busySeconds,
-    async release() {
-      await adapters.release()
-      await room.release([t5, decoder, encoder])
-    },
-  }
-  await warm(models, [t5], room)
   return models
 }
 
-/** Loads what the first prediction is most likely to need; throws where nothing could be drawn. */
-async function warm(
-  { adapters, decoder, release }: Models,
-  text: readonly Part[],
-  room: Room,
-): Promise<void> {
-  try {
-    const leave = await room.enter(text)
-    leave()
-    const adapted = await adapters.select('bf16', [])
-    const entered = await adapted.enter({ others: [decoder] })
-    entered.leave()
-  } catch (error) {
-    await release()
-    throw error
+type Context = {
+  readonly variant: Variant
+  readonly checkpoint: Checkpoint
+  readonly backend: Backend
+  readonly memory: ModelMemory
+  readonly mergeSettings: MergeSettings
+}
+
+/** All graphs are built once, before anything is loaded: that checks the checkpoint as a whole. */
+function createModels(
+  variant: Variant,
+  checkpoint: Checkpoint,
+  {
+    threads,
+    scratch = tmpdir(),
+    maxMergedBytes = mergedBytesInMemory,
+    backend = portableBackend,
+    memory = createModelMemory(createMemoryBudget(Number.POSITIVE_INFINITY)),
+    decoding = { dtype: 'F32' },
+    onWarning = () => {},
+  }: ModelSettings,
+): Models & { readonly warmUp: () => Promise<void> } {
+  const changesInPlace = backend.createAdaptable !== undefined
+  const mergeSettings = { threads, scratch, maxBytesInMemory: maxMergedBytes, changesInPlace }
+  const context = { variant, checkpoint, backend, memory, mergeSettings }
+  const { prompts, t5 } = manageTextEncoders(context)
+  const vae = manageAutoencoder(context, decoding)
+  const switcher = manageTransformers(context)
+  const loras = createLoraLoader(context, switcher, onWarning)
+  return {
+    variant,
+    scheduler: checkpoint.scheduler,
+    loadLoras: loras.load,
+    prefetch: loras.prefetch,
+    encodePrompt: prompts.encode,
+    acquireTransformer: switcher.acquire,
+    encodeImage: vae.encodeImage,
+    decoder: vae.decoder,
+    transformers: switcher.bases,
+    shapes: {
+      transformer: checkpoint.transformer.params,
+      autoencoder: checkpoint.autoencoder.params,
+      textTokens: maxTextTokens[variant],
+    },
+    busySeconds: memory.busySeconds,
+    /** Loads what the first prediction most likely needs; throws where no image could be made. */
+    async warmUp() {
+      const release = await memory.acquire([t5])
+      release()
+      const options = { alongside: [vae.decoder] }
+      const transformer = await switcher.acquire('bf16', emptyLoraSet, options)
+      transformer.release()
+    },
+    release: () =>
+      loras.release(async () => {
+        await switcher.release()
+        await prompts.release()
+        await vae.release()
+      }),
+  }
+}
+
+const sessionOptions = ({ mergeSettings }: Context, weights: readonly Weights[]) =>
+  ({
+    threads: mergeSettings.threads,
+    widenWeights: widenedBytes(weights) < totalmem() * widenedShare ? 'load' : 'run',
+  }) satisfies SessionOptions
+
+function manageTextEncoders(context: Context) {
+  const { variant, checkpoint, backend, memory, mergeSettings } = context
+  const { text } = checkpoint
+  const options = sessionOptions(context, [text.clip.weights, text.t5.weights])
+  const t5 = memory.manage({
+    name: `${variant} T5`,
+    bytes: backend.weightBytes([buildT5Graph(text.t5, backend)], options),
+    load: () => loadT5(text, maxTextTokens[variant], options, backend),
+  })
+  const clip = {
+    component: text.clip,
+    bytes: backend.weightBytes([buildClipGraph(text.clip, backend)], options),
+    load: (component: typeof text.clip) => loadClip({ ...text, clip: component }, options, backend),
+  }
+  const promptOptions = { name: variant, clip, t5, settings: mergeSettings }
+  return { prompts: createPromptEncoder(promptOptions, memory), t5 }
+}
+
+function manageTransformers(context: Context): LoraSwitcher {
+  const { variant, checkpoint, backend, memory, mergeSettings } = context
+  const component = checkpoint.transformer
+  const options = sessionOptions(context, [component.weights])
+  function bytesOf(precision: Precision) {
+    const graphs = buildTransformerGraphs(component, precision, backend)
+    return backend.weightBytes(Object.values(graphs), options)
+  }
+  return createLoraSwitcher(
+    {
+      name: variant,
+      component,
+      bytes: { bf16: bytesOf('bf16'), fp8: bytesOf('fp8') },
+      load: (own, precision, use) => loadTransformer(own, options, precision, backend, use),
+      settings: mergeSettings,
+    },
+    memory,
+  )
+}
+
+function manageAutoencoder(context: Context, decoding: Decoding) {
+  const { variant, backend, memory, checkpoint } = context
+  const { autoencoder } = checkpoint
+  const options = sessionOptions(context, [autoencoder.weights])
+  const graphs = buildAutoencoderGraphs(autoencoder)
+  // Kept here: a decoder that is unloaded and loaded again must not overflow a second time.
+  let { dtype } = decoding
+  function onOverflow() {
+    dtype = 'F32'
+    decoding.onOverflow?.()
+  }
+  const decoder = memory.manage({
+    name: `${variant} VAE`,
+    bytes: backend.weightBytes([graphs.decoder], options),
+    load: () => loadDecoder(autoencoder, options, backend, { dtype, onOverflow }),
+  })
+  const encoder = memory.manage({
+    name: `${variant} VAE encoder`,
+    bytes: backend.weightBytes([graphs.encoder], options),
+    load: () => loadEncoder(autoencoder, options, backend),
+  })
+  async function encodeImage(image: Float32Array, size: PixelSize, signal?: AbortSignal) {
+    const release = await memory.acquire([encoder], autoencoderBytes(autoencoder.params, size))
+    return encoder.network().encode(image, size, signal).finally(release)
+  }
+  return { decoder, encodeImage, release: () => memory.unload([decoder, encoder]) }
+}
+
+/** `load`, `prefetch` and `release` wait for each other. */
+function createLoraLoader(
+  { variant, checkpoint, mergeSettings }: Context,
+  switcher: LoraSwitcher,
+  onWarning: (message: string) => void,
+) {
+  const targets = { transformer: checkpoint.transformer, clip: checkpoint.text.clip }
+  const cache = createLoraSetCache((precision, files) =>
+    parseLoras(targets, precision, files, mergeSettings),
+  )
+  const inTurn = createTurns()
+
+  async function prefetch(precision: Precision, loras: readonly LoraFile[]) {
+    if (!switcher.canStage(precision)) return
+    try {
+      await switcher.stage(precision, await cache.prefetch(precision, loras))
+    } catch (error) {
+      onWarning(`LoRAs for the next prediction of ${variant} could not be prefetched: ${error}`)
+    }
+  }
+
+  return {
+    load: (precision: Precision, loras: readonly LoraFile[], signal?: AbortSignal) =>
+      inTurn(async () => {
+        signal?.throwIfAborted()
+        return cache.load(precision, loras)
+      }),
+    prefetch: (precision: Precision, loras: readonly LoraFile[]) =>
+      inTurn(() => prefetch(precision, loras)),
+    release: (unloadNetworks: () => Promise<void>) =>
+      inTurn(async () => {
+        await unloadNetworks()
+        await cache.release()
+      }),
   }
 }
 

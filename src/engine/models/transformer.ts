@@ -1,6 +1,6 @@
 /**
- * The transformer as two sessions: one that prepares everything a picture's steps have in common,
- * one that evaluates a step.
+ * The transformer as two sessions: one that computes what an image's steps have in common, one that
+ * evaluates a step.
  */
 
 import { type FloatTensor, floatTensor } from '../../safetensors/tensor.js'
@@ -17,7 +17,7 @@ import { createGraph } from '../runtime/onnx/graph.js'
 import type { Precision } from '../runtime/ops/ops.js'
 import { refuseUnused } from '../runtime/weights/weights.js'
 
-/** What the text encoders make of a prompt. */
+/** A prompt as the text encoders' outputs. */
 export type PromptEmbedding = {
   /** T5's hidden states, [L, txtDim]. */
   readonly hidden: FloatTensor
@@ -33,7 +33,7 @@ export type ConditioningInput = {
   readonly guidance: Float32Array
 }
 
-/** What a picture's steps have in common. */
+/** What an image's steps have in common. */
 export type Conditioning = {
   /** The text stream at the transformer's entry, [L, D]. */
   readonly txt: FloatTensor
@@ -52,11 +52,11 @@ export type PlacedSteps = {
 export type Transformer = {
   readonly params: FluxParams
   readonly condition: (input: ConditioningInput, signal?: AbortSignal) => Promise<Conditioning>
-  /** Puts what the steps have in common where they run; it lies there until it is released. */
+  /** Copies what the steps have in common to their device, until it is released. */
   readonly placeSteps: (conditioning: Conditioning, rope: RopeTensors) => Promise<PlacedSteps>
   readonly sessions: readonly Session[]
-  /** Where the backend can change its weights in place. */
-  readonly adaptable?: Adaptable
+  /** Undefined where LoRAs cannot be merged into its weights in place. */
+  readonly adaptable: Adaptable | undefined
 }
 
 /** The model bytes of both graphs; throws when the checkpoint does not fit its params. */
@@ -87,11 +87,11 @@ export async function loadTransformer(
     conditioning: { graph: graphs.conditioning },
     step: { graph: graphs.step, isRepeated: true },
   }
-  const { sessions, ...adaptable } =
+  const opened =
     use === 'adaptable' && backend.createAdaptable
       ? await backend.createAdaptable(models, options)
-      : { sessions: await backend.createSessions(models, options) }
-  const { conditioning, step } = sessions
+      : { sessions: await backend.createSessions(models, options), adaptable: undefined }
+  const { conditioning, step } = opened.sessions
 
   async function condition(
     { prompt, timesteps, guidance }: ConditioningInput,
@@ -137,7 +137,7 @@ export async function loadTransformer(
     condition,
     placeSteps,
     sessions: [conditioning, step],
-    ...('adapt' in adaptable && { adaptable }),
+    adaptable: opened.adaptable,
   }
 }
 

@@ -6,7 +6,7 @@
 
 import type { PixelSize } from '../../plan/plan.js'
 import { encodeImage } from '../images/encode.js'
-import type { Decoder } from '../models/vaeDecoder.js'
+import type { Decoder } from '../models/vae.js'
 import type { EncodedImage } from '../protocol.js'
 import { latentChannels, tokenGrid, unpackLatents } from './latents.js'
 

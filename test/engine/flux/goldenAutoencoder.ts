@@ -1,6 +1,6 @@
 /** The autoencoder of the golden cases in a dialect and a dtype of one's choice. */
 import { openAutoencoder, openLdmAutoencoder } from '../../../src/engine/checkpoint/checkpoint.js'
-import { buildAutoencoderGraphs } from '../../../src/engine/models/vaeDecoder.js'
+import { buildAutoencoderGraphs } from '../../../src/engine/models/vae.js'
 import type { Backend } from '../../../src/engine/runtime/backends/backend.js'
 import type { PictureDType } from '../../../src/engine/runtime/ops/vae.js'
 import { floatTensor } from '../../../src/safetensors/tensor.js'

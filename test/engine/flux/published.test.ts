@@ -9,13 +9,12 @@ import { openLdmAutoencoder } from '../../../src/engine/checkpoint/checkpoint.js
 import { addClip } from '../../../src/engine/flux/clip.js'
 import { addT5, positionBuckets } from '../../../src/engine/flux/t5.js'
 import { openLora } from '../../../src/engine/lora/format/read.js'
-import { mergeLoras } from '../../../src/engine/lora/merge/merger.js'
 import {
   buildTransformerGraphs,
   loadTransformer,
   type Transformer,
 } from '../../../src/engine/models/transformer.js'
-import { buildAutoencoderGraphs } from '../../../src/engine/models/vaeDecoder.js'
+import { buildAutoencoderGraphs } from '../../../src/engine/models/vae.js'
 import { denoise } from '../../../src/engine/pipeline/denoise.js'
 import { ropeTables } from '../../../src/engine/pipeline/latents.js'
 import { getSchedule, timestepEmbedding } from '../../../src/engine/pipeline/schedule.js'
@@ -33,6 +32,7 @@ import {
   temporaryFolder,
   writeTensors,
 } from '../../weightFiles.js'
+import { mergeLoras } from '../lora/merging.js'
 import { sourcesOf } from '../lora/tinyDev.js'
 
 const options = { threads: 1, widenWeights: 'load' } as const
@@ -159,7 +159,7 @@ describe('F1, the transformer', () => {
       values[`${name}.alpha`] = Float32Array.of(2)
     }
     const path = writeTensors(join(folder, 'lora.safetensors'), loraShapes, (key) => values[key]!)
-    const adapter = await openLora(path, { transformer: params }, 1)
+    const adapter = await openLora({ name: path, path }, { transformer: params }, 1)
     const weights = createWeights(file, tensors)
     const merged = await mergeLoras(weights.pristine, [{ adapter, scale: 0.8 }], {
       rounding: 'float32',

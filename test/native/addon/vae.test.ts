@@ -10,8 +10,8 @@ import { afterAll, expect, test } from 'vitest'
 import { requestOf } from '../../../src/bench/cases.js'
 import { comparePictures } from '../../../src/cli/similarity.js'
 import { readConfig } from '../../../src/config/config.js'
-import { createRoom } from '../../../src/engine/models/memory.js'
-import { createBudget } from '../../../src/engine/models/memoryBudget.js'
+import { createModelMemory } from '../../../src/engine/models/memory.js'
+import { createMemoryBudget } from '../../../src/engine/models/memoryBudget.js'
 import { loadModels } from '../../../src/engine/models/models.js'
 import { generate } from '../../../src/engine/pipeline/generate.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
@@ -87,14 +87,14 @@ test('a picture beyond the range of float16 is decoded in float32, as are all af
 
 test('a decoder that goes and comes again does not fail a second time', async () => {
   let overflows = 0
-  const room = createRoom(createBudget(Number.POSITIVE_INFINITY))
-  const decoding = { dtype: 'F16', onOverflow: () => void overflows++ } as const
-  const settings = { threads, backend: fusedBackend('F32'), room, decoding }
+  const memory = createModelMemory(createMemoryBudget(Number.POSITIVE_INFINITY))
+  const decoding = { dtype: 'F16', onOverflow: () => overflows++ } as const
+  const settings = { threads, backend: fusedBackend('F32'), memory, decoding }
   const models = await loadModels('schnell', writeLoudModel(), settings)
   const signal = new AbortController().signal
   const draw = () => generate(plan, models, { signal, onProgress() {}, onImage() {} })
   await draw()
-  await room.release([models.decoder])
+  await memory.unload([models.decoder])
   await draw()
   await models.release()
   expect(overflows).toBe(1)

@@ -58,11 +58,11 @@ export const isUsable = ({ modules, unmatched, faults }: LoraReport) =>
 /** Everything that `file` holds, as seen from the networks of `base`. */
 export function inspectLora(file: SafetensorsFile, base: LoraBase): LoraReport {
   const { groups, ignored, unmatched, twice } = sortKeys(file, base)
-  const control = catchFault('the file', file.path, () => refuseControlLora(file))
-  const scaling = catchFault('lora_adapter_metadata', file.path, () => readScaling(file))
+  const control = catchFault('the file', file.name, () => refuseControlLora(file))
+  const scaling = catchFault('lora_adapter_metadata', file.name, () => readScaling(file))
   const modules = groups.map((group) =>
-    catchFault(group.key.stem, file.path, () =>
-      reportModule(file.path, group, scaling.value ?? unscaled),
+    catchFault(group.key.stem, file.name, () =>
+      reportModule(file.name, group, scaling.value ?? unscaled),
     ),
   )
   const found = modules.flatMap(({ value }) => value ?? [])
@@ -94,7 +94,7 @@ function sortKeys(file: SafetensorsFile, base: LoraBase) {
     const key = parseKey(name, vocabulary)
     if (isIgnored(name)) ignored.push(name)
     else if (!key)
-      unmatched.push({ name, reason: reasonOf(file.path, unknownKey(file, name, vocabulary)) })
+      unmatched.push({ name, reason: reasonOf(file.name, unknownKey(file, name, vocabulary)) })
     else {
       const group = groups.get(key.stem) ?? { key, tensors: new Map() }
       const given = group.tensors.get(key.role)

@@ -8,33 +8,37 @@ import { gpuFailure, loadFailure, runFailure } from '../cudaErrors.js'
 import type { SessionOptions } from '../ort/session.js'
 import type { Addon, NativeDevice } from './addon.js'
 import { createCapturing } from './cudaGraphs.js'
-import { createWeightStock, type StockedWeights, type WeightUse } from './deviceWeights.js'
+import { createDeviceWeights, type WeightLease, type WeightUse } from './deviceWeights.js'
 import { createExecutor, createNativeSession, type LoadedSession } from './session.js'
 
 export type FusedSettings = Omit<FusedOptions, 'precision'> & {
   readonly addon: Addon
   readonly device: NativeDevice
-  /** How many sets of shapes a repeated model's runs are captured for as CUDA graphs; 0 if absent. */
+  /** For how many sets of shapes runs of a repeated model become CUDA graphs; 0 by default. */
   readonly captures?: number
+  /** Gets a sentence when runs could not be captured. */
+  readonly onWarning?: (message: string) => void
 }
 
 /**
- * A backend over one device. Sessions take weights that the device has already from where they are:
- * a network with LoRAs adds to its base only the weights that they change.
+ * A backend over one device. Sessions share the weights that the device has already: a network with
+ * merged LoRAs adds to its base only the weights that the LoRAs change.
  */
 export function createFusedBackend(settings: FusedSettings): Backend {
-  const { addon, device, dtype, attention, captures = 0 } = settings
-  const stock = createWeightStock(addon, device)
-  // Nobody else can attend on the CPU.
+  const { addon, device, dtype, attention, captures = 0, onWarning = () => {} } = settings
+  const deviceWeights = createDeviceWeights(addon, device)
+  // The other attention kernels run on a GPU only.
   const isOnGpu = attention !== 'float32'
   const failure = (cause: unknown) => (isOnGpu ? runFailure(cause) : cause)
 
   const onGpu = <T>(what: string, work: () => Promise<T>): Promise<T> =>
     isOnGpu ? work().catch((cause) => Promise.reject(gpuFailure(what, cause))) : work()
 
-  /** The weights' changes, with failures as they concern the caller. */
-  const withWords = ({ adapt, stage, base }: Adaptable): Adaptable => ({
-    adapt: (changes) => onGpu('the GPU to merge LoRAs into the weights', () => adapt(changes)),
+  /** The same weights, whose failures are errors that name the GPU. */
+  const withFailures = ({ active, activate, stage, base }: Adaptable): Adaptable => ({
+    active,
+    activate: (changes) =>
+      onGpu('the GPU to merge LoRAs into the weights', () => activate(changes)),
     stage: (changes) => onGpu('the GPU to take the LoRAs that come next', () => stage(changes)),
     base: { ...base, keep: () => onGpu('the GPU to take a copy of the weights', base.keep) },
   })
@@ -42,11 +46,11 @@ export function createFusedBackend(settings: FusedSettings): Backend {
   async function load(
     { graph, taps }: Model,
     { threads }: SessionOptions,
-    weights: StockedWeights,
+    weights: WeightLease,
     cuda: Readonly<Record<string, string>>,
   ): Promise<LoadedSession> {
     const session = new addon.Session(device)
-    const { sets, drop } = weights.share()
+    const { sets, release } = weights.retain()
     try {
       await session.load(graph.encode(taps), {
         threads,
@@ -56,13 +60,13 @@ export function createFusedBackend(settings: FusedSettings): Backend {
         weights: sets,
       })
     } catch (error) {
-      await drop()
+      await release()
       throw isOnGpu ? loadFailure(error) : error
     }
-    return { session, release: () => session.release().then(drop) }
+    return { session, release: () => session.release().then(release) }
   }
 
-  async function open(model: Model, options: SessionOptions, weights: StockedWeights) {
+  async function open(model: Model, options: SessionOptions, weights: WeightLease) {
     const { graph, taps, isRepeated } = model
     const loaded = await load(model, options, weights, cuda)
     const ordinary = createExecutor(loaded, [...graph.outputs(), ...(taps ?? [])])
@@ -70,7 +74,7 @@ export function createFusedBackend(settings: FusedSettings): Backend {
     const capturing = () => load(model, options, weights, { ...cuda, enable_cuda_graph: '1' })
     const executor =
       isRepeated && captures > 0
-        ? createCapturing(ordinary, { addon, device, load: capturing, limit: captures })
+        ? createCapturing(ordinary, { addon, device, load: capturing, limit: captures, onWarning })
         : ordinary
     return createNativeSession(executor, { addon, device, failure })
   }
@@ -82,16 +86,16 @@ export function createFusedBackend(settings: FusedSettings): Backend {
   ) {
     const graphs = Object.values<Model>(models).map(({ graph }) => graph)
     const weights = await onGpu('the GPU to take the weights', () =>
-      stock.take(
+      deviceWeights.acquire(
         graphs.map((graph) => graph.sharedWeights()),
         use,
       ),
     )
     try {
       const sessions = await forEachModel(models, (model) => open(model, options, weights))
-      return { sessions, ...withWords(weights) }
+      return { sessions, adaptable: withFailures(weights) }
     } finally {
-      await weights.drop()
+      await weights.release()
     }
   }
 

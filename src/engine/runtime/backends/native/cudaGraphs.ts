@@ -17,6 +17,8 @@ export type CaptureSettings = {
   readonly load: () => Promise<LoadedSession>
   /** How many sets of shapes are captured; each takes the memory of a run. */
   readonly limit: number
+  /** Gets a sentence when shapes cannot be captured. */
+  readonly onWarning: (message: string) => void
 }
 
 type Captured = {
@@ -34,11 +36,16 @@ export function createCapturing(ordinary: Executor, settings: CaptureSettings): 
   const proven = new Set<Captured>()
   const refused = new Set<string>()
 
+  function refuse(key: string, cause: unknown) {
+    refused.add(key)
+    settings.onWarning(`no CUDA graph of a step over ${key}, which runs as before: ${cause}`)
+  }
+
   async function prepare(key: string, operands: Operands, results: Results) {
     try {
       captured.set(key, await prepareCapture(operands, results, settings))
-    } catch {
-      refused.add(key)
+    } catch (cause) {
+      refuse(key, cause)
     }
   }
 
@@ -51,7 +58,7 @@ export function createCapturing(ordinary: Executor, settings: CaptureSettings): 
       captured.delete(key)
       await own.release()
       if (proven.delete(own)) throw cause
-      refused.add(key)
+      refuse(key, cause)
       // Where the GPU itself is lost, this says so.
       return ordinary.run(operands, options)
     }

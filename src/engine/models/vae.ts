@@ -1,7 +1,7 @@
-/** The autoencoder's way out: latents → pixels. */
+/** The autoencoder: pixels → latents with its encoder, latents → pixels with its decoder. */
 
 import type { PixelSize } from '../../plan/plan.js'
-import { floatTensor } from '../../safetensors/tensor.js'
+import { type FloatTensor, floatTensor } from '../../safetensors/tensor.js'
 import type { Component } from '../checkpoint/checkpoint.js'
 import { addDecoder, addEncoder } from '../flux/autoencoder.js'
 import type { AutoencoderParams } from '../flux/params.js'
@@ -41,14 +41,42 @@ export function buildAutoencoderGraphs(
   return { decoder, encoder }
 }
 
+export type Encoder = {
+  /** An image [3, H, W] in [−1, 1] → scaled latents [C, H/8, W/8]: the mode, nothing is sampled. */
+  readonly encode: (
+    image: Float32Array,
+    size: PixelSize,
+    signal?: AbortSignal,
+  ) => Promise<Float32Array>
+  readonly sessions: readonly Session[]
+}
+
+/** Loads the encoder, in float32. */
+export async function loadEncoder(
+  component: Component<AutoencoderParams>,
+  options: SessionOptions,
+  backend: Backend = portableBackend,
+): Promise<Encoder> {
+  const graph = buildAutoencoderGraphs(component, backend).encoder
+  const { session } = await backend.createSessions({ session: { graph } }, options)
+  return {
+    async encode(image, { width, height }, signal) {
+      const inputs = { image: floatTensor(image, [1, 3, height, width]) }
+      const { latents } = await session.run(inputs, { signal })
+      return (latents as FloatTensor).data
+    },
+    sessions: [session],
+  }
+}
+
 /** What a decoder computes in. */
 export type Decoding = {
   readonly dtype: PictureDType
-  /** A picture has left the range of float16: there will be no other in it. */
+  /** Called when an image left the range of float16: the decoder has changed to float32. */
   readonly onOverflow?: () => void
 }
 
-/** The decoder; one in float16 is replaced by one in float32 before it returns a broken picture. */
+/** Loads the decoder; one in float16 becomes one in float32 before it returns a broken image. */
 export async function loadDecoder(
   component: Component<AutoencoderParams>,
   options: SessionOptions,
@@ -72,7 +100,7 @@ export async function loadDecoder(
   }
 }
 
-/** `half` until one of its pictures is not made of numbers; `openFloat` from that one on. */
+/** Runs `half` until an image of its holds no numbers, and the session of `openFloat` from then on. */
 function replacedOnOverflow(
   half: Session,
   openFloat: () => Promise<Session>,
