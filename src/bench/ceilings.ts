@@ -1,7 +1,7 @@
 /**
- * What the device can do at best, measured through the runtime and the dialect that the networks
- * use: matrix products, and passing over memory. Runs in the calling process and, but for the addon,
- * holds its thread during each run.
+ * The device's best rates of matrix products and of memory copies, measured through the runtime and
+ * the dialect that the networks use. Runs in the calling process and, except with the addon, blocks
+ * its thread during each run.
  */
 
 import type { Backend } from '../engine/runtime/backends/backend.js'

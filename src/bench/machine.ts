@@ -26,7 +26,9 @@ export async function describeSurroundings(places: MachinePlaces): Promise<Surro
       ...(card && { card: { name: card.name, memory: card.totalBytes } }),
     },
     versions: {
-      ...{ fluxd: version, node: nodeVersion, onnxruntime: ort },
+      fluxd: version,
+      node: nodeVersion,
+      onnxruntime: ort,
       ...(driverVersion !== undefined && { driver: driverVersion }),
       ...(cuda !== undefined && { cuda }),
     },

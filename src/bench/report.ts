@@ -86,12 +86,12 @@ const LoraSwitches = z.strictObject({
 export const BenchReport = z.strictObject({
   date: z.iso.datetime(),
   device: z.enum(['cpu', 'cuda']),
-  /** Who ran the graphs: onnxruntime-node or the addon. */
+  /** The library that ran the graphs: onnxruntime-node or the addon. */
   backend: z.enum(['ort', 'native']),
   /** 0 lets ONNX Runtime decide. */
   threads: z.int().min(0),
   machine: Machine,
-  /** How many processes wanted a core, in the minute before and in the last minute. */
+  /** Processes ready to run, in the minute before and in the last minute. */
   load: z.strictObject({ before: z.number().min(0), after: z.number().min(0) }),
   versions: Versions,
   models: z.array(Model).min(1),

@@ -1,7 +1,7 @@
 /**
  * The engine process: owns the sessions, runs one command after another, and answers with events.
- * A cancel ends the runs of the addon, and beside them the LoRAs of what comes next are got ready. Runs
- * of onnxruntime-node hold the thread: there a cancel is heard between steps.
+ * A cancel ends runs of the addon, and the next prediction's LoRAs are prefetched during them. Runs
+ * of onnxruntime-node hold the thread: there a cancel is received between steps.
  */
 import { totalmem } from 'node:os'
 import { FluxdError, toErrorRecord } from '../errors.js'
@@ -32,7 +32,7 @@ type Running = {
   wantsPreviews: boolean
 }
 
-// More often nobody sees the difference, and each takes time from the picture.
+// Each preview takes time from the image; more frequent ones would not be noticed.
 const previewPauseMs = 500
 
 const config: EngineConfig = JSON.parse(process.argv[2] ?? '{}')
@@ -41,7 +41,7 @@ const capacity = config.memoryBytes ?? totalmem() / 2
 const memory = createModelMemory(createMemoryBudget(capacity), warn)
 let backend: Backend | undefined
 let checker: ManagedModel<SafetyChecker> | undefined
-// From its command on, so that a cancel that follows at once is heard.
+// Registered when its command arrives, so that a cancel that follows at once is not lost.
 const active = new Map<string, Running>()
 let tail: Promise<void> = Promise.resolve()
 
@@ -60,9 +60,10 @@ const decoding: Decoding = {
 }
 
 const overflow =
-  'an image left the range of float16: images are decoded in float32 from now on, as with FLUXD_VAE=float32'
+  'an image left the range of float16: images are decoded in float32 from now on, ' +
+  'as with FLUXD_VAE=float32'
 
-/** Opened when it is first needed, so that what is wrong with it fails a load and not the process. */
+/** Opened when it is first needed, so that its failure fails a load and not the process. */
 const ensureBackend = () =>
   (backend ??= openBackend(config.device ?? 'cpu', config.backend, {
     cudaGraphs: config.cudaGraphs,
@@ -100,7 +101,7 @@ function ensureChecker(): ManagedModel<SafetyChecker> | undefined {
   return checker
 }
 
-/** The gate of a plan that wants one; what is wrong with the checker is no concern of the others. */
+/** The gate of a draft with `checkSafety`; a broken checker does not fail the other drafts. */
 function openGate({ id, draft }: GenerateCommand): SafetyGate | undefined {
   const present = draft.checkSafety ? ensureChecker() : undefined
   return (
@@ -178,12 +179,12 @@ function openPreviews(id: string, own: Running): PreviewHooks {
   }
 }
 
-/** Out of turn. A variant that is not loaded has nothing to prefetch. */
+/** Not queued: runs while a generation does. A variant that is not loaded prefetches nothing. */
 function prefetch({ variant, precision, loras }: WeightsPlan) {
   void loaded.get(variant)?.prefetch(precision, loras)
 }
 
-/** A process that has lost its GPU gets it back by being another: the parent starts one. */
+/** A process that has lost its GPU cannot recover it: the parent starts another process. */
 async function endIfLost(error: unknown) {
   if (!(error instanceof FluxdError) || error.code !== 'engine_died') return
   const event: EngineEvent = { kind: 'deviceLost', reason: `has lost the GPU (${error.message})` }
@@ -201,7 +202,7 @@ function enqueueGeneration(command: GenerateCommand) {
   enqueue(() => runGeneration(command, own))
 }
 
-function want({ id, isWanted }: Extract<EngineCommand, { kind: 'preview' }>) {
+function setPreviews({ id, isWanted }: Extract<EngineCommand, { kind: 'preview' }>) {
   const own = active.get(id)
   if (own) own.wantsPreviews = isWanted
 }
@@ -217,7 +218,7 @@ process.on('message', (command: EngineCommand) => {
     case 'cancel':
       return active.get(command.id)?.controller.abort()
     case 'preview':
-      return want(command)
+      return setPreviews(command)
     case 'prefetch':
       return prefetch(command)
     case 'shutdown':
@@ -226,7 +227,7 @@ process.on('message', (command: EngineCommand) => {
       throw new TypeError(`Unknown command ${JSON.stringify(command satisfies never)}`)
   }
 })
-// Without its parent an engine has nobody to work for; signals are the parent's to handle.
+// Without its parent an engine has no requests; the parent handles signals.
 process.on('disconnect', () => process.exit(0))
 process.on('SIGINT', () => {})
 send({ kind: 'ready' })

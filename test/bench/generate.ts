@@ -9,8 +9,8 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
 import { type BenchCase, listCases, nameCase, planOf } from '../../src/bench/cases.js'
+import { measureImages } from '../../src/bench/images.js'
 import { peakResidentBytes } from '../../src/bench/memory.js'
-import { measurePictures } from '../../src/bench/pictures.js'
 import { measureLoraSwitches } from '../../src/bench/switches.js'
 import { chooseTarget } from '../../src/cli/doctor.js'
 import { readConfig } from '../../src/config/config.js'
@@ -65,7 +65,7 @@ const measure = async (
   of: BenchCase = dev512,
 ) => ({
   case: name,
-  ...(await measurePictures((i) => change(planOf(of, i)), rounds, { engine })),
+  ...(await measureImages((i) => change(planOf(of, i)), rounds, { engine })),
 })
 
 /** dev at 512² in fp8, from an image and under a mask, at the default strength of 0.8. */

@@ -90,7 +90,7 @@ async function timeSteps(transformer: Transformer, size: PixelSize, runs: number
 }
 
 /** Two steps of a prompt that is all zeros: what is computed does not change how long it takes. */
-async function placeZeros({ params, condition, placeSteps }: Transformer, size: PixelSize) {
+async function placeZeros({ params, condition, bindSteps }: Transformer, size: PixelSize) {
   const { tokenRows, tokenCols } = tokenGrid(size)
   const zeros = (...dims: number[]) =>
     floatTensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims)
@@ -101,7 +101,7 @@ async function placeZeros({ params, condition, placeSteps }: Transformer, size: 
   })
   const { cos, sin } = ropeTables(txtTokens, tokenRows, tokenCols, params.axes)
   const dims = [txtTokens + tokenRows * tokenCols, params.headDim / 2]
-  return placeSteps(conditioning, { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) })
+  return bindSteps(conditioning, { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) })
 }
 
 export const describeTimes = ({ precision, inputs, size, milliseconds }: StepTimes) =>

@@ -1,5 +1,5 @@
 /**
- * A picture as the pixels that a vision network reads.
+ * Resizes and normalises an image to the pixels that a vision network reads.
  * Source: transformers, CLIPImageProcessor and ViTImageProcessor with Pillow and numpy.
  */
 
@@ -7,7 +7,7 @@ import type { PixelSize } from '../../plan/plan.js'
 import type { ImageProcessorParams } from '../checkpoint/safety.js'
 import { resize } from './resample.js'
 
-/** Normalised pixels [3, side, side] of `rgb` (H·W·3 bytes), equal to the reference's to the last bit. */
+/** Normalised pixels [3, side, side] of `rgb` (H·W·3 bytes), bit-equal to the reference's. */
 export function processImage(
   rgb: Uint8Array,
   size: PixelSize,

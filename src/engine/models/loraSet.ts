@@ -100,8 +100,8 @@ function identify({ name, path, digest }: LoraFile): string {
 }
 
 /**
- * Reads LoRA files for these networks. Throws `lora_invalid`, which names a file by its `name`, when
- * one is no LoRA or is made for another model.
+ * Reads LoRA files for these networks. Throws `lora_invalid`, which calls a file by its `name`,
+ * when one is no LoRA or is made for another model.
  */
 export async function parseLoras(
   { transformer, clip }: LoraTargets,

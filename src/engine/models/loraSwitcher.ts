@@ -69,7 +69,7 @@ export function createLoraSwitcher(
 
   const slot = `${name} with LoRAs`
 
-  /** Undefined where the base transformer serves. Two merged sets of a large model would not fit. */
+  /** Undefined where the base is used. Memory may not fit two merged transformers: one slot. */
   function mergedModel(precision: Precision, { key, scales, parsed }: LoraSet) {
     const { transformer } = parsed
     if (transformer.kind !== 'merged') return undefined

@@ -47,9 +47,9 @@ export function stepBytes(params: FluxParams, tokens: number, bytesPerValue: num
 }
 
 /**
- * The bytes of the autoencoder's activations at their peak, in float32: four maps of an image's full
- * size before its last block narrows them. 531 MB for the embedded model at 1440²; 599 MB were
- * measured.
+ * The bytes of the autoencoder's activations at their peak, in float32: four maps of an
+ * image's full size before its last block narrows them. 531 MB for the embedded model at 1440²;
+ * 599 MB were measured.
  */
 export const autoencoderBytes = (
   { channels }: AutoencoderParams,

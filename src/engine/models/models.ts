@@ -310,7 +310,8 @@ function checkVariant({ path, transformer }: Checkpoint, variant: Variant) {
   const found: Variant = transformer.params.guidance ? 'dev' : 'schnell'
   if (found !== variant)
     throw invalidCheckpoint(
-      `${path}: expected a Flux.1 ${variant} checkpoint but it is ${found} (${found === 'dev' ? 'it has' : 'it lacks'} a guidance embedder)`,
+      `${path}: expected a Flux.1 ${variant} checkpoint but it is ${found} ` +
+        `(${found === 'dev' ? 'it has' : 'it lacks'} a guidance embedder)`,
     )
 }
 

@@ -1,6 +1,6 @@
 /**
- * The safety checker, in two stages: CLIP compares every image with concepts it must not show, and an
- * image that it flags is kept only if a classifier calls it normal.
+ * The safety checker, in two stages: CLIP compares every image with concepts it must not show, and
+ * an image that it flags is kept only if a classifier calls it normal.
  * Source: diffusers, pipelines/stable_diffusion/safety_checker.py; cog-flux, predict.py.
  */
 

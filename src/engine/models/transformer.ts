@@ -12,7 +12,7 @@ import { sinusoidDim } from '../flux/params.js'
 import { addTransformer } from '../flux/transformer.js'
 import type { Predict } from '../pipeline/denoise.js'
 import { type Adaptable, type Backend, portableBackend } from '../runtime/backends/backend.js'
-import type { Placed, Session, SessionOptions } from '../runtime/backends/ort/session.js'
+import type { BoundInputs, Session, SessionOptions } from '../runtime/backends/ort/session.js'
 import { createGraph } from '../runtime/onnx/graph.js'
 import type { Precision } from '../runtime/ops/ops.js'
 import { refuseUnused } from '../runtime/weights/weights.js'
@@ -43,7 +43,7 @@ export type Conditioning = {
 
 export type RopeTensors = { readonly cos: FloatTensor; readonly sin: FloatTensor }
 
-export type PlacedSteps = {
+export type BoundSteps = {
   /** The velocity (noise − image) at `latents` [N, 64], for step `step` of the conditioning. */
   readonly predict: Predict
   readonly release: () => Promise<void>
@@ -53,7 +53,7 @@ export type Transformer = {
   readonly params: FluxParams
   readonly condition: (input: ConditioningInput, signal?: AbortSignal) => Promise<Conditioning>
   /** Copies what the steps have in common to their device, until it is released. */
-  readonly placeSteps: (conditioning: Conditioning, rope: RopeTensors) => Promise<PlacedSteps>
+  readonly bindSteps: (conditioning: Conditioning, rope: RopeTensors) => Promise<BoundSteps>
   readonly sessions: readonly Session[]
   /** Undefined where LoRAs cannot be merged into its weights in place. */
   readonly adaptable: Adaptable | undefined
@@ -112,14 +112,14 @@ export async function loadTransformer(
     return { txt: result['txt'] as FloatTensor, modulation }
   }
 
-  async function placeSteps({ txt, modulation }: Conditioning, { cos, sin }: RopeTensors) {
-    const common = await step.place({ txt, cos, sin })
-    const steps: Placed[] = []
+  async function bindSteps({ txt, modulation }: Conditioning, { cos, sin }: RopeTensors) {
+    const common = await step.bindInputs({ txt, cos, sin })
+    const steps: BoundInputs[] = []
     const release = async () => {
       for (const each of [...steps, common]) await each.release()
     }
     try {
-      for (const row of modulation) steps.push(await common.place({ modulation: row }))
+      for (const row of modulation) steps.push(await common.bindInputs({ modulation: row }))
     } catch (error) {
       await release()
       throw error
@@ -135,7 +135,7 @@ export async function loadTransformer(
   return {
     params,
     condition,
-    placeSteps,
+    bindSteps,
     sessions: [conditioning, step],
     adaptable: opened.adaptable,
   }

@@ -14,7 +14,7 @@ import {
   type Tensors,
 } from '../runtime/backends/ort/session.js'
 import { createGraph } from '../runtime/onnx/graph.js'
-import type { PictureDType } from '../runtime/ops/vae.js'
+import type { ImageDType } from '../runtime/ops/vae.js'
 import { refuseUnused } from '../runtime/weights/weights.js'
 
 export type Decoder = {
@@ -30,13 +30,13 @@ export type Decoder = {
 /** Both directions; throws when the checkpoint does not fit its params. */
 export function buildAutoencoderGraphs(
   { params, weights, source }: Component<AutoencoderParams>,
-  { pictureOps }: Pick<Backend, 'pictureOps'> = portableBackend,
-  dtype: PictureDType = 'F32',
+  { imageOps }: Pick<Backend, 'imageOps'> = portableBackend,
+  dtype: ImageDType = 'F32',
 ) {
   const decoder = createGraph('decoder')
-  addDecoder(pictureOps(decoder, dtype), params, weights)
+  addDecoder(imageOps(decoder, dtype), params, weights)
   const encoder = createGraph('encoder')
-  addEncoder(pictureOps(encoder, dtype), params, weights)
+  addEncoder(imageOps(encoder, dtype), params, weights)
   refuseUnused(source, weights)
   return { decoder, encoder }
 }
@@ -71,7 +71,7 @@ export async function loadEncoder(
 
 /** What a decoder computes in. */
 export type Decoding = {
-  readonly dtype: PictureDType
+  readonly dtype: ImageDType
   /** Called when an image left the range of float16: the decoder has changed to float32. */
   readonly onOverflow?: () => void
 }
@@ -84,7 +84,7 @@ export async function loadDecoder(
   { dtype, onOverflow }: Decoding = { dtype: 'F32' },
 ): Promise<Decoder> {
   const { latentChannels } = component.params
-  const open = async (dtype: PictureDType) => {
+  const open = async (dtype: ImageDType) => {
     const graph = buildAutoencoderGraphs(component, backend, dtype).decoder
     return (await backend.createSessions({ session: { graph } }, options)).session
   }
@@ -100,7 +100,7 @@ export async function loadDecoder(
   }
 }
 
-/** Runs `half` until an image of its holds no numbers, and the session of `openFloat` from then on. */
+/** Runs `half` until one of its images is not finite, and the session of `openFloat` after that. */
 function replacedOnOverflow(
   half: Session,
   openFloat: () => Promise<Session>,

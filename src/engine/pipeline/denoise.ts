@@ -1,8 +1,8 @@
 /** The Euler loop from noise to latents. */
 
 /**
- * The velocity (noise − image) of packed latents at the level of step `step`. `signal` ends it early
- * where the backend can do that.
+ * The velocity (noise − image) of packed latents at the level of step `step`. `signal` ends it
+ * early where the backend can do that.
  */
 export type Predict = (
   latents: Float32Array,

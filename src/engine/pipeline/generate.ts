@@ -8,7 +8,7 @@ import { floatTensor } from '../../safetensors/tensor.js'
 import { encodeImage } from '../images/encode.js'
 import { runBytesOf } from '../models/memoryEstimate.js'
 import type { Models } from '../models/models.js'
-import type { PlacedSteps, PromptEmbedding, Transformer } from '../models/transformer.js'
+import type { BoundSteps, PromptEmbedding, Transformer } from '../models/transformer.js'
 import type { Decoder } from '../models/vae.js'
 import type { EncodedImage } from '../protocol.js'
 import { denoise } from './denoise.js'
@@ -135,7 +135,7 @@ async function sampleImage(run: Run, image: number): Promise<Uint8Array> {
   return clock.time('decode', () => decoder.decode(denoised, plan.size, signal))
 }
 
-/** The image itself follows the last step, and no image is shown before the safety checker's verdict. */
+/** No preview after the last step, nor of an image that the safety checker has yet to judge. */
 async function reportStep(
   { plan, steps, decoder, gate, hooks }: Run,
   progress: StepProgress,
@@ -149,7 +149,7 @@ async function reportStep(
   previews.onPreview(progress, await makePreview(step, plan.size, decoder, signal))
 }
 
-export type PreparedSteps = PlacedSteps & { readonly sigmas: readonly number[] }
+export type PreparedSteps = BoundSteps & { readonly sigmas: readonly number[] }
 
 /**
  * What all images of a plan share: the noise levels from its first step on, and the transformer
@@ -170,5 +170,5 @@ export async function prepare(
   const { cos, sin } = ropeTables(txtTokens, tokenRows, tokenCols, transformer.params.axes)
   const dims = [txtTokens + tokenRows * tokenCols, transformer.params.headDim / 2]
   const rope = { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) }
-  return { sigmas, ...(await transformer.placeSteps(conditioning, rope)) }
+  return { sigmas, ...(await transformer.bindSteps(conditioning, rope)) }
 }

@@ -25,7 +25,7 @@ export function chooseGate(
   )
 }
 
-/** Whether an image is safe, or there is no gate; calls the gate's callbacks for one that is not. */
+/** Whether an image is safe (all are without a gate); calls the gate's callbacks otherwise. */
 export async function isSafe(
   gate: SafetyGate | undefined,
   rgb: Uint8Array,

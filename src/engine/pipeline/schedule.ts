@@ -29,7 +29,7 @@ function dynamicShift(mu: number) {
 const staticShift = (shift: number) => (sigma: number) =>
   f32(f32(shift * sigma) / f32(1 + f32(f32(shift - 1) * sigma)))
 
-/** mu: linear in the tokens, through (baseImageSeqLen, baseShift) and (maxImageSeqLen, maxShift). */
+/** mu, linear in the tokens: (baseImageSeqLen, baseShift) to (maxImageSeqLen, maxShift). */
 function shiftExponent(scheduler: SchedulerParams, tokens: number): number {
   const { baseShift, maxShift, baseImageSeqLen, maxImageSeqLen } = scheduler
   const slope = (maxShift - baseShift) / (maxImageSeqLen - baseImageSeqLen)

@@ -51,10 +51,10 @@ export async function runTransformer(
   const inner = Object.keys(golden.outputs).filter((name) => name !== 'out')
   const outer = ['vec', 'txt_in']
 
-  const taps = inner.filter((name) => !outer.includes(name))
+  const debugOutputs = inner.filter((name) => !outer.includes(name))
   const models = {
-    conditioning: { graph: graphs.conditioning, taps: ['vec'] },
-    step: { graph: graphs.step, taps },
+    conditioning: { graph: graphs.conditioning, debugOutputs: ['vec'] },
+    step: { graph: graphs.step, debugOutputs },
   }
   const { conditioning, step } = await backend.createSessions(models, options)
   const hidden = input(golden, 'encoder_hidden_states')

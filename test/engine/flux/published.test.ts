@@ -118,7 +118,7 @@ describe('F1, the transformer', () => {
   const tables = ropeTables(5, 3, 4, [4, 6, 6])
   const rope = { cos: floatTensor(tables.cos, [17, 8]), sin: floatTensor(tables.sin, [17, 8]) }
   const steps = async (transformer: Transformer, levels: readonly number[]) =>
-    transformer.placeSteps(await transformer.condition(conditions(levels)), rope)
+    transformer.bindSteps(await transformer.condition(conditions(levels)), rope)
   const conditions = (levels: readonly number[]) => ({
     prompt,
     timesteps: levels.map((sigma) => timestepEmbedding(1000 * sigma)),
@@ -184,8 +184,8 @@ describe('F1, the transformer', () => {
     const { params, tensors } = readBflTransformer(file, source, { axes: [4, 6, 6] })
     const component = { source: file, params, weights: createWeights(file, tensors) }
     const dev = await loadTransformer(component, options)
-    const taps = buildTransformerGraphs(component).step.encode(['img_in', 'double0_img'])
-    const step = await createSession(taps, options)
+    const debugOutputs = buildTransformerGraphs(component).step.encode(['img_in', 'double0_img'])
+    const step = await createSession(debugOutputs, options)
     const { txt, modulation } = await dev.condition(conditions([0.75, 0.7]))
     const residual = async (i: number) => {
       const feeds = {

@@ -60,6 +60,6 @@ export async function velocity(transformer: Transformer, golden: GoldenCase) {
   const tables = ropeTables(hidden.dims[0]!, grid_rows, grid_cols, axes)
   const dims = [hidden.dims[0]! + grid_rows * grid_cols, headDim / 2]
   const rope = { cos: floatTensor(tables.cos, dims), sin: floatTensor(tables.sin, dims) }
-  const { predict, release } = await transformer.placeSteps(conditioning, rope)
+  const { predict, release } = await transformer.bindSteps(conditioning, rope)
   return predict(data('hidden_states'), 0).finally(release)
 }

@@ -45,7 +45,9 @@ describe('with the embedded model', () => {
     const { signal } = new AbortController()
     const onImage = (_: number, image: EncodedImage) => pictures.push(image)
     await generate({ ...plan, ...changes }, models, {
-      ...{ signal, onImage, previews },
+      signal,
+      onImage,
+      previews,
       onProgress: () => {},
     })
     return pictures

@@ -18,8 +18,11 @@ import { watchAddon } from './watched.js'
 const { watched, account } = watchAddon()
 const limit = 2
 const backend = createFusedBackend({
-  ...{ addon: watched, device, captures: limit },
-  ...{ dtype: 'F32', attention: 'float32' },
+  addon: watched,
+  device,
+  captures: limit,
+  dtype: 'F32',
+  attention: 'float32',
 })
 
 let writes = 0
@@ -68,8 +71,8 @@ describe('a repeated model', () => {
 
   test('writes what a run brings along, and copies what was placed when that changes', async () => {
     const [placed, other] = [
-      await session.place({ a: vector(5) }),
-      await session.place({ a: vector(7) }),
+      await session.bindInputs({ a: vector(5) }),
+      await session.bindInputs({ a: vector(7) }),
     ]
     writes = 0
     const b = vector(1)

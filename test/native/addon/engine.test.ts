@@ -86,7 +86,10 @@ describe('its pictures are those of onnxruntime-node', () => {
 
 describe('a LoRA that is prepared while another picture is made', () => {
   const styled = (loras: GenerationPlan['loras']): GenerationPlan => ({
-    ...{ ...plan, variant: 'dev', guidance: 3.5, steps: 6 },
+    ...plan,
+    variant: 'dev',
+    guidance: 3.5,
+    steps: 6,
     loras,
   })
   const other = { name: 'lora', path: `${loras.builtin}/bocaaa--np.safetensors`, scale: 1 }

@@ -22,8 +22,12 @@ test.each(listCases('text_to_image'))(
 describe('the embedded model', () => {
   const { checkpoints, threads } = readConfig({})
   const plan: GenerationPlan = {
-    ...{ ...sketch, prompt: 'a red circle on a white background' },
-    ...{ variant: 'schnell', steps: 4, guidance: 0, seed: 3 },
+    ...sketch,
+    prompt: 'a red circle on a white background',
+    variant: 'schnell',
+    steps: 4,
+    guidance: 0,
+    seed: 3,
   }
 
   async function draw(precision: GenerationPlan['precision'], backend: Backend) {

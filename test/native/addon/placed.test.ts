@@ -19,8 +19,10 @@ import { type Account, watchAddon } from './watched.js'
 
 const { watched, account } = watchAddon()
 const backend = createFusedBackend({
-  ...{ addon: watched, device },
-  ...{ dtype: 'F32', attention: 'float32' },
+  addon: watched,
+  device,
+  dtype: 'F32',
+  attention: 'float32',
 })
 const options = { threads: 1, widenWeights: 'load' } as const
 
@@ -49,10 +51,10 @@ describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind)
   afterAll(() => session.release())
 
   test('takes placed inputs for those of its runs, as often as it runs', async () => {
-    const common = await session.place({ a: vector(2, 3) })
+    const common = await session.bindInputs({ a: vector(2, 3) })
     const rows = [
-      await common.place({ b: vector(10, 20) }),
-      await common.place({ b: vector(-1, 1), c: vector(0, 0) }),
+      await common.bindInputs({ b: vector(10, 20) }),
+      await common.bindInputs({ b: vector(-1, 1), c: vector(0, 0) }),
     ]
     for (let i = 0; i < 3; i++) {
       const { y } = await rows[0]!.run({ c: vector(i, i) })
@@ -66,7 +68,7 @@ describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind)
 
   test('keeps the values as they were placed', async () => {
     const a = vector(2, 3)
-    const placed = await session.place({ a: { ...a, data: a.data.slice() } })
+    const placed = await session.bindInputs({ a: { ...a, data: a.data.slice() } })
     const { y } = await placed.run({ b: vector(1, 1), c: vector(0, 0) })
     expect(valuesOf(y)).toEqual([2, 3])
     await placed.release()
@@ -76,7 +78,7 @@ describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind)
 describe('a placed input', () => {
   test('cannot be used after its release, which comes after the runs before it', async () => {
     const session = await open(mixed())
-    const placed = await session.place({ a: vector(2, 3) })
+    const placed = await session.bindInputs({ a: vector(2, 3) })
     const inputs = { b: vector(1, 1), c: vector(0, 0) }
     const running = placed.run(inputs)
     await placed.release()
@@ -90,9 +92,9 @@ describe('a placed input', () => {
     const session = await open(mixed())
     const large = floatTensor(new Float32Array(2 ** 24).fill(1), [2 ** 24])
     const before = residentMegabytes()
-    for (let i = 0; i < 20; i++) await (await session.place({ a: large })).release()
+    for (let i = 0; i < 20; i++) await (await session.bindInputs({ a: large })).release()
     const after = residentMegabytes()
-    const placed = await session.place({ a: large })
+    const placed = await session.bindInputs({ a: large })
     // 64 MB. Observed: 0.1 MB after the releases, 64 MB with the last one in place.
     expect(after - before).toBeLessThan(32)
     expect(residentMegabytes() - after).toBeGreaterThan(48)
@@ -107,7 +109,7 @@ describe('a placed input', () => {
       if (++writes === 2) throw new Error('the bus is gone')
     }
     const inputs = { a: vector(1), b: vector(1), c: vector(1) }
-    await expect(session.place(inputs)).rejects.toThrow('the bus is gone')
+    await expect(session.bindInputs(inputs)).rejects.toThrow('the bus is gone')
     expect(account).toMatchObject({ made: 2, surplus: 0, live: new Set() })
     await session.release()
   })
@@ -136,7 +138,7 @@ describe('a signal', () => {
     const quick = await open(mixed())
     const canceling = new AbortController()
     setTimeout(() => canceling.abort(new Error('no longer wanted')), 50)
-    const placed = await session.place({ x: square })
+    const placed = await session.bindInputs({ x: square })
     await expect(placed.run({}, { signal: canceling.signal })).rejects.toThrow('no longer wanted')
     const inputs = { a: vector(2), b: vector(3), c: vector(4) }
     const { signal } = new AbortController()

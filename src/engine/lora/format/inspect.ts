@@ -42,12 +42,24 @@ export type LoraReport = {
 /** Flux.1 dev as published, for files that were not made for the checkpoint at hand. */
 export const publishedBase: LoraBase = {
   transformer: {
-    ...{ heads: 24, headDim: 128, doubleBlocks: 19, singleBlocks: 38 },
-    ...{ inChannels: 64, txtDim: 4096, vecDim: 768, axes: [16, 56, 56], guidance: true },
+    heads: 24,
+    headDim: 128,
+    doubleBlocks: 19,
+    singleBlocks: 38,
+    inChannels: 64,
+    txtDim: 4096,
+    vecDim: 768,
+    axes: [16, 56, 56],
+    guidance: true,
   },
   clip: {
-    ...{ hidden: 768, layers: 12, heads: 12, mlpHidden: 3072 },
-    ...{ vocabulary: 49408, positions: 77, epsilon: 1e-5 },
+    hidden: 768,
+    layers: 12,
+    heads: 12,
+    mlpHidden: 3072,
+    vocabulary: 49408,
+    positions: 77,
+    epsilon: 1e-5,
   },
 }
 

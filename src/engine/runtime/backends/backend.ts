@@ -4,13 +4,13 @@ import { elementCount, storedBytes } from '../../../safetensors/tensor.js'
 import type { Graph } from '../onnx/graph.js'
 import type { Ops, Precision } from '../ops/ops.js'
 import { portableOps } from '../ops/portable.js'
-import { type PictureDType, pictureOps } from '../ops/vae.js'
+import { type ImageDType, imageOps } from '../ops/vae.js'
 import { createSession, type Session, type SessionOptions } from './ort/session.js'
 
 export type Model = {
   readonly graph: Graph
   /** The inner values that its session returns in addition to the outputs. */
-  readonly taps?: readonly string[]
+  readonly debugOutputs?: readonly string[]
   /** Whether many runs of the same shapes follow each other. */
   readonly isRepeated?: boolean
 }
@@ -74,7 +74,7 @@ export type Backend = {
   /** The operators that `graph` is built from. */
   readonly ops: (graph: Graph, precision?: Precision) => Ops
   /** The operators of networks over images, which compute in `dtype`. */
-  readonly pictureOps: (graph: Graph, dtype: PictureDType) => Ops
+  readonly imageOps: (graph: Graph, dtype: ImageDType) => Ops
   /** A session of each model; weights that the models have in common are held once. */
   readonly createSessions: <Name extends string>(
     models: Readonly<Record<Name, Model>>,
@@ -93,12 +93,14 @@ export type Backend = {
 /** onnxruntime-node on the CPU, in float32. */
 export const portableBackend: Backend = {
   ops: portableOps,
-  pictureOps: (graph, dtype) => pictureOps(graph, { dtype, groupNorm: 'chain' }),
+  imageOps: (graph, dtype) => imageOps(graph, { dtype, groupNorm: 'chain' }),
   // Weights that stay mapped take no memory that others could not have.
   weightBytes: (graphs, { widenWeights }) =>
     widenWeights === 'run' ? 0 : sumOver(graphs, ({ dims }) => 4 * elementCount(dims)),
   createSessions: (models, options) =>
-    forEachModel(models, ({ graph, taps }) => createSession(graph.encode(taps), options)),
+    forEachModel(models, ({ graph, debugOutputs }) =>
+      createSession(graph.encode(debugOutputs), options),
+    ),
 }
 
 /** As `Backend.weightBytes`, of sessions that copy weights as their graphs hold them. */

@@ -1,9 +1,9 @@
 /**
- * Dialect `fused`: what the blocks of a transformer do becomes few, large operators of our addon
- * (domain `fluxd`, formulas in native/include/fluxd/kernels.h), over weights that sessions share.
- * In bfloat16, the values inside the blocks and the weights of all linear layers are so; all else is
- * float32: what goes into and out of a graph, modulation, angles, and networks without blocks. Those
- * over pictures are written in the dialect of pictures.ts.
+ * Dialect `fused`: a transformer's blocks as few, large operators of our addon (domain `fluxd`,
+ * formulas in native/include/fluxd/kernels.h), over weights that sessions share. With bfloat16, the
+ * values inside the blocks and the weights of all linear layers have that dtype; all else is
+ * float32: inputs and outputs, modulation, angles, and networks without blocks. Networks over
+ * images use the dialect of vae.ts.
  */
 
 import { absent, type Graph, scaleOf, type Value } from '../onnx/graph.js'
@@ -26,7 +26,7 @@ export type FusedOptions = {
   /** Of the values inside the blocks and of weights; float32 is for tests without a GPU. */
   readonly dtype: 'F32' | 'BF16'
   readonly precision: Precision
-  /** Who attends; the CPU can do so in float32 only. */
+  /** The attention operator; `float32` is the only one on the CPU. */
   readonly attention: AttentionKernel | 'float32'
 }
 
@@ -48,7 +48,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     node: (op, inputs, options) => graph.node(op, inputs.map(widen), options),
     nodes: (op, inputs, count, options) => graph.nodes(op, inputs.map(widen), count, options),
     output: (name, value, ...type) => graph.output(name, widen(value), ...type),
-    tap: (name, value) => graph.tap(name, widen(value)),
+    debugOutput: (name, value) => graph.debugOutput(name, widen(value)),
   })
   const fluxd = (op: string, inputs: readonly Value[], attributes = {}) =>
     graph.node(op, inputs, { domain: 'fluxd', attributes })

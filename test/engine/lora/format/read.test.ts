@@ -11,8 +11,13 @@ import { number, values, writeLora } from '../loraFiles.js'
 import { tinyDev } from '../tinyDev.js'
 
 const clip = {
-  ...{ hidden: 16, mlpHidden: 32, layers: 2, heads: 2 },
-  ...{ vocabulary: 600, positions: 77, epsilon: 1e-5 },
+  hidden: 16,
+  mlpHidden: 32,
+  layers: 2,
+  heads: 2,
+  vocabulary: 600,
+  positions: 77,
+  epsilon: 1e-5,
 }
 const base = { transformer: tinyDev.params, clip }
 

@@ -41,7 +41,7 @@ const backendOf = (
 ): Backend => ({
   ops: (graph, precision = 'bf16') =>
     cudaOps(through(graph), { precision, attention, dtype: 'F32' }),
-  pictureOps: portableBackend.pictureOps,
+  imageOps: portableBackend.imageOps,
   createSessions: portableBackend.createSessions,
   weightBytes: portableBackend.weightBytes,
 })

@@ -105,8 +105,8 @@ export type WeightSet = {
   /** The base with these changes and no others, in place: sessions see it in their next run. */
   readonly merge: (changes: readonly LowRankChange[]) => Promise<void>
   /**
-   * Uploads the factors of the next set beside those in use, on a thread of its own: runs go on, and
-   * merges leave it alone.
+   * Uploads the factors of another set, on a thread of its own: runs continue, and merges do not
+   * change it.
    */
   readonly stage: (changes: readonly LowRankChange[]) => Promise<void>
   /**

@@ -2,7 +2,7 @@
 
 import { modelConfig } from '../../onnx/proto.js'
 import { type FusedOptions, fusedOps } from '../../ops/fused.js'
-import { pictureOps } from '../../ops/vae.js'
+import { imageOps } from '../../ops/vae.js'
 import { type Adaptable, type Backend, copiedBytes, forEachModel, type Model } from '../backend.js'
 import { gpuFailure, loadFailure, runFailure } from '../cudaErrors.js'
 import type { SessionOptions } from '../ort/session.js'
@@ -44,7 +44,7 @@ export function createFusedBackend(settings: FusedSettings): Backend {
   })
 
   async function load(
-    { graph, taps }: Model,
+    { graph, debugOutputs }: Model,
     { threads }: SessionOptions,
     weights: WeightLease,
     cuda: Readonly<Record<string, string>>,
@@ -52,7 +52,7 @@ export function createFusedBackend(settings: FusedSettings): Backend {
     const session = new addon.Session(device)
     const { sets, release } = weights.retain()
     try {
-      await session.load(graph.encode(taps), {
+      await session.load(graph.encode(debugOutputs), {
         threads,
         optimization: 'all',
         config: modelConfig,
@@ -67,9 +67,9 @@ export function createFusedBackend(settings: FusedSettings): Backend {
   }
 
   async function open(model: Model, options: SessionOptions, weights: WeightLease) {
-    const { graph, taps, isRepeated } = model
+    const { graph, debugOutputs, isRepeated } = model
     const loaded = await load(model, options, weights, cuda)
-    const ordinary = createExecutor(loaded, [...graph.outputs(), ...(taps ?? [])])
+    const ordinary = createExecutor(loaded, [...graph.outputs(), ...(debugOutputs ?? [])])
     // The weights are there as long as the first session is.
     const capturing = () => load(model, options, weights, { ...cuda, enable_cuda_graph: '1' })
     const executor =
@@ -102,12 +102,12 @@ export function createFusedBackend(settings: FusedSettings): Backend {
   return {
     weightBytes: copiedBytes,
     ops: (graph, precision = 'bf16') => fusedOps(graph, { dtype, precision, attention }),
-    pictureOps: (graph, dtype) => pictureOps(graph, { dtype, groupNorm: 'fused' }),
+    imageOps: (graph, dtype) => imageOps(graph, { dtype, groupNorm: 'fused' }),
     createSessions: async (models, options) => (await create(models, options, 'fixed')).sessions,
     createAdaptable: (models, options) => create(models, options, 'adaptable'),
   }
 }
 
-// Exhaustive search would try every algorithm at each new picture size. `prefer_nhwc` stays off: our
+// Exhaustive search would try every algorithm at each new image size. `prefer_nhwc` stays off: our
 // norms are NCHW, so the provider would transpose before and after every convolution (test/cuda).
 const cuda = { cudnn_conv_algo_search: 'HEURISTIC', arena_extend_strategy: 'kSameAsRequested' }

@@ -180,7 +180,7 @@ const has = ({ origins }: UploadedSet, weight: SharedWeight) => {
   return origin !== undefined && origins.get(weight.name) === origin
 }
 
-/** Tells values apart without reading them; undefined where they are in memory. */
+/** Where the values are stored, which identifies them; undefined where they are in memory. */
 function originOf({ parts }: SharedWeight): string | undefined {
   const origins = parts.map((part) =>
     'values' in part ? undefined : `${part.file} ${part.offset} ${part.dtype} ${part.scale ?? 1}`,
