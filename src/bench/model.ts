@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs'
 import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import type { FluxParams } from '../engine/flux/params.js'
-import { maxTextTokens } from '../engine/models/models.js'
+import { maxTextTokens } from '../engine/models/networks.js'
 import { loadT5Tokenizer } from '../engine/tokenizers/t5.js'
 import type { Variant } from '../plan/plan.js'
 

@@ -57,39 +57,29 @@ type Loaded = {
 
 type Loader = { readonly slot: string | undefined; readonly load: () => Promise<Loaded> }
 
-/** `onWarning` gets a sentence when an optional model could not be loaded. */
-export function createModelMemory(
-  budget: MemoryBudget,
-  onWarning: (message: string) => void = () => {},
-): ModelMemory {
+/** What is loaded, by name; loading and unloading are the budget's decisions. */
+function createLoadedModels() {
   const loaders = new WeakMap<ManagedModel, Loader>()
   const loaded = new Map<string, Loaded>()
   let retiredSeconds = 0
 
   function manage<T extends Network>(options: ModelOptions<T>): ManagedModel<T> {
     const { name, bytes, of, slot, load, unload } = options
-    const model: ManagedModel<T> = {
-      name,
-      bytes,
-      of,
-      isLoaded: () => loaded.has(name),
-      network() {
-        const found = loaded.get(name)
-        if (!found) throw new TypeError(`Expected ${name} to be loaded but it is not`)
-        return found.network as T
-      },
+    function network() {
+      const found = loaded.get(name)
+      if (!found) throw new TypeError(`Expected ${name} to be loaded but it is not`)
+      return found.network as T
     }
-    loaders.set(model, {
-      slot,
-      async load() {
-        const network = await load()
-        return { model, slot, network, unload: async () => unload?.(network) }
-      },
-    })
+    const model = { name, bytes, of, isLoaded: () => loaded.has(name), network }
+    async function open() {
+      const own = await load()
+      return { model, slot, network: own, unload: async () => unload?.(own) }
+    }
+    loaders.set(model, { slot, load: open })
     return model
   }
 
-  async function unloadOne({ name }: Resident): Promise<void> {
+  async function unload({ name }: Resident): Promise<void> {
     const found = loaded.get(name)
     if (!found) return
     loaded.delete(name)
@@ -100,34 +90,51 @@ export function createModelMemory(
     }
   }
 
+  return {
+    manage,
+    async load(model: ManagedModel) {
+      loaded.set(model.name, await loaders.get(model)!.load())
+    },
+    unload,
+    slotOf: (model: ManagedModel) => loaders.get(model)!.slot,
+    inSlot: (slot: string) =>
+      [...loaded.values()].filter((each) => each.slot === slot).map(({ model }) => model),
+    busySeconds: () =>
+      [...loaded.values()]
+        .flatMap(({ network }) => network.sessions)
+        .reduce((sum, session) => sum + session.busySeconds(), retiredSeconds),
+  }
+}
+
+/** `onWarning` gets a sentence when an optional model could not be loaded. */
+export function createModelMemory(
+  budget: MemoryBudget,
+  onWarning: (message: string) => void = () => {},
+): ModelMemory {
+  const loaded = createLoadedModels()
+
   async function unload(models: readonly Resident[]): Promise<void> {
     for (const model of models)
-      for (const each of [...budget.forget(model.name), model]) await unloadOne(each)
-  }
-
-  async function unloadSlot(slot: string, except?: string): Promise<void> {
-    const others = [...loaded.values()].filter(
-      (each) => each.slot === slot && each.model.name !== except,
-    )
-    await unload(others.map(({ model }) => model))
+      for (const each of [...budget.forget(model.name), model]) await loaded.unload(each)
   }
 
   /** Unloads what is in the slots that these models take. */
   async function clearSlots(models: readonly ManagedModel[]): Promise<void> {
     for (const model of models) {
-      const { slot } = loaders.get(model)!
-      if (slot !== undefined) await unloadSlot(slot, model.name)
+      const slot = loaded.slotOf(model)
+      if (slot === undefined) continue
+      await unload(loaded.inSlot(slot).filter(({ name }) => name !== model.name))
     }
   }
 
   /** Where a model cannot be loaded, the budget forgets it. */
   async function carryOut(plan: EvictionPlan, models: readonly ManagedModel[]): Promise<void> {
-    for (const model of plan.evict) await unloadOne(model)
+    for (const model of plan.evict) await loaded.unload(model)
     const missing = models.filter(({ name }) => plan.load.some((each) => each.name === name))
     try {
-      for (const model of missing) loaded.set(model.name, await loaders.get(model)!.load())
+      for (const model of missing) await loaded.load(model)
     } catch (error) {
-      for (const { name } of missing) if (!loaded.has(name)) budget.forget(name)
+      for (const model of missing) if (!model.isLoaded()) budget.forget(model.name)
       throw error
     }
   }
@@ -156,17 +163,9 @@ export function createModelMemory(
     }
   }
 
-  return {
-    manage,
-    acquire,
-    acquireOptional,
-    unload,
-    unloadSlot: (slot) => unloadSlot(slot),
-    busySeconds: () =>
-      [...loaded.values()]
-        .flatMap(({ network }) => network.sessions)
-        .reduce((sum, session) => sum + session.busySeconds(), retiredSeconds),
-  }
+  const unloadSlot = (slot: string) => unload(loaded.inSlot(slot))
+  const { manage, busySeconds } = loaded
+  return { manage, acquire, acquireOptional, unload, unloadSlot, busySeconds }
 }
 
 /** Loads `model` and those alongside it, and prepares it; it is released where that fails. */

@@ -45,43 +45,28 @@ export type MemoryBudget = {
 
 /** A budget over `capacity` bytes: what is free when nothing is loaded, less a reserve. */
 export function createMemoryBudget(capacity: number): MemoryBudget {
-  // A Map keeps its order: least recently used first.
-  const residents = new Map<string, Resident & { readonly usedAt: number }>()
+  const residents = createResidents()
   const open = new Set<MemoryRequest>()
   const requestedAt = new Map<string, number>()
   let now = 0
 
-  function use(model: Resident): void {
-    residents.delete(model.name)
-    residents.set(model.name, { ...model, usedAt: now })
-  }
-
-  function forget(name: string): Resident[] {
-    const dependents = [...residents.values()].filter((model) => model.of === name)
-    for (const each of [name, ...dependents.map((model) => model.name)]) residents.delete(each)
-    return dependents
-  }
-
   /** Evicts until `bytes` more fit; dependents of a model are evicted before it. */
   function evict(candidates: readonly Resident[], bytes: number): Resident[] {
-    const excess = sum([...residents.values()]) + bytes - capacity
-    const chosen = chooseEvictions(candidates, excess)
-    return [...new Set(chosen.flatMap((model) => [...forget(model.name), model]))]
+    const chosen = chooseEvictions(candidates, sum(residents.list()) + bytes - capacity)
+    return [...new Set(chosen.flatMap((model) => [...residents.forget(model.name), model]))]
   }
 
   function acquire(request: MemoryRequest): EvictionPlan {
     now++
     const requests = [...open, request]
-    const needed = new Map(
-      requests.flatMap(({ models }) => models).map((model) => [model.name, model]),
-    )
-    const runBytes = requests.reduce((total, each) => total + each.runBytes, 0)
+    const needed = modelsOf(requests)
+    const runBytes = runBytesOf(requests)
     if (sum([...needed.values()]) + runBytes > capacity)
       throw tooLarge([...needed.values()], runBytes, capacity)
     const load = request.models.filter(({ name }) => !residents.has(name))
-    const others = [...residents.values()].filter(({ name }) => !needed.has(name))
+    const others = residents.list().filter(({ name }) => !needed.has(name))
     const evicted = evict(others, sum(load) + runBytes)
-    for (const model of request.models) use(model)
+    for (const model of request.models) residents.use(model, now)
     open.add(request)
     return { evict: evicted, load }
   }
@@ -91,15 +76,13 @@ export function createMemoryBudget(capacity: number): MemoryBudget {
     const since = requestedAt.get(model.name) ?? 0
     requestedAt.set(model.name, now)
     const load = residents.has(model.name) ? [] : [model]
-    const inUse = new Set([...open].flatMap(({ models }) => models).map(({ name }) => name))
-    const idle = [...residents.values()].filter(
-      ({ name, usedAt }) => !inUse.has(name) && usedAt < since,
-    )
-    const runBytes = [...open].reduce((total, each) => total + each.runBytes, 0)
-    const excess = sum([...residents.values(), ...load]) + runBytes - capacity
+    const inUse = modelsOf([...open])
+    const idle = residents.list().filter(({ name, usedAt }) => !inUse.has(name) && usedAt < since)
+    const runBytes = runBytesOf([...open])
+    const excess = sum([...residents.list(), ...load]) + runBytes - capacity
     if (load.length > 0 && excess > sum(idle)) return undefined
     const evicted = load.length > 0 ? evict(idle, sum(load) + runBytes) : []
-    use(model)
+    residents.use(model, now)
     return { evict: evicted, load }
   }
 
@@ -109,10 +92,36 @@ export function createMemoryBudget(capacity: number): MemoryBudget {
       open.delete(request)
     },
     acquireOptional,
-    residents: () => [...residents.values()].map(({ usedAt: _, ...model }) => model),
-    forget,
+    residents: () => residents.list().map(({ usedAt: _, ...model }) => model),
+    forget: residents.forget,
   }
 }
+
+/** What is resident, and when each model was used last. */
+function createResidents() {
+  // A Map keeps its order: least recently used first.
+  const residents = new Map<string, Resident & { readonly usedAt: number }>()
+  return {
+    has: (name: string) => residents.has(name),
+    list: () => [...residents.values()],
+    use(model: Resident, usedAt: number) {
+      residents.delete(model.name)
+      residents.set(model.name, { ...model, usedAt })
+    },
+    /** Returns the model's dependents, which are removed, too. */
+    forget(name: string): Resident[] {
+      const dependents = [...residents.values()].filter((model) => model.of === name)
+      for (const each of [name, ...dependents.map((model) => model.name)]) residents.delete(each)
+      return dependents
+    },
+  }
+}
+
+const modelsOf = (requests: readonly MemoryRequest[]) =>
+  new Map(requests.flatMap(({ models }) => models).map((model) => [model.name, model]))
+
+const runBytesOf = (requests: readonly MemoryRequest[]) =>
+  requests.reduce((total, { runBytes }) => total + runBytes, 0)
 
 /**
  * The least recently used models that take `excess` bytes together. A small one is left out again

@@ -92,30 +92,40 @@ export async function loadTransformer(
       ? await backend.createAdaptable(models, options)
       : { sessions: await backend.createSessions(models, options), adaptable: undefined }
   const { conditioning, step } = opened.sessions
+  return {
+    params,
+    condition: createCondition(conditioning, params),
+    bindSteps: createBindSteps(step, params),
+    sessions: [conditioning, step],
+    adaptable: opened.adaptable,
+  }
+}
 
-  async function condition(
-    { prompt, timesteps, guidance }: ConditioningInput,
-    signal?: AbortSignal,
-  ) {
+/** Runs the conditioning graph. */
+function createCondition(session: Session, params: FluxParams): Transformer['condition'] {
+  const size = modulationSize(params)
+  return async ({ prompt, timesteps, guidance }, signal) => {
     const inputs = {
       hidden: prompt.hidden,
       pooled: prompt.pooled,
       timesteps: stackRows(timesteps),
       ...(params.guidance && { guidance: floatTensor(guidance, [1, sinusoidDim]) }),
     }
-    const result = await conditioning.run(inputs, { signal })
-    const size = modulationSize(params)
+    const result = await session.run(inputs, { signal })
     const table = (result['modulation'] as FloatTensor).data
     const modulation = timesteps.map((_, i) =>
       floatTensor(table.subarray(i * size, (i + 1) * size), [size]),
     )
     return { txt: result['txt'] as FloatTensor, modulation }
   }
+}
 
-  async function bindSteps({ txt, modulation }: Conditioning, { cos, sin }: RopeTensors) {
-    const common = await step.bindInputs({ txt, cos, sin })
+/** Binds what all steps share, then each step's modulation; a failure releases what was bound. */
+function createBindSteps(session: Session, params: FluxParams): Transformer['bindSteps'] {
+  return async ({ txt, modulation }, { cos, sin }) => {
+    const common = await session.bindInputs({ txt, cos, sin })
     const steps: BoundInputs[] = []
-    const release = async () => {
+    async function release() {
       for (const each of [...steps, common]) await each.release()
     }
     try {
@@ -130,14 +140,6 @@ export async function loadTransformer(
       return (result['velocity'] as FloatTensor).data
     }
     return { predict, release }
-  }
-
-  return {
-    params,
-    condition,
-    bindSteps,
-    sessions: [conditioning, step],
-    adaptable: opened.adaptable,
   }
 }
 
