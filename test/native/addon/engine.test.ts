@@ -84,7 +84,7 @@ describe('its pictures are those of onnxruntime-node', () => {
   })
 })
 
-describe('a LoRA that is prepared while another picture is made', () => {
+describe('a LoRA that is prefetched while another image is made', () => {
   const styled = (loras: GenerationPlan['loras']): GenerationPlan => ({
     ...plan,
     variant: 'dev',
@@ -93,24 +93,25 @@ describe('a LoRA that is prepared while another picture is made', () => {
     loras,
   })
   const other = { name: 'lora', path: `${loras.builtin}/bocaaa--np.safetensors`, scale: 1 }
-  /** A picture, and what comes next is told when it has begun. */
-  async function drawBeside(loras: GenerationPlan['loras'], next: GenerationPlan['loras']) {
-    const onEvent = ({ kind }: GenerationEvent) =>
-      void (kind === 'lorasReady' && native.prefetch(requestOf(plan).draft, styled(next).loras))
+  /** An image of `loras`, during which `next` is prefetched. */
+  async function drawDuringPrefetch(loras: GenerationPlan['loras'], next: GenerationPlan['loras']) {
+    function onEvent({ kind }: GenerationEvent) {
+      if (kind === 'lorasReady') native.prefetch(requestOf(styled(next)).draft, next)
+    }
     const { images } = await native.generate(requestOf(styled(loras)), { onEvent })
     return images[0]!.bytes
   }
 
-  test('gives the pictures that it gives without, in this order and in another', async () => {
+  test('changes no image, whether it is used next or later', async () => {
     const sets = [lora(1), [other], lora(0.5), [], [...lora(0.7), other]]
     const want: Uint8Array[] = []
     for (const set of sets) want.push(await draw(native, styled(set)))
     expect(new Set(want.map((bytes) => Buffer.from(bytes).toString('base64'))).size).toBe(5)
     const turns = [0, 1, 0, 1, 3, 4, 2, 0, 3, 1]
-    for (const foresight of [1, 2])
+    for (const distance of [1, 2])
       for (const [i, now] of turns.entries()) {
-        const next = turns[(i + foresight) % turns.length]!
-        expect(await drawBeside(sets[now]!, sets[next]!)).toEqual(want[now])
+        const next = turns[(i + distance) % turns.length]!
+        expect(await drawDuringPrefetch(sets[now]!, sets[next]!)).toEqual(want[now])
       }
   })
 
@@ -118,8 +119,8 @@ describe('a LoRA that is prepared while another picture is made', () => {
     const path = join(temporaryFolder(), 'lora.safetensors')
     copyFileSync(loraPath, path)
     const known = [{ name: 'lora', path, digest: 'sha256:5f', scale: 1 }]
-    await drawBeside([], known)
-    // Whoever selects waits for what is being prepared.
+    await drawDuringPrefetch([], known)
+    // Loading waits for the prefetch.
     await draw(native, styled([]))
     rmSync(path)
     expect(await draw(native, styled(known))).toEqual(await draw(native, styled(lora(1))))
@@ -130,26 +131,26 @@ describe('a LoRA that is prepared while another picture is made', () => {
     writeFileSync(path, 'no LoRA')
     const broken = [{ name: 'lora', path, scale: 1 }]
     const want = await draw(native, styled(lora(1)))
-    expect(await drawBeside(lora(1), broken)).toEqual(want)
+    expect(await drawDuringPrefetch(lora(1), broken)).toEqual(want)
     await expect(native.generate(requestOf(styled(broken)))).rejects.toMatchObject({
       code: 'lora_invalid',
     })
-    expect(await drawBeside(lora(1), broken)).toEqual(want)
+    expect(await drawDuringPrefetch(lora(1), broken)).toEqual(want)
     expect(await draw(native, styled(lora(1)))).toEqual(want)
   })
 
   test('for a picture that is canceled is there for the one after it', async () => {
     const want = await draw(native, styled([other]))
-    await drawBeside(lora(1), [other])
+    await drawDuringPrefetch(lora(1), [other])
     const canceling = AbortSignal.abort()
     const canceled = native.generate(requestOf(styled([other])), { signal: canceling })
     await expect(canceled).rejects.toMatchObject({ code: 'canceled' })
-    expect(await drawBeside(lora(1), [])).toEqual(await draw(native, styled(lora(1))))
+    expect(await drawDuringPrefetch(lora(1), [])).toEqual(await draw(native, styled(lora(1))))
     expect(await draw(native, styled([other]))).toEqual(want)
   })
 })
 
-test('a variant that is not loaded has nothing to prepare', async () => {
+test('a variant that is not loaded prefetches nothing', async () => {
   await native.release('schnell')
   native.prefetch(requestOf(plan).draft, lora(1))
   native.prefetch(requestOf(plan).draft, [{ name: 'nowhere', path: '/nowhere', scale: 1 }])
@@ -168,7 +169,9 @@ test('a prediction is canceled inside a step, and the engine goes on', async () 
     ),
     {
       signal: canceling.signal,
-      onEvent: (event) => void (isProgress(event) && ++steps === 2 && canceling.abort()),
+      onEvent(event) {
+        if (isProgress(event) && ++steps === 2) canceling.abort()
+      },
     },
   )
   await expect(run).rejects.toMatchObject({ code: 'canceled' })
@@ -192,7 +195,9 @@ test('a killed engine comes back with the same pictures', async () => {
   const before = await draw(native, {})
   const killed = native.pid()!
   const run = native.generate(requestOf({ ...plan, steps: 50 }), {
-    onEvent: (event) => void (isProgress(event) && process.kill(killed, 'SIGKILL')),
+    onEvent(event) {
+      if (isProgress(event)) process.kill(killed, 'SIGKILL')
+    },
   })
   await expect(run).rejects.toMatchObject({ code: 'engine_died' })
   expect(await draw(native, {})).toEqual(before)
