@@ -17,10 +17,12 @@ import { watchAddon } from './watched.js'
 
 const { watched, account } = watchAddon()
 const limit = 2
+const warnings: string[] = []
 const backend = createFusedBackend({
   addon: watched,
   device,
   captures: limit,
+  onWarning: (message) => warnings.push(message),
   dtype: 'F32',
   attention: 'float32',
 })
@@ -28,7 +30,10 @@ const backend = createFusedBackend({
 let writes = 0
 beforeEach(() => {
   writes = 0
-  const onWrite = () => void writes++
+  warnings.length = 0
+  const onWrite = () => {
+    writes++
+  }
   const counts = { made: 0, surplus: 0, copies: 0, loads: 0, runs: 0 }
   Object.assign(account, { ...counts, onWrite, onLoad() {} })
 })
@@ -116,6 +121,7 @@ describe('a repeated model', () => {
       expect(valuesOf(y)).toEqual([n - 1, 4])
     }
     expect([account.loads - loads, account.runs - runs]).toEqual([1, 4])
+    expect(warnings).toEqual([expect.stringMatching(/^no CUDA graph of a step .*: out of memory$/)])
     await own.release()
   })
 
@@ -128,7 +134,7 @@ describe('a repeated model', () => {
   })
 })
 
-test('pictures are bit for bit those of ordinary runs, whatever their sizes and order', async () => {
+test('images are bit for bit those of ordinary runs, whatever their sizes and order', async () => {
   const load = (own = backend) =>
     loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend: own })
   const captured = await load()
@@ -150,11 +156,13 @@ test('pictures are bit for bit those of ordinary runs, whatever their sizes and 
 })
 
 async function draw(plan: GenerationPlan, models: Models) {
-  const pictures: Uint8Array[] = []
+  const images: Uint8Array[] = []
   await generate(plan, models, {
     signal: new AbortController().signal,
     onProgress: () => {},
-    onImage: (_, { bytes }) => void pictures.push(bytes),
+    onImage(_, { bytes }) {
+      images.push(bytes)
+    },
   })
-  return pictures
+  return images
 }
