@@ -54,7 +54,7 @@ export async function bench(settings: BenchSettings, context: BenchContext): Pro
   const starts = await measureStarts(settings, context)
   const measured = await measureEngine(settings, context)
   context.note('matrix products and copies')
-  // As the engine's: on a busy machine a process that comes before it would get more.
+  // The engine's priority: with a higher one, this process would get more of a busy machine.
   setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
   const ceilings = await measureCeilings(
     largestShape(settings),

@@ -52,7 +52,7 @@ export const planOf = (
   notes: [],
 })
 
-/** What an engine is asked for to run a plan that is decided already. */
+/** The engine request that gives exactly this plan. */
 export const requestOf = ({ start, loras, ...plan }: GenerationPlan): GenerateRequest => ({
   draft: { ...plan, kind: 'valid', start: start.kind, loraMultiplier: 1 },
   image: start.kind === 'noise' ? undefined : start.image.bytes,

@@ -6,7 +6,7 @@ import type { Engine } from '../worker/engine/client.js'
 import { requestOf } from './cases.js'
 import { medianOf, round, type Spread, spreadOf } from './statistics.js'
 
-/** Seconds but for the share; stages are medians. */
+/** Seconds, except for the share; stages are medians. */
 export type ImageSeconds = {
   readonly picture: Spread
   readonly step: Spread

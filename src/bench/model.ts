@@ -1,4 +1,4 @@
-/** What has to be known of a checkpoint to measure with it. */
+/** The facts of a checkpoint that measurements need. */
 import { statSync } from 'node:fs'
 import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import type { FluxParams } from '../engine/flux/params.js'

@@ -5,14 +5,14 @@ import { precisions, variants } from '../plan/plan.js'
 const positive = z.number().positive()
 const share = z.number().min(0).max(1)
 const Spread = z.strictObject({ median: positive, low: positive, high: positive })
-/** What may take no time at all. */
+/** Seconds that may be 0. */
 const Wait = z.strictObject({
   median: z.number().min(0),
   low: z.number().min(0),
   high: z.number().min(0),
 })
 
-/** Where and with what it was measured. */
+/** The machine, the engine and the versions of a measurement. */
 export const Machine = z.strictObject({
   cpu: z.string(),
   cores: z.int().positive(),

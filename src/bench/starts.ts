@@ -21,7 +21,7 @@ export type StartSeconds = {
 export type StartOptions = {
   readonly start: () => Engine
   readonly files: readonly string[]
-  /** Whether the files are dropped from the page cache first, as far as that can be done. */
+  /** Whether the files are dropped from the page cache first, as far as the system allows. */
   readonly fromDisk: boolean
   readonly signal?: AbortSignal | undefined
 }

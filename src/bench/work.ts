@@ -26,7 +26,7 @@ export function stepWork(params: FluxParams, textTokens: number, size: PixelSize
   const tokens = textTokens + image
   const blocks = doubleBlocks + singleBlocks
   const block = 4 * width ** 2 + 2 * width * wide
-  // Latents come in and velocities go out through a layer each.
+  // One layer for the latents, one for the velocities.
   const border = 2 * inChannels * width
   return {
     linear: 2 * (blocks * block * tokens + border * image),

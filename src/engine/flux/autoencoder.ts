@@ -3,7 +3,7 @@
  * part of the graphs.
  *
  *     decoder: latents [1, C, h, w] → rgb [8h, 8w, 3] uint8 (debug output `image`:
- *              [1, 3, 8h, 8w]), and brightness [], finite where every pixel is: bytes are always
+ *              [1, 3, 8h, 8w]), and brightness [], finite only if every pixel is (bytes always are)
  *     encoder: image [1, 3, H, W] in [−1, 1] → latents [1, C, H/8, W/8], the mode
  *
  * Source: BFL flux, src/flux/modules/autoencoder.py.

@@ -1,7 +1,7 @@
 /**
  * The two vision transformers of the safety checker. Pixels [1, 3, S, S] become N = (S/patch)²
- * tokens behind a class token, whose final state is what is judged. Blocks are pre-norm, attention
- * sees everything.
+ * tokens after a class token, whose final state is judged. Blocks are pre-norm, attention has no
+ * mask.
  * Source: transformers, models/clip/modeling_clip.py (CLIPVisionModel) and
  * models/vit/modeling_vit.py; diffusers, pipelines/stable_diffusion/safety_checker.py.
  */

@@ -117,7 +117,7 @@ async function withReader<T>(
 const unreadable = (what: string, reason: string) =>
   new FluxdError('invalid_input', `Expected ${what} to be a picture that can be read: ${reason}`)
 
-/** The first line of what libvips says; it may end where a cause was to follow. */
+/** The first line of the error of libvips, without a trailing colon. */
 const toReason = (message: string) => message.split('\n', 1)[0]!.replace(/[\s:]+$/, '')
 
 const showHead = (bytes: Uint8Array) =>
@@ -127,7 +127,7 @@ const showHead = (bytes: Uint8Array) =>
       .replace(/[^\x20-\x7e]/g, '·'),
   )
 
-/** By the first bytes. What else libvips can open (SVG, PDF, its own formats) stays shut. */
+/** By the first bytes. Other formats of libvips (SVG, PDF, its own) are refused. */
 function isKnownFormat(bytes: Uint8Array): boolean {
   const head = Buffer.from(bytes.subarray(0, 32)).toString('latin1')
   return (

@@ -38,7 +38,7 @@ function fitSize({ width, height }: PixelSize, side: number, fit: ImageProcessor
     : { width: Math.trunc((edge * width) / height), height: edge }
 }
 
-/** What each byte becomes, by channel; rounded to float32 after each step, as numpy does. */
+/** The value of each byte, by channel; rounded to float32 after each step, as numpy does. */
 function normalisedBytes({ rescale, mean, std }: ImageProcessorParams): Float32Array[] {
   const { fround } = Math
   return mean.map((center, channel) =>

@@ -1,10 +1,10 @@
 /**
- * A set of LoRAs as one low-rank product per tensor, for devices that merge by themselves:
+ * A set of LoRAs as one low-rank product per tensor, for merges on the device:
  *
  *     W' = W + (up ⊙ scale)·down
  *
- * The LoRAs' ranks lie side by side, up [out, Σr] and down [Σr, in]; `up` holds every file's own
- * factor.
+ * The LoRAs' ranks are concatenated, up [out, Σr] and down [Σr, in]; `up` includes the factor
+ * alpha/rank of each file.
  */
 
 import type { TensorSlice } from '../../../safetensors/read.js'

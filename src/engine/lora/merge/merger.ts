@@ -3,9 +3,9 @@
  *
  *     W' = W + Σ scale·Δ    from the checkpoint's own W, in float32, rounded once at the end
  *
- * Small ONNX graphs do it, whose initializers point into the checkpoint and the LoRA files and
+ * Small ONNX graphs compute it, whose initializers point into the checkpoint and the LoRA files and
  * whose only input is the scales: another scale is another run of the same session.
- * Nothing is ever subtracted, so the order of past merges leaves no trace.
+ * No merge is ever subtracted, so a result does not depend on the merges before it.
  */
 import type { TensorSlice } from '../../../safetensors/read.js'
 import { elementCount, type FloatTensor, floatTensor } from '../../../safetensors/tensor.js'
@@ -39,12 +39,12 @@ export type MergeOptions = {
   readonly threads: number
 }
 
-// What one graph's float32 results may fill: they are all in memory at once.
+// The most bytes of one graph's float32 results, which are all in memory at once.
 const maxGroupBytes = 256 * 2 ** 20
 
 /**
  * A merger of `adapters` into `base`, the pristine tensors of one network by name. Deltas of
- * another network's tensors are left to its own merger.
+ * another network's tensors are ignored.
  */
 export async function createMerger(
   base: ReadonlyMap<string, TensorSlice>,

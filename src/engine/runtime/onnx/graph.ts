@@ -41,15 +41,15 @@ export type Graph = {
     options?: NodeOptions,
   ) => Value[]
   /**
-   * The rows of all parts, one below the other, in a dtype of the graph's choice; the session is
-   * given them. Asking twice gives the same value.
+   * The rows of all parts, one below the other, in this dtype; they are passed to the session. A
+   * second call gives the same value.
    */
   readonly shared: (parts: readonly TensorSource[], dtype: SharedWeight['dtype']) => Value
-  /** What `shared` was asked for. */
+  /** The weights that `shared` was called for. */
   readonly sharedWeights: () => readonly SharedWeight[]
-  /** Every tensor that comes with the graph. */
+  /** Every tensor of the graph that is no input. */
   readonly initializers: () => readonly Pick<Initializer, 'name' | 'dtype' | 'dims'>[]
-  /** The tensor as stored; asking twice gives the same value. */
+  /** The tensor as stored; a second call gives the same value. */
   readonly weight: (source: TensorSource) => Value
   readonly floats: (values: ArrayLike<number>, dims?: readonly number[]) => Value
   readonly int64s: (values: readonly number[], dims?: readonly number[]) => Value

@@ -153,7 +153,7 @@ export function encodeModel(graph: OnnxGraph): Uint8Array {
   return ModelProto.encode(message).finish()
 }
 
-// A domain that only our addon knows must not stand in a model without its operators.
+// Only our addon registers the domain `fluxd`: a model without its operators must not import it.
 const usedDomains = ({ nodes }: OnnxGraph): Domain[] => [
   ...new Set(['' as const, ...nodes.map(({ domain }) => domain)]),
 ]

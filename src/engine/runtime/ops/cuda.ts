@@ -1,7 +1,7 @@
 /**
  * Dialect `cuda`: operators for which ONNX Runtime's own CUDA provider has bfloat16 kernels. Inside
- * a graph all values are bfloat16, but for the rotation by angles and for fp8's scales, which are
- * float32; what goes in and comes out is float32, because the JavaScript binding knows no bfloat16.
+ * a graph all values are bfloat16, except for the rotation by angles and for fp8's scales, which are
+ * float32; inputs and outputs are float32, because the JavaScript binding has no bfloat16.
  * Networks over images have no such kernels and are written in `portable`.
  */
 
@@ -88,9 +88,9 @@ export function cudaOps(outer: Graph, { precision, attention: kernel, dtype }: C
   }
 }
 
-/** The graph with float32 at its border and `dtype` inside. */
+/** The graph with float32 inputs and outputs, and `dtype` inside. */
 function withBorder(outer: Graph, dtype: CudaOptions['dtype']) {
-  // The float32 value that each was made of, and back.
+  // The float32 value of each inner value, and the reverse.
   const floats = new Map<Value, Value>()
   const narrowed = new Map<Value, Value>()
 

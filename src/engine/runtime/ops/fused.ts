@@ -41,7 +41,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   const { dtype, precision, attention: kernel } = options
   const { shared } = graph
   const { isInner, inner, narrow, widen } = innerValues(graph, dtype)
-  // Words that only move values take those of either dtype; all others compute in float32.
+  // Operators that only move values take both dtypes; all others compute in float32.
   const moving = portableOps(graph)
   const portable = portableOps({
     ...graph,
@@ -62,7 +62,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   const linear = (x: Value, layer: Layer) =>
     widen(inner(fluxd('Linear', [narrow(x), shared([layer.weight], dtype), biasOf(layer)])))
 
-  // By the normed value, what it was made of: fp8 takes it in another dtype.
+  // The operands of each normed value: fp8 computes it again, in another dtype.
   const norms = new Map<Value, readonly Value[]>()
 
   function modulatedNorm(x: Value, scale: Value, shift: Value): Value {
@@ -88,10 +88,10 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   const quantizeRows = (parts: readonly Value[]) =>
     toRows(manyOf('QuantizeRows', parts.map(narrow), 2))
 
-  // By the result of an ungated `Linear`, how to have another value in front of it.
+  // For the result of an ungated `Linear`, a function that writes another value in front of it.
   const behind = new Map<Value, (left: Value) => Value>()
 
-  /** The second of two values is made where it is wanted, if a layer makes it. */
+  /** Where a layer computes the second value, it writes it next to the first: no Concat. */
   function join([left, right]: readonly [Value, Value]): Value {
     const follow = behind.get(right)
     return follow ? follow(narrow(left)) : concat([left, right], 1)
@@ -106,7 +106,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     return y
   }
 
-  /** ONNX Runtime knows the dtype of an fp8 product by its bias, so there must be one. */
+  /** ONNX Runtime infers the dtype of an fp8 product from its bias, so there must be one. */
   function biasOfNone(weights: readonly TensorSource[]): Value {
     if (precision === 'bf16') return absent
     const out = weights.reduce((sum, { shape }) => sum + shape[0]!, 0)

@@ -1,5 +1,5 @@
 /**
- * The vocabulary in which the networks are written. A dialect decides which ONNX nodes each word
+ * The operators that the networks are built from. A dialect decides which ONNX nodes each operator
  * becomes. Sequences are [N, D] (batch 1 needs no axis of its own), images are [1, C, H, W].
  */
 import type { Graph, Value } from '../onnx/graph.js'

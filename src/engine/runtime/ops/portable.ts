@@ -23,7 +23,7 @@ const fluxEpsilon = 1e-6
 const microsoft = 'com.microsoft'
 const lastIndex = Number.MAX_SAFE_INTEGER
 
-/** What a dialect whose values are of another dtype does in its own way. */
+/** What a dialect of another dtype overrides. */
 export type Numbers = {
   /** A weight in the dialect's dtype. */
   readonly weight: (source: TensorSource) => Value

@@ -11,7 +11,7 @@ import type { TensorInMemory, TensorSource } from './weights.js'
 export type TensorStore = {
   /** Where the values are kept. Those for `BF16` must be values that bfloat16 can hold. */
   readonly keep: (name: string, tensor: FloatTensor, dtype: TensorInMemory['dtype']) => TensorSource
-  /** Gives memory or disk back. Sessions that exist by then go on. */
+  /** Frees memory or disk. Existing sessions are not affected. */
   readonly release: () => void
 }
 

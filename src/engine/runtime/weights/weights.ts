@@ -27,15 +27,15 @@ export type Weights = {
   /** `name.weight` of this shape, with `name.bias` of its first dim. */
   readonly layer: (name: string, shape: readonly number[]) => Layer
   readonly all: () => readonly TensorSlice[]
-  /** The checkpoint's own tensors by name, whatever has been merged. */
+  /** The checkpoint's own tensors by name, without merged LoRAs. */
   readonly pristine: ReadonlyMap<string, TensorSlice>
-  /** The names that no network has asked for. */
+  /** The names of tensors that no network uses. */
   readonly unused: () => string[]
 }
 
 const usable: readonly StoredDType[] = ['F32', 'F16', 'BF16', 'F8_E4M3']
 
-/** The weights of one network; `source` is the file or folder that messages name. */
+/** The weights of one network; messages name the file or folder `source`. */
 export function createWeights(source: string, tensors: ReadonlyMap<string, TensorSlice>): Weights {
   const used = new Set<string>()
 
