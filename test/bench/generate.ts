@@ -17,7 +17,7 @@ import { readConfig } from '../../src/config/config.js'
 import { type GenerationPlan, variants } from '../../src/plan/plan.js'
 import { startEngine } from '../../src/worker/engine/client.js'
 import { styleOf } from '../embedded/styles.js'
-import { flat } from '../engine/images/pictures.js'
+import { flat } from '../engine/images/images.js'
 
 const rounds = 3
 const square = (side: number) => ({ width: side, height: side })

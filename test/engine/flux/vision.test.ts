@@ -11,7 +11,7 @@ const options = { threads: 1, widenWeights: 'load' } as const
 const model = openSafetyModel(safetyFolder)
 const graphs = buildSafetyGraphs(model)
 
-/** What a graph makes of the reference's own pixels of picture `index`. */
+/** What a graph makes of the reference's own pixels of image `index`. */
 async function createRunner(
   graph: 'concepts' | 'classifier',
   debugOutputs: readonly string[] = [],

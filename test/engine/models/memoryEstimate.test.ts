@@ -18,7 +18,7 @@ test('a step of Flux.1 dev at 1024² holds half a gigabyte of activations', () =
   expect(stepBytes(flux, 4608, 2)).toBe(509_607_936)
 })
 
-test('decoding at 1024² holds four maps of the whole picture', () => {
+test('decoding at 1024² holds four maps of the whole image', () => {
   const params = {
     channels: [128, 256, 512, 512],
     layersPerBlock: 2,

@@ -1,4 +1,4 @@
-/** Pictures from pictures, with and without a mask: diffusers' pipelines (float32, CPU) as the truth. */
+/** Image to image, with and without a mask: equal to diffusers' pipelines (float32, CPU). */
 import { beforeAll, describe, expect, test } from 'vitest'
 import { FluxInput } from '../../../src/contract/input.js'
 import { loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
@@ -12,14 +12,14 @@ import { startNoise } from '../../../src/engine/pipeline/rng/randn.js'
 import { stepsToRun } from '../../../src/plan/plan.js'
 import { draftPlan, finishPlan } from '../../../src/plan/planGeneration.js'
 import { expectClose, expectOutputs, type GoldenCase, goldenCase } from '../../goldens.js'
-import { fromRgb } from '../images/pictures.js'
+import { fromRgb } from '../images/images.js'
 import { checkpoints, listCases, noiseTolerance } from './layouts.js'
 
 const options = { threads: 1, widenWeights: 'load' } as const
 
 const cases = listCases('image_to_image', 'inpaint')
 
-/** The plan of a case from the wish of a user, with the pictures as the files that they would send. */
+/** The plan of a case, with the images as the files of a request. */
 async function planCase({ model, params, inputs }: GoldenCase) {
   const { prompt, width, height, steps, strength, g, seed } = params
   const size = { width, height }

@@ -139,15 +139,17 @@ test('images are bit for bit those of ordinary runs, whatever their sizes and or
     loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend: own })
   const captured = await load()
   const ordinary = await load(fusedBackend('F32'))
-  await draw({ ...foxPlan, size: { width: 64, height: 64 } }, captured)
+  await generateImage({ ...foxPlan, size: { width: 64, height: 64 } }, captured)
   const before = account.loads
   const sizes = [64, 96, 128, 64, 96, 128, 64]
   for (const [i, width] of sizes.entries()) {
     const plan = { ...foxPlan, size: { width, height: 64 }, seed: i, prompt: `a fox ${i}` }
-    expect(await draw(plan, captured), `picture ${i}`).toEqual(await draw(plan, ordinary))
+    expect(await generateImage(plan, captured), `image ${i}`).toEqual(
+      await generateImage(plan, ordinary),
+    )
   }
   const fp8 = { ...foxPlan, precision: 'fp8' } as const
-  expect(await draw(fp8, captured)).toEqual(await draw(fp8, ordinary))
+  expect(await generateImage(fp8, captured)).toEqual(await generateImage(fp8, ordinary))
   // The second size; the transformer of the other precision, and its only size.
   expect(account.loads - before).toBe(1 + 2 + 1)
   await captured.release()
@@ -155,7 +157,7 @@ test('images are bit for bit those of ordinary runs, whatever their sizes and or
   expect(account).toMatchObject({ surplus: 0, live: new Set() })
 })
 
-async function draw(plan: GenerationPlan, models: Models) {
+async function generateImage(plan: GenerationPlan, models: Models) {
   const images: Uint8Array[] = []
   await generate(plan, models, {
     signal: new AbortController().signal,

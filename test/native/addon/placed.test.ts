@@ -41,7 +41,9 @@ function mixed(): Graph {
 }
 
 const quiet: Pick<Account, 'onWrite' | 'onRun'> = { onWrite() {}, onRun: (start) => start() }
-beforeEach(() => void Object.assign(account, { made: 0, surplus: 0, runs: 0, ...quiet }))
+beforeEach(() => {
+  Object.assign(account, { made: 0, surplus: 0, runs: 0, ...quiet })
+})
 
 describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind) => {
   let session: Session
@@ -200,14 +202,18 @@ describe('pictures', () => {
 
   type Hooks = { readonly signal?: AbortSignal; readonly onProgress?: (step: number) => void }
 
-  async function draw(own: GenerationPlan, { signal, onProgress }: Hooks = {}, of = models) {
-    const pictures: Uint8Array[] = []
+  async function generateImage(
+    own: GenerationPlan,
+    { signal, onProgress }: Hooks = {},
+    of = models,
+  ) {
+    const images: Uint8Array[] = []
     await generate(own, of, {
       signal: signal ?? new AbortController().signal,
       onProgress: ({ step }) => onProgress?.(step),
-      onImage: (_, { bytes }) => void pictures.push(bytes),
+      onImage: (_, { bytes }) => images.push(bytes),
     })
-    return pictures
+    return images
   }
 
   /** Ends what is enqueued by `start` before it can begin, however busy this machine is. */
@@ -223,7 +229,7 @@ describe('pictures', () => {
   const expectNothingLeft = () => expect(account).toMatchObject({ surplus: 0, live: new Set() })
 
   test('share what their steps have in common', async () => {
-    await draw(plan)
+    await generateImage(plan)
     // The text stream, two tables, and a row of modulation for each step.
     expect(account.made).toBe(3 + plan.steps)
     expectNothingLeft()
@@ -231,10 +237,10 @@ describe('pictures', () => {
 
   test('are bit for bit those of inputs that every step brings along', async () => {
     for (const own of [plan, { ...plan, precision: 'fp8' as const, size: square64 }]) {
-      const want = await draw(own, {}, unplaced)
+      const want = await generateImage(own, {}, unplaced)
       expect(want).toHaveLength(2)
       expect(account.made).toBe(0)
-      expect(await draw(own)).toEqual(want)
+      expect(await generateImage(own)).toEqual(want)
       expect(account.made).toBeGreaterThan(0)
       account.made = 0
     }
@@ -246,20 +252,23 @@ describe('pictures', () => {
     const canceling = new AbortController()
     account.onRun = (start) => (account.runs > index ? endBefore(start, canceling) : start())
     let steps = 0
-    const drawing = draw(own, { signal: canceling.signal, onProgress: () => void steps++ })
-    await expect(drawing).rejects.toMatchObject({ name: 'AbortError' })
+    const generating = generateImage(own, {
+      signal: canceling.signal,
+      onProgress: () => steps++,
+    })
+    await expect(generating).rejects.toMatchObject({ name: 'AbortError' })
     expect(account.runs).toBe(index + 1)
     expect(steps).toBe(Math.min(Math.max(index - 3, 0), 2))
     expectNothingLeft()
     account.onRun = (start) => start()
-    expect(await draw(own)).toEqual(await draw(own, {}, unplaced))
+    expect(await generateImage(own)).toEqual(await generateImage(own, {}, unplaced))
   })
 
   test('leave nothing on the device, 200 of them, whatever happens', async () => {
     const roll = createDice()
     const short = { ...plan, count: 1, steps: 2 }
-    const want = await draw(short)
-    const ends = { drawn: 0, failed: 0 }
+    const want = await generateImage(short)
+    const ends = { generated: 0, failed: 0 }
     for (let i = 0; i < 200; i++) {
       const canceling = new AbortController()
       const moment = roll(6)
@@ -286,15 +295,15 @@ describe('pictures', () => {
           return hooks
         },
       ]
-      await draw({ ...short, seed: i }, kinds[roll(kinds.length)]!()).then(
-        () => ends.drawn++,
+      await generateImage({ ...short, seed: i }, kinds[roll(kinds.length)]!()).then(
+        () => ends.generated++,
         () => ends.failed++,
       )
       expect(account, `generation ${i}`).toMatchObject({ surplus: 0, live: new Set() })
       Object.assign(account, quiet)
     }
-    expect(Math.min(ends.drawn, ends.failed)).toBeGreaterThan(20)
-    expect(await draw(short)).toEqual(want)
+    expect(Math.min(ends.generated, ends.failed)).toBeGreaterThan(20)
+    expect(await generateImage(short)).toEqual(want)
   })
 })
 

@@ -1,4 +1,4 @@
-/** The golden cases of whole pictures, through any backend. */
+/** The golden cases of whole images, through any backend. */
 
 import { loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
 import { loadTransformer } from '../../../src/engine/models/transformer.js'
@@ -13,8 +13,8 @@ import { checkpoints } from './layouts.js'
 
 const options = { threads: 1, widenWeights: 'load' } as const
 
-/** Everything that the case knows of a picture's way from its prompt to its pixels. */
-export async function drawPicture(
+/** All that the case has values of, from the prompt to the pixels. */
+export async function generateGolden(
   { params }: GoldenCase,
   layout: keyof typeof checkpoints,
   backend: Backend,
