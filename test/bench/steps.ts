@@ -20,7 +20,7 @@ import type { PixelSize } from '../../src/plan/plan.js'
 import { floatTensor } from '../../src/safetensors/tensor.js'
 import { withoutPlaces } from './unplaced.js'
 
-export type StepsWish = {
+export type StepsRequest = {
   readonly device: Device
   readonly sizes: readonly PixelSize[]
   readonly precisions: readonly Precision[]
@@ -36,7 +36,7 @@ export type StepTimes = {
 
 type Way = 'sent' | 'placed' | 'captured'
 
-const openWay: Readonly<Record<Way, (wish: StepsWish) => Backend>> = {
+const openWay: Readonly<Record<Way, (request: StepsRequest) => Backend>> = {
   sent: ({ device }) => withoutPlaces(openBackend(device, 'native')),
   placed: ({ device }) => openBackend(device, 'native'),
   captured: ({ device, sizes }) => openBackend(device, 'native', { cudaGraphs: sizes.length }),
@@ -45,21 +45,21 @@ const openWay: Readonly<Record<Way, (wish: StepsWish) => Backend>> = {
 /** Times every way at every size; `onTimes` hears of each as soon as it is known. */
 export async function measureSteps(
   component: Component<FluxParams>,
-  wish: StepsWish,
+  request: StepsRequest,
   onTimes: (times: StepTimes) => void = () => {},
 ): Promise<StepTimes[]> {
   const all: StepTimes[] = []
-  for (const precision of wish.precisions)
+  for (const precision of request.precisions)
     for (const inputs of ['sent', 'placed', 'captured'] as const) {
       const options = { threads: 0, widenWeights: 'load' } as const
       const transformer = await loadTransformer(
         component,
         options,
         precision,
-        openWay[inputs](wish),
+        openWay[inputs](request),
       )
-      for (const size of wish.sizes) {
-        const milliseconds = await timeSteps(transformer, size, wish.runs)
+      for (const size of request.sizes) {
+        const milliseconds = await timeSteps(transformer, size, request.runs)
         const times = { precision, inputs, size, milliseconds }
         onTimes(times)
         all.push(times)
@@ -126,14 +126,14 @@ async function main() {
   })
   const [path] = positionals
   if (path === undefined) throw new Error('Expected the path of a checkpoint')
-  const wish: StepsWish = {
+  const request: StepsRequest = {
     device: values.device === 'cpu' ? 'cpu' : 'cuda',
     sizes: values.size.map(readSize),
     precisions: values.precision.map((name) => (name === 'fp8' ? 'fp8' : 'bf16')),
     runs: Number(values.runs),
   }
   const { transformer } = openCheckpoint(path)
-  const times = await measureSteps(transformer, wish, (each) => console.log(describeTimes(each)))
+  const times = await measureSteps(transformer, request, (each) => console.log(describeTimes(each)))
   if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(times, null, 2)}\n`)
 }
 

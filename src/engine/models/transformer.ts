@@ -10,7 +10,6 @@ import { modulationSize } from '../flux/modulation.js'
 import type { FluxParams } from '../flux/params.js'
 import { sinusoidDim } from '../flux/params.js'
 import { addTransformer } from '../flux/transformer.js'
-import type { Predict } from '../pipeline/denoise.js'
 import { type Adaptable, type Backend, portableBackend } from '../runtime/backends/backend.js'
 import type { BoundInputs, Session, SessionOptions } from '../runtime/backends/ort/session.js'
 import { createGraph } from '../runtime/onnx/graph.js'
@@ -42,6 +41,16 @@ export type Conditioning = {
 }
 
 export type RopeTensors = { readonly cos: FloatTensor; readonly sin: FloatTensor }
+
+/**
+ * The velocity (noise − image) of packed latents at the level of step `step`. `signal` ends it
+ * early where the backend can do that.
+ */
+export type Predict = (
+  latents: Float32Array,
+  step: number,
+  signal?: AbortSignal,
+) => Promise<Float32Array>
 
 export type BoundSteps = {
   /** The velocity (noise − image) at `latents` [N, 64], for step `step` of the conditioning. */

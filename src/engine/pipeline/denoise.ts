@@ -1,14 +1,6 @@
 /** The Euler loop from noise to latents. */
 
-/**
- * The velocity (noise − image) of packed latents at the level of step `step`. `signal` ends it
- * early where the backend can do that.
- */
-export type Predict = (
-  latents: Float32Array,
-  step: number,
-  signal?: AbortSignal,
-) => Promise<Float32Array>
+import type { Predict } from '../models/transformer.js'
 
 /** The latents that replace those of a step, at noise level `sigma`. */
 export type MaskBlend = (latents: Float32Array, sigma: number) => Float32Array

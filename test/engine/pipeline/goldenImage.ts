@@ -1,9 +1,9 @@
 /** The golden cases of whole images, through any backend. */
 
 import { loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
-import { loadTransformer } from '../../../src/engine/models/transformer.js'
+import { loadTransformer, type Predict } from '../../../src/engine/models/transformer.js'
 import { loadDecoder } from '../../../src/engine/models/vae.js'
-import { denoise, type Predict } from '../../../src/engine/pipeline/denoise.js'
+import { denoise } from '../../../src/engine/pipeline/denoise.js'
 import { prepare } from '../../../src/engine/pipeline/generate.js'
 import { packLatents, tokenGrid, unpackLatents } from '../../../src/engine/pipeline/latents.js'
 import { startNoise } from '../../../src/engine/pipeline/rng/randn.js'

@@ -23,7 +23,7 @@ const cases = listCases('image_to_image', 'inpaint')
 async function planCase({ model, params, inputs }: GoldenCase) {
   const { prompt, width, height, steps, strength, g, seed } = params
   const size = { width, height }
-  const wish = FluxInput.parse({
+  const input = FluxInput.parse({
     prompt,
     image: 'data:',
     model: model === 'tiny-dev' ? 'dev' : 'schnell',
@@ -37,7 +37,7 @@ async function planCase({ model, params, inputs }: GoldenCase) {
     .toBuffer()
   const mask = inputs['mask_u8'] && (await greyPng(inputs['mask_u8'].data as Uint8Array, size))
   const settings = { noise: 'torch-cpu', goFastLoraMultiplier: 1.5, safetyChecker: false } as const
-  const draft = draftPlan(wish, [], settings)
+  const draft = draftPlan(input, [], settings)
   if (draft.kind === 'invalid') throw draft.error
   return finishPlan(draft, { image: { bytes, size }, mask, loras: [] })
 }

@@ -77,7 +77,7 @@ describe('with the embedded model', () => {
     expect(distances).toEqual(distances.toSorted((a, b) => b - a))
   })
 
-  test('nobody who watches makes no preview, and previews change nothing', async () => {
+  test('without a subscription no preview is made, and previews change nothing', async () => {
     const none = await run({ isDue: () => false, onPreview: () => expect.unreachable() })
     const watched = await run({ isDue: () => true, onPreview: () => {} })
     expect(Buffer.from(watched[0]!.bytes)).toEqual(Buffer.from(none[0]!.bytes))
