@@ -1,4 +1,4 @@
-/** Measures an engine on this machine: one kind of thing after the other, nothing beside it. */
+/** Measures an engine on this machine: one measurement after the other, never two at once. */
 import { statSync } from 'node:fs'
 import { constants, loadavg, setPriority } from 'node:os'
 import { hiddenSize, mlpHidden } from '../engine/flux/params.js'
@@ -7,10 +7,10 @@ import type { Variant } from '../plan/plan.js'
 import type { Engine } from '../worker/engine/client.js'
 import { type BenchCase, nameCase, planOf } from './cases.js'
 import { type Ceilings, measureCeilings, type ProductShape } from './ceilings.js'
+import { type ImageSeconds, type Measuring, measureImages } from './images.js'
 import type { Surroundings } from './machine.js'
 import { peakResidentBytes, watchDeviceMemory } from './memory.js'
 import type { BenchModel } from './model.js'
-import { type Measuring, measurePictures, type PictureSeconds } from './pictures.js'
 import { ratioOf, valueBytes } from './ratio.js'
 import { BenchReport } from './report.js'
 import { measureStart } from './starts.js'
@@ -37,12 +37,12 @@ export type BenchContext = {
   readonly start: () => Engine
   readonly surroundings: Surroundings
   readonly signal?: AbortSignal
-  /** Told what is measured next. */
+  /** Called with the name of the next measurement. */
   readonly note: (line: string) => void
 }
 
 type Measured = {
-  readonly timings: readonly PictureSeconds[]
+  readonly timings: readonly ImageSeconds[]
   readonly switches: Pick<BenchReport, 'loraSwitches' | 'variantSwitches'>
   readonly memory: BenchReport['memory']
 }
@@ -54,7 +54,7 @@ export async function bench(settings: BenchSettings, context: BenchContext): Pro
   const starts = await measureStarts(settings, context)
   const measured = await measureEngine(settings, context)
   context.note('matrix products and copies')
-  // As the engine's: on a busy machine a process that comes before it would get more.
+  // The engine's priority: with a higher one, this process would get more of a busy machine.
   setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
   const ceilings = await measureCeilings(
     largestShape(settings),
@@ -63,7 +63,9 @@ export async function bench(settings: BenchSettings, context: BenchContext): Pro
   )
   return BenchReport.parse({
     date: new Date().toISOString(),
-    ...{ device, backend, threads },
+    device,
+    backend,
+    threads,
     ...context.surroundings,
     load: { before: loadBefore, after: loadOfMachine() },
     models: models.map(describeModel),
@@ -98,10 +100,10 @@ async function measureEngine(settings: BenchSettings, context: BenchContext): Pr
   const engine = context.start()
   const measuring = { engine, signal: context.signal }
   try {
-    const timings: PictureSeconds[] = []
+    const timings: ImageSeconds[] = []
     for (const each of cases) {
       context.note(`${nameCase(each)}, ${repeats} times`)
-      timings.push(await measurePictures((i) => planOf(each, i), repeats, measuring))
+      timings.push(await measureImages((i) => planOf(each, i), repeats, measuring))
     }
     const switches = await measureSwitches(settings, measuring, context.note)
     const pid = engine.pid()
@@ -139,7 +141,7 @@ const firstCase = (cases: readonly BenchCase[], variant: Variant) =>
 const modelOf = ({ models }: BenchSettings, variant: Variant) =>
   models.find((each) => each.variant === variant)!
 
-/** A feed-forward layer of the largest picture: two thirds of a block's products with weights are such. */
+/** A feed-forward layer for the largest image: two thirds of a block's products with weights. */
 function largestShape(settings: BenchSettings): ProductShape {
   const shapes = settings.cases.map(({ variant, size }) => {
     const { params, textTokens } = modelOf(settings, variant)
@@ -151,7 +153,9 @@ function largestShape(settings: BenchSettings): ProductShape {
 }
 
 const describeModel = ({ variant, params, textTokens, bytes }: BenchModel) => ({
-  ...{ variant, textTokens, bytes },
+  variant,
+  textTokens,
+  bytes,
   width: hiddenSize(params),
   doubleBlocks: params.doubleBlocks,
   singleBlocks: params.singleBlocks,
@@ -159,7 +163,7 @@ const describeModel = ({ variant, params, textTokens, bytes }: BenchModel) => ({
 
 function describePicture(
   { variant, precision, size, steps }: BenchCase,
-  seconds: PictureSeconds,
+  seconds: ImageSeconds,
   settings: BenchSettings,
   ceilings: Ceilings,
 ) {
@@ -168,7 +172,7 @@ function describePicture(
   const bytes = valueBytes[settings.device === 'cpu' ? 'cpu' : 'gpu']
   const ratio = ratioOf(work, precision, seconds.step.median, ceilings, bytes)
   const { repeats } = settings
-  return { ...{ variant, precision, ...size, steps, repeats }, ...seconds, ratio }
+  return { variant, precision, ...size, steps, repeats, ...seconds, ratio }
 }
 
 const describeCeilings = ({ shape, products, copies }: Ceilings) => ({

@@ -1,4 +1,4 @@
-/** What is measured: pictures of a variant at a precision and a size. */
+/** What is measured: images of a variant at a precision and a size. */
 import type { GenerateRequest } from '../engine/protocol.js'
 import type { GenerationPlan, PixelSize, Precision, Variant } from '../plan/plan.js'
 
@@ -30,12 +30,15 @@ export const listCases = ({ variants, precisions, sizes }: CaseChoice): BenchCas
 export const nameCase = ({ variant, precision, size, steps }: BenchCase) =>
   `${variant} ${precision} ${size.width}×${size.height}, ${steps} steps`
 
-/** One picture of a case. Another `round` has another prompt: embeddings may be kept by prompt. */
+/** One image of a case. Another `round` has another prompt: embeddings may be cached by prompt. */
 export const planOf = (
   { variant, precision, size, steps }: BenchCase,
   round = 0,
 ): GenerationPlan => ({
-  ...{ variant, precision, size, steps },
+  variant,
+  precision,
+  size,
+  steps,
   prompt: `a red circle on a blue background ${round}`,
   start: { kind: 'noise' },
   loras: [],
@@ -49,7 +52,7 @@ export const planOf = (
   notes: [],
 })
 
-/** What an engine is asked for to run a plan that is decided already. */
+/** The engine request that gives exactly this plan. */
 export const requestOf = ({ start, loras, ...plan }: GenerationPlan): GenerateRequest => ({
   draft: { ...plan, kind: 'valid', start: start.kind, loraMultiplier: 1 },
   image: start.kind === 'noise' ? undefined : start.image.bytes,

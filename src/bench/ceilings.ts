@@ -1,7 +1,7 @@
 /**
- * What the device can do at best, measured through the runtime and the dialect that the networks
- * use: matrix products, and passing over memory. Runs in the calling process and, but for the addon,
- * holds its thread during each run.
+ * The device's best rates of matrix products and of memory copies, measured through the runtime and
+ * the dialect that the networks use. Runs in the calling process and, except with the addon, blocks
+ * its thread during each run.
  */
 
 import type { Backend } from '../engine/runtime/backends/backend.js'
@@ -22,7 +22,7 @@ export type ProductShape = {
 
 export type Ceilings = {
   readonly shape: ProductShape
-  /** Floating-point operations per second; fp8 where it was asked for. */
+  /** Floating-point operations per second; fp8 where it was measured. */
   readonly products: { readonly bf16: number; readonly fp8?: number | undefined }
   /** Bytes per second, read and written together. */
   readonly copies: number
@@ -31,18 +31,18 @@ export type Ceilings = {
 type Runner = {
   readonly backend: Backend
   readonly threads: number
-  /** Heard between two runs. */
+  /** Checked between two runs. */
   readonly signal?: AbortSignal | undefined
 }
 
-/** A graph of `count` equal parts one after the other, and what they do together. */
+/** A graph of `count` equal parts one after the other, and the sum of their work. */
 type Chain = {
   readonly graph: (count: number) => Graph
   readonly work: (count: number) => number
   readonly rows: number
 }
 
-// Long enough for what a run costs by itself not to count.
+// Long enough that the fixed cost of a run is negligible.
 const runSeconds = 0.2
 const rounds = 3
 const maxCount = 256
@@ -74,7 +74,7 @@ export async function measureCeilings(
 
 type PairOfWeights = { readonly up: TensorInMemory; readonly down: TensorInMemory }
 
-/** Of a size that keeps the variance of what goes through them; zeros would take less power. */
+/** Of a size that preserves the variance of the activations; zeros would take less power. */
 function randomWeights({ inner, outer }: ProductShape): PairOfWeights {
   const make = (name: string, from: number, to: number): TensorInMemory => {
     const floats = new Float32Array(from * to).map(() => randomValue(Math.sqrt(3 / from)))
@@ -128,7 +128,7 @@ const copies: Chain = {
     graph.output('first', first, 'F32', [1, copyColumns])
     return graph
   },
-  // Each addition reads and writes; what comes before them only writes.
+  // Each addition reads and writes; the nodes before them only write.
   work: (count) => (2 * count + 1) * 4 * copyRows * copyColumns,
   rows: copyRows,
 }
@@ -139,7 +139,7 @@ async function measureRate(chain: Chain, runner: Runner): Promise<number> {
   return chain.work(count) / (count === 2 ? seconds : await bestSeconds(chain, count, runner))
 }
 
-/** Of a few runs after one that does not count. */
+/** The least seconds of a few runs, after one that is not measured. */
 async function bestSeconds(chain: Chain, count: number, runner: Runner): Promise<number> {
   throwIfCanceled(runner)
   const { session } = await open(chain.graph(count), runner)

@@ -1,4 +1,4 @@
-/** Where something was measured, and with which versions. */
+/** The machine and the versions of a measurement. */
 import { realpathSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import type { z } from 'zod'
@@ -11,7 +11,7 @@ export type Surroundings = {
   readonly versions: z.infer<typeof Versions>
 }
 
-/** The machine as it is now; a card is the first that the driver names. */
+/** This machine; `card` is the first GPU that the driver lists. */
 export async function describeSurroundings(places: MachinePlaces): Promise<Surroundings> {
   const { gpus, driverVersion, libraries, nodeVersion } = await inspectMachine(places)
   const { version, ort } = readBuild()
@@ -26,7 +26,9 @@ export async function describeSurroundings(places: MachinePlaces): Promise<Surro
       ...(card && { card: { name: card.name, memory: card.totalBytes } }),
     },
     versions: {
-      ...{ fluxd: version, node: nodeVersion, onnxruntime: ort },
+      fluxd: version,
+      node: nodeVersion,
+      onnxruntime: ort,
       ...(driverVersion !== undefined && { driver: driverVersion }),
       ...(cuda !== undefined && { cuda }),
     },

@@ -1,4 +1,4 @@
-/** How much memory the engine takes at its peak. */
+/** The peak memory of the engine. */
 import { execFile } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
@@ -17,13 +17,13 @@ export function peakResidentBytes(pid: number): number | undefined {
 }
 
 export type DeviceMemoryWatch = {
-  /** The most that any card had taken over what it had at first; undefined without a card. */
+  /** The largest increase of any GPU's used memory; undefined without a GPU. */
   readonly stop: () => Promise<number | undefined>
 }
 
 const pauseMs = 250
 
-/** Samples the cards' memory until `stop`; resolves with the first sample. */
+/** Samples the GPUs' memory until `stop`; resolves with the first sample. */
 export async function watchDeviceMemory(smi = 'nvidia-smi'): Promise<DeviceMemoryWatch> {
   const first = await readUsedBytes(smi)
   const stopping = new AbortController()
@@ -47,7 +47,7 @@ export async function watchDeviceMemory(smi = 'nvidia-smi'): Promise<DeviceMemor
   }
 }
 
-/** What is taken of each card's memory; nothing where there is no driver. */
+/** The used memory of each GPU; empty where there is no driver. */
 async function readUsedBytes(smi: string): Promise<number[]> {
   const flags = ['--query-gpu=memory.used', '--format=csv,noheader,nounits']
   const { stdout } = await run(smi, flags, { timeout: 10_000 }).catch(() => ({ stdout: '' }))

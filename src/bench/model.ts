@@ -1,8 +1,8 @@
-/** What has to be known of a checkpoint to measure with it. */
+/** The facts of a checkpoint that measurements need. */
 import { statSync } from 'node:fs'
 import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
 import type { FluxParams } from '../engine/flux/params.js'
-import { maxTextTokens } from '../engine/models/models.js'
+import { maxTextTokens } from '../engine/models/networks.js'
 import { loadT5Tokenizer } from '../engine/tokenizers/t5.js'
 import type { Variant } from '../plan/plan.js'
 

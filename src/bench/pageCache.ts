@@ -1,10 +1,10 @@
-/** Which part of a file lies in memory already, which decides how fast it can be read. */
+/** The system's page cache, which decides how fast a file is read. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
-/** The share of the files' bytes that the page cache holds; undefined where `fincore` is missing. */
+/** The share of the files' bytes in the page cache; undefined where `fincore` is missing. */
 export async function cachedShare(files: readonly string[]): Promise<number | undefined> {
   const flags = ['--bytes', '--noheadings', '--raw', '--output', 'RES,SIZE']
   const { stdout } = await run('fincore', [...flags, ...files]).catch(() => ({ stdout: '' }))
@@ -14,7 +14,7 @@ export async function cachedShare(files: readonly string[]): Promise<number | un
   return rows.length === 0 ? undefined : Math.min(1, total(1) / total(2))
 }
 
-/** Asks the system to forget the files; `cachedShare` tells whether it did. */
+/** Asks the system to drop the files from its cache; `cachedShare` measures whether it did. */
 export async function dropFromCache(files: readonly string[]): Promise<void> {
   for (const file of files) {
     // Written back first, as only clean pages can be dropped.

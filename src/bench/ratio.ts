@@ -1,4 +1,4 @@
-/** How near a step comes to what the device can do. */
+/** The ratio of a step's time to the least that the device needs for its work. */
 import type { Precision } from '../plan/plan.js'
 import type { Ceilings } from './ceilings.js'
 import { round } from './statistics.js'
@@ -10,10 +10,10 @@ export type Ratio = {
   readonly operationsPerSecond: number
   /** Operations for each byte that must be moved at least. */
   readonly intensity: number
-  /** What a step would take if it did nothing but `limit`, as fast as the device does it. */
+  /** Seconds of a step that did only `limit`, at the device's best rate. */
   readonly ceilingSeconds: number
   readonly limit: 'products' | 'copies'
-  /** `ceilingSeconds` over the measured seconds: 1 is as fast as can be. */
+  /** `ceilingSeconds` over the measured seconds: 1 is the best possible. */
   readonly share: number
 }
 
@@ -23,7 +23,7 @@ export type ValueBytes = {
   readonly weight: Readonly<Record<Precision, number>>
 }
 
-// The CPU computes in float32, whatever is stored.
+// The CPU computes in float32, whatever the dtype of the weights.
 export const valueBytes: Readonly<Record<'cpu' | 'gpu', ValueBytes>> = {
   cpu: { value: 4, weight: { bf16: 4, fp8: 4 } },
   gpu: { value: 2, weight: { bf16: 2, fp8: 1 } },

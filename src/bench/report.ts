@@ -5,14 +5,14 @@ import { precisions, variants } from '../plan/plan.js'
 const positive = z.number().positive()
 const share = z.number().min(0).max(1)
 const Spread = z.strictObject({ median: positive, low: positive, high: positive })
-/** What may take no time at all. */
+/** Seconds that may be 0. */
 const Wait = z.strictObject({
   median: z.number().min(0),
   low: z.number().min(0),
   high: z.number().min(0),
 })
 
-/** Where and with what it was measured. */
+/** The machine, the engine and the versions of a measurement. */
 export const Machine = z.strictObject({
   cpu: z.string(),
   cores: z.int().positive(),
@@ -86,12 +86,12 @@ const LoraSwitches = z.strictObject({
 export const BenchReport = z.strictObject({
   date: z.iso.datetime(),
   device: z.enum(['cpu', 'cuda']),
-  /** Who ran the graphs: onnxruntime-node or the addon. */
+  /** The library that ran the graphs: onnxruntime-node or the addon. */
   backend: z.enum(['ort', 'native']),
   /** 0 lets ONNX Runtime decide. */
   threads: z.int().min(0),
   machine: Machine,
-  /** How many processes wanted a core, in the minute before and in the last minute. */
+  /** Processes ready to run, in the minute before and in the last minute. */
   load: z.strictObject({ before: z.number().min(0), after: z.number().min(0) }),
   versions: Versions,
   models: z.array(Model).min(1),

@@ -1,4 +1,4 @@
-/** How long it takes from nothing to the first picture. */
+/** Seconds from the start of an engine to its first image. */
 
 import type { GenerationPlan } from '../plan/plan.js'
 import type { Engine } from '../worker/engine/client.js'
@@ -8,25 +8,25 @@ import { round } from './statistics.js'
 
 /** Seconds, each from the end of the one before. */
 export type StartSeconds = {
-  /** The share of the weights' files that the page cache held; undefined where nobody knows. */
+  /** The share of the weights' files that the page cache held; undefined where it is unknown. */
   readonly cached: number | undefined
   /** The engine's process runs and listens. */
   readonly process: number
   /** The model is loaded. */
   readonly load: number
-  /** A picture is there. */
+  /** The first image is made. */
   readonly firstPicture: number
 }
 
 export type StartOptions = {
   readonly start: () => Engine
   readonly files: readonly string[]
-  /** Whether the files are dropped from the page cache first, as far as that can be done. */
+  /** Whether the files are dropped from the page cache first, as far as the system allows. */
   readonly fromDisk: boolean
   readonly signal?: AbortSignal | undefined
 }
 
-/** Starts an engine, loads the plan's variant, makes its picture, and stops the engine. */
+/** Starts an engine, loads the plan's variant, makes its image, and stops the engine. */
 export async function measureStart(
   plan: GenerationPlan,
   { start, files, fromDisk, signal }: StartOptions,

@@ -1,4 +1,4 @@
-/** What a few measurements come to. */
+/** Median and range of a few measurements. */
 
 /** `low` and `high` are the smallest and the largest. */
 export type Spread = { readonly median: number; readonly low: number; readonly high: number }

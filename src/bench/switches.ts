@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import type { GenerationPlan, LoraFile, Variant } from '../plan/plan.js'
 import { requestOf } from './cases.js'
+import { type Measuring, rounded } from './images.js'
 import { cachedShare, dropFromCache } from './pageCache.js'
-import { type Measuring, rounded } from './pictures.js'
 import { type Spread, spreadOf } from './statistics.js'
 
 export type LoraSwitches = {
@@ -15,7 +15,7 @@ export type LoraSwitches = {
   readonly coldCached: number | undefined
   /** To a file that the page cache holds. */
   readonly warm: Spread
-  /** The same, where the engine knew of it while it made the picture before. */
+  /** The same, prefetched while the engine made the image before. */
   readonly prepared: Spread
   /** To another scale of the same file. */
   readonly scaleOnly: Spread
@@ -25,7 +25,7 @@ export type LoraSwitches = {
 
 export type VariantSwitch = {
   readonly to: Variant
-  /** A picture of one step, the other variant having made the one before. */
+  /** An image of one step, after one of the other variant. */
   readonly after: Spread
   /** The same once more. */
   readonly again: Spread
@@ -33,7 +33,7 @@ export type VariantSwitch = {
 
 type Seconds<Name extends string> = Record<Name, number[]>
 
-/** Switches `rounds` times through copies of the LoRA at `path`: a copy is another file to the engine. */
+/** Switches `rounds` times through copies of the LoRA at `path`, each of them another file. */
 export async function measureLoraSwitches(
   plan: GenerationPlan,
   path: string,
@@ -52,7 +52,11 @@ export async function measureLoraSwitches(
   const switchTo = async (...loras: LoraFile[]) =>
     (await engine.generate(requestOf({ ...oneStep, loras }), options)).timings.lora
   const seconds: Seconds<'cold' | 'warm' | 'prepared' | 'scaleOnly' | 'none'> = {
-    ...{ cold: [], warm: [], prepared: [], scaleOnly: [], none: [] },
+    cold: [],
+    warm: [],
+    prepared: [],
+    scaleOnly: [],
+    none: [],
   }
   const cached: (number | undefined)[] = []
   try {
@@ -67,7 +71,7 @@ export async function measureLoraSwitches(
       seconds.none.push(await switchTo())
       await switchTo(at(before))
       engine.prefetch(requestOf(plan).draft, [at(next)])
-      // The one that comes next waits for the prefetch: it is not the one that is measured.
+      // Waits for the prefetch, so that the measured switch does not.
       await switchTo(at(before))
       seconds.prepared.push(await switchTo(at(next)))
     }
@@ -85,7 +89,7 @@ export async function measureLoraSwitches(
   }
 }
 
-/** Goes round the plans' variants; seconds are those that whoever asks for the picture waits. */
+/** Alternates between the plans' variants; seconds are those from the request to its image. */
 export async function measureVariantSwitches(
   plans: readonly GenerationPlan[],
   rounds: number,
@@ -99,7 +103,7 @@ export async function measureVariantSwitches(
     return (performance.now() - startedAt) / 1000
   }
   const seconds = plans.map((): Seconds<'after' | 'again'> => ({ after: [], again: [] }))
-  // The round before the first only sees to it that each is loaded.
+  // The first round is not measured: it loads the variants.
   for (const plan of plans) await wait(plan)
   for (let i = 0; i < rounds; i++)
     for (const [index, plan] of plans.entries()) {

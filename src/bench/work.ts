@@ -1,9 +1,9 @@
-/** What a denoising step must do at least, from the network's shape: arithmetic and transfers. */
+/** The least work of a denoising step, from the network's shape: arithmetic and transfers. */
 import { type FluxParams, hiddenSize, mlpHidden } from '../engine/flux/params.js'
 import type { PixelSize } from '../plan/plan.js'
 
 export type StepWork = {
-  /** Floating-point operations of matrix products with weights; a multiplication and an addition are two. */
+  /** Operations of matrix products with weights; a multiplication and an addition count as two. */
   readonly linear: number
   /** Those of q·kᵀ and of the product with v. */
   readonly attention: number
@@ -26,7 +26,7 @@ export function stepWork(params: FluxParams, textTokens: number, size: PixelSize
   const tokens = textTokens + image
   const blocks = doubleBlocks + singleBlocks
   const block = 4 * width ** 2 + 2 * width * wide
-  // Latents come in and velocities go out through a layer each.
+  // One layer for the latents, one for the velocities.
   const border = 2 * inChannels * width
   return {
     linear: 2 * (blocks * block * tokens + border * image),

@@ -5,32 +5,32 @@
 import type { ErrorRecord } from '../errors.js'
 import type { LoraFile, PixelSize, Precision, Variant, WeightsPlan } from '../plan/plan.js'
 import type { ValidDraft } from '../plan/planGeneration.js'
-import type { StageSeconds } from './pipeline/generate.js'
+import type { StageSeconds } from './pipeline/stageClock.js'
 import type { BackendKind, Device } from './runtime/backends/open.js'
 
 /** What an engine process is started with. */
 export type EngineConfig = {
   /** A diffusers folder or a BFL single file for each variant. */
   readonly checkpoints: Readonly<Record<Variant, string>>
-  /** What the networks run on: the CPU by default. */
+  /** Where the networks run: on the CPU by default. */
   readonly device?: Device
-  /** Who runs them there: onnxruntime-node by default. */
+  /** The library that runs them: onnxruntime-node by default. */
   readonly backend?: BackendKind
-  /** What the networks and their runs may fill of the device's memory; half of the machine by default. */
+  /** Bytes of the device's memory for networks and runs; half of the machine's by default. */
   readonly memoryBytes?: number | undefined
-  /** What pictures are decoded in: float32 by default. */
+  /** The dtype that images are decoded in: float32 by default. */
   readonly vae?: 'float32' | 'float16'
-  /** For how many sizes of pictures a step is replayed as a CUDA graph: none by default. */
+  /** For how many image sizes a step is replayed as a CUDA graph: none by default. */
   readonly cudaGraphs?: number
   /** Threads of a session's operators; 0 lets ONNX Runtime decide. */
   readonly threads: number
-  /** Where merged LoRAs go that are too large for memory; by default the system's temporary folder. */
+  /** The folder for merged LoRAs too large for memory; the system's temporary folder by default. */
   readonly scratch?: string | undefined
-  /** The safety checker's folder; without it no plan may want one. */
+  /** The safety checker's folder; without it, plans with `checkSafety` fail. */
   readonly safety?: string | undefined
 }
 
-/** A draft, and what its references turned out to be: the engine reads the image's header. */
+/** A draft with the bytes and files of its references; the engine reads the image's header. */
 export type GenerateRequest = {
   readonly draft: ValidDraft
   readonly image?: Uint8Array | undefined
@@ -41,10 +41,10 @@ export type GenerateRequest = {
 /** An image as a file. */
 export type EncodedImage = { readonly bytes: Uint8Array; readonly mimeType: string }
 
-/** What predictions of a variant take of the device's memory, in bytes. */
+/** The device memory, in bytes, that predictions of a variant need. */
 export type MemoryEstimate = {
   readonly capacity: number
-  /** What has to be loaded, by precision. */
+  /** The models that must be loaded, by precision. */
   readonly weights: Readonly<Record<Precision, readonly MemoryPart[]>>
   /** The safety checker, where one is installed. */
   readonly checker: MemoryPart | undefined
@@ -62,9 +62,9 @@ export type EngineCommand =
       readonly id: string
       readonly wantsPreviews: boolean
     })
-  /** What comes next; taken while something runs, and never answered. */
+  /** The LoRAs of the next prediction; carried out during a run, and never answered. */
   | (WeightsPlan & { readonly kind: 'prefetch' })
-  /** Previews of what runs are wanted from now on, or are not. */
+  /** Whether previews of a prediction are sent from now on. */
   | { readonly kind: 'preview'; readonly id: string; readonly isWanted: boolean }
   | { readonly kind: 'cancel'; readonly id: string }
   | { readonly kind: 'release'; readonly variant: Variant }
@@ -106,7 +106,7 @@ export type GenerationEvent =
       readonly bytes: Uint8Array
       readonly mimeType: string
     }
-  /** What image `image` will be like, as a small file. */
+  /** A preview of image `image`, as a small file. */
   | {
       readonly kind: 'preview'
       readonly id: string
@@ -118,7 +118,7 @@ export type GenerationEvent =
     }
   /** Image `image` was judged unsafe: no `image` event follows. */
   | { readonly kind: 'flagged'; readonly id: string; readonly image: number }
-  /** The safety checker broke down over an image, which is flagged next. */
+  /** The safety checker failed for an image, which is flagged next. */
   | { readonly kind: 'safetyError'; readonly id: string; readonly reason: string }
   | { readonly kind: 'done'; readonly id: string; readonly timings: GenerationTimings }
   | { readonly kind: 'failed'; readonly id: string; readonly error: ErrorRecord }

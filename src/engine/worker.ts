@@ -1,19 +1,19 @@
 /**
  * The engine process: owns the sessions, runs one command after another, and answers with events.
- * A cancel ends the runs of the addon, and beside them the LoRAs of what comes next are got ready. Runs
- * of onnxruntime-node hold the thread: there a cancel is heard between steps.
+ * A cancel ends runs of the addon, and the next prediction's LoRAs are prefetched during them. Runs
+ * of onnxruntime-node hold the thread: there a cancel is received between steps.
  */
 import { totalmem } from 'node:os'
 import { FluxdError, toErrorRecord } from '../errors.js'
 import type { Precision, Variant, WeightsPlan } from '../plan/plan.js'
 import { finishPlan } from '../plan/planGeneration.js'
 import { measureImage } from './images/decode.js'
-import { createRoom, type Part } from './models/memory.js'
-import { createBudget, type Resident } from './models/memoryBudget.js'
-import { linearDrawBytes } from './models/memoryEstimate.js'
+import { createModelMemory, type ManagedModel } from './models/memory.js'
+import { createMemoryBudget, type Resident } from './models/memoryBudget.js'
+import { linearRunBytes } from './models/memoryEstimate.js'
 import { loadModels, type Models } from './models/models.js'
 import { openSafetyChecker, type SafetyChecker } from './models/safetyChecker.js'
-import type { Decoding } from './models/vaeDecoder.js'
+import type { Decoding } from './models/vae.js'
 import { generate, type PreviewHooks } from './pipeline/generate.js'
 import type { SafetyGate } from './pipeline/safetyGate.js'
 import type {
@@ -32,39 +32,50 @@ type Running = {
   wantsPreviews: boolean
 }
 
-// More often nobody sees the difference, and each takes time from the picture.
+// Each preview takes time from the image; more frequent ones would not be noticed.
 const previewPauseMs = 500
 
 const config: EngineConfig = JSON.parse(process.argv[2] ?? '{}')
 const loaded = new Map<Variant, Models>()
 const capacity = config.memoryBytes ?? totalmem() / 2
-const room = createRoom(createBudget(capacity))
+const memory = createModelMemory(createMemoryBudget(capacity), warn)
 let backend: Backend | undefined
-let checker: Part<SafetyChecker> | undefined
-// From its command on, so that a cancel that follows at once is heard.
-const underWay = new Map<string, Running>()
+let checker: ManagedModel<SafetyChecker> | undefined
+// Registered when its command arrives, so that a cancel that follows at once is not lost.
+const active = new Map<string, Running>()
 let tail: Promise<void> = Promise.resolve()
 
-// Without a parent there is nobody to be told, and the disconnect ends the process.
-const send = (event: EngineEvent) => void process.send?.(event, () => {})
+/** An event that cannot be sent is lost with the parent, and the disconnect ends the process. */
+function send(event: EngineEvent): void {
+  process.send?.(event, () => {})
+}
+
+function warn(message: string): void {
+  send({ kind: 'warning', message })
+}
 
 const decoding: Decoding = {
   dtype: config.vae === 'float16' ? 'F16' : 'F32',
-  onOverflow: () => send({ kind: 'warning', message: overflow }),
+  onOverflow: () => warn(overflow),
 }
 
 const overflow =
-  'a picture left the range of float16: from now on they are decoded in float32, as with FLUXD_VAE=float32'
+  'an image left the range of float16: images are decoded in float32 from now on, ' +
+  'as with FLUXD_VAE=float32'
 
-/** Opened when it is first needed, so that what is wrong with it fails a load and not the process. */
+/** Opened when it is first needed, so that its failure fails a load and not the process. */
 const ensureBackend = () =>
-  (backend ??= openBackend(config.device ?? 'cpu', config.backend, config.cudaGraphs))
+  (backend ??= openBackend(config.device ?? 'cpu', config.backend, {
+    cudaGraphs: config.cudaGraphs,
+    onWarning: warn,
+  }))
 
 async function ensureLoaded(variant: Variant): Promise<Models> {
   const present = loaded.get(variant)
   if (present) return present
   const { checkpoints, threads, scratch } = config
-  const settings = { threads, scratch, backend: ensureBackend(), room, decoding }
+  const backend = ensureBackend()
+  const settings = { threads, scratch, backend, memory, decoding, onWarning: warn }
   const models = await loadModels(variant, checkpoints[variant], settings)
   loaded.set(variant, models)
   send({ kind: 'memoryEstimate', variant, estimate: estimateMemory(models) })
@@ -75,7 +86,7 @@ function estimateMemory({ transformers, decoder, shapes }: Models): MemoryEstima
   const parts = (precision: Precision) => [transformers[precision], decoder].map(toPart)
   const safety = findChecker()
   return {
-    ...linearDrawBytes(shapes),
+    ...linearRunBytes(shapes),
     capacity,
     weights: { bf16: parts('bf16'), fp8: parts('fp8') },
     checker: safety && toPart(safety),
@@ -85,7 +96,7 @@ function estimateMemory({ transformers, decoder, shapes }: Models): MemoryEstima
 const toPart = ({ name, bytes }: Resident): MemoryPart => ({ name, bytes })
 
 /** The checker for an estimate: a broken one fails loads and checked predictions, not all others. */
-function findChecker(): Part<SafetyChecker> | undefined {
+function findChecker(): ManagedModel<SafetyChecker> | undefined {
   try {
     return ensureChecker()
   } catch (error) {
@@ -95,13 +106,13 @@ function findChecker(): Part<SafetyChecker> | undefined {
   }
 }
 
-function ensureChecker(): Part<SafetyChecker> | undefined {
+function ensureChecker(): ManagedModel<SafetyChecker> | undefined {
   if (config.safety === undefined) return undefined
-  checker ??= openSafetyChecker(config.safety, config.threads, ensureBackend(), room)
+  checker ??= openSafetyChecker(config.safety, config.threads, ensureBackend(), memory)
   return checker
 }
 
-/** The gate of a plan that wants one; what is wrong with the checker is no concern of the others. */
+/** The gate of a draft with `checkSafety`; a broken checker does not fail the other drafts. */
 function openGate({ id, draft }: GenerateCommand): SafetyGate | undefined {
   const present = draft.checkSafety ? ensureChecker() : undefined
   return (
@@ -117,8 +128,8 @@ async function load(variant: Variant) {
   try {
     await ensureLoaded(variant)
     const gate = ensureChecker()
-    const leave = await room.enter(gate ? [gate] : [])
-    leave()
+    const release = await memory.acquire(gate ? [gate] : [])
+    release()
     send({ kind: 'loaded', variant })
   } catch (error) {
     await endIfLost(error)
@@ -164,7 +175,7 @@ async function runGeneration(command: GenerateCommand, own: Running) {
       : error
     send({ kind: 'failed', id, error: toErrorRecord(failure) })
   } finally {
-    underWay.delete(id)
+    active.delete(id)
   }
 }
 
@@ -179,16 +190,16 @@ function openPreviews(id: string, own: Running): PreviewHooks {
   }
 }
 
-/** Out of turn. A variant that is not loaded has nothing to prefetch. */
+/** Not queued: runs while a generation does. A variant that is not loaded prefetches nothing. */
 function prefetch({ variant, precision, loras }: WeightsPlan) {
-  void loaded.get(variant)?.adapters.prepare(precision, loras)
+  void loaded.get(variant)?.prefetch(precision, loras)
 }
 
-/** A process that has lost its GPU gets it back by being another: the parent starts one. */
+/** A process that has lost its GPU cannot recover it: the parent starts another process. */
 async function endIfLost(error: unknown) {
   if (!(error instanceof FluxdError) || error.code !== 'engine_died') return
   const event: EngineEvent = { kind: 'deviceLost', reason: `has lost the GPU (${error.message})` }
-  await new Promise<void>((told) => process.send?.(event, () => told()) ?? told())
+  await new Promise<void>((resolve) => process.send?.(event, () => resolve()) ?? resolve())
   process.exit(1)
 }
 
@@ -198,12 +209,12 @@ function enqueue(work: () => Promise<void>) {
 
 function enqueueGeneration(command: GenerateCommand) {
   const own = { controller: new AbortController(), wantsPreviews: command.wantsPreviews }
-  underWay.set(command.id, own)
+  active.set(command.id, own)
   enqueue(() => runGeneration(command, own))
 }
 
-function want({ id, isWanted }: Extract<EngineCommand, { kind: 'preview' }>) {
-  const own = underWay.get(id)
+function setPreviews({ id, isWanted }: Extract<EngineCommand, { kind: 'preview' }>) {
+  const own = active.get(id)
   if (own) own.wantsPreviews = isWanted
 }
 
@@ -216,9 +227,9 @@ process.on('message', (command: EngineCommand) => {
     case 'release':
       return enqueue(() => release(command.variant))
     case 'cancel':
-      return underWay.get(command.id)?.controller.abort()
+      return active.get(command.id)?.controller.abort()
     case 'preview':
-      return want(command)
+      return setPreviews(command)
     case 'prefetch':
       return prefetch(command)
     case 'shutdown':
@@ -227,7 +238,7 @@ process.on('message', (command: EngineCommand) => {
       throw new TypeError(`Unknown command ${JSON.stringify(command satisfies never)}`)
   }
 })
-// Without its parent an engine has nobody to work for; signals are the parent's to handle.
+// Without its parent an engine has no requests; the parent handles signals.
 process.on('disconnect', () => process.exit(0))
 process.on('SIGINT', () => {})
 send({ kind: 'ready' })

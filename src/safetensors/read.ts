@@ -24,7 +24,8 @@ export type TensorSlice = {
 }
 
 export type SafetensorsFile = {
-  readonly path: string
+  /** What messages call it: its path, where it was opened without another name. */
+  readonly name: string
   readonly tensors: ReadonlyMap<string, TensorSlice>
   readonly metadata: Readonly<Record<string, string>>
 }
@@ -49,50 +50,50 @@ const Metadata = z.record(z.string(), z.string())
 
 /**
  * The tensors of one file, by name, after checking that its header is sound.
- * Throws `checkpoint_invalid` naming the file, the tensor, what was expected and what came.
+ * Throws `checkpoint_invalid` naming the file (by `fileName`), the tensor, what was expected and
+ * what came.
  */
-export function openSafetensors(path: string): SafetensorsFile {
-  const { header, dataStart, dataBytes } = readHeader(path)
+export function openSafetensors(path: string, fileName = path): SafetensorsFile {
+  const { header, dataStart, dataBytes } = readHeader(path, fileName)
   const file = realpathSync(path)
   const { __metadata__, ...entries } = header
   const metadata = Metadata.safeParse(__metadata__ ?? {})
   if (!metadata.success)
-    throw invalidCheckpoint(`${path}: expected __metadata__ to map strings to strings`)
+    throw invalidCheckpoint(`${fileName}: expected __metadata__ to map strings to strings`)
   const named = Object.entries(entries)
-  checkNames(path, named)
+  checkNames(fileName, named)
   const slices = named.map(([name, entry]) =>
-    readEntry(path, file, name, entry, dataStart, dataBytes),
+    readEntry(fileName, file, name, entry, dataStart, dataBytes),
   )
-  checkCoverage(path, slices, dataStart, dataBytes)
+  checkCoverage(fileName, slices, dataStart, dataBytes)
   return {
-    path,
+    name: fileName,
     tensors: new Map(slices.map((slice) => [slice.name, slice])),
     metadata: metadata.data,
   }
 }
 
-function readHeader(path: string) {
-  const descriptor = openForReading(path)
+function readHeader(path: string, name: string) {
+  const descriptor = openForReading(path, name)
   try {
     const fileBytes = fstatSync(descriptor).size
-    const headerBytes = readHeaderLength(path, descriptor, fileBytes)
+    const headerBytes = readHeaderLength(name, descriptor, fileBytes)
     const text = Buffer.alloc(headerBytes)
     readSync(descriptor, text, 0, headerBytes, 8)
     const dataStart = 8 + headerBytes
-    return { header: parseHeader(path, text), dataStart, dataBytes: fileBytes - dataStart }
+    return { header: parseHeader(name, text), dataStart, dataBytes: fileBytes - dataStart }
   } finally {
     closeSync(descriptor)
   }
 }
 
-function openForReading(path: string) {
+function openForReading(path: string, name: string) {
   try {
     return openSync(path, 'r')
   } catch (cause) {
-    throw invalidCheckpoint(
-      `${path}: expected a readable safetensors file (${String(cause)})`,
-      cause,
-    )
+    // The system's message quotes the path.
+    const reason = String(cause).replaceAll(path, name)
+    throw invalidCheckpoint(`${name}: expected a readable safetensors file (${reason})`, cause)
   }
 }
 

@@ -15,7 +15,9 @@ const toBfloat16 = (values: readonly number[]) =>
   Uint16Array.from(new Uint32Array(Float32Array.from(values).buffer), (word) => word >>> 16)
 
 const weight = (name: string, rows: readonly number[][]) => ({
-  ...{ name, dtype: 'BF16' as const, shape: [rows.length, rows[0]!.length] },
+  name,
+  dtype: 'BF16' as const,
+  shape: [rows.length, rows[0]!.length],
   values: toBfloat16(rows.flat()),
 })
 
@@ -70,7 +72,9 @@ test('a cancel ends the measurement with the run that is under way', async () =>
   }
   const { signal } = canceling
   const measured = measureCeilings({ rows: 8, inner: 16, outer: 32 }, ['bf16'], {
-    ...{ backend, threads: 1, signal },
+    backend,
+    threads: 1,
+    signal,
   })
   await expect(measured).rejects.toMatchObject({ code: 'canceled' })
   expect({ runs, open }).toEqual({ runs: 2, open: 0 })

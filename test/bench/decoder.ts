@@ -11,10 +11,10 @@ import { psnr } from '../../src/cli/similarity.js'
 import { readConfig } from '../../src/config/config.js'
 import { chooseTarget } from '../../src/doctor/target.js'
 import { openCheckpoint } from '../../src/engine/checkpoint/checkpoint.js'
-import { type Decoder, loadDecoder } from '../../src/engine/models/vaeDecoder.js'
+import { type Decoder, loadDecoder } from '../../src/engine/models/vae.js'
 import { startNoise } from '../../src/engine/pipeline/rng/randn.js'
 import { openBackend } from '../../src/engine/runtime/backends/open.js'
-import type { PictureDType } from '../../src/engine/runtime/ops/vae.js'
+import type { ImageDType } from '../../src/engine/runtime/ops/vae.js'
 import type { PixelSize } from '../../src/plan/plan.js'
 
 const repeats = 5
@@ -29,7 +29,7 @@ const backend = openBackend(target.device, target.backend)
 const { autoencoder } = openCheckpoint(checkpoint)
 let hasOverflowed = false
 
-const load = (dtype: PictureDType) =>
+const load = (dtype: ImageDType) =>
   loadDecoder(autoencoder, { threads: config.threads, widenWeights: 'load' }, backend, {
     dtype,
     onOverflow: () => {
@@ -54,7 +54,7 @@ const rows = []
 for (const side of sides) {
   const size = { width: side, height: side }
   const latents = startNoise('torch-cuda', 1, size)
-  const timed = async (dtype: PictureDType) => {
+  const timed = async (dtype: ImageDType) => {
     const decoder = await load(dtype)
     const result = await measure(decoder, latents, size)
     for (const session of decoder.sessions) await session.release()

@@ -9,15 +9,15 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { pino } from 'pino'
 import { type BenchCase, listCases, nameCase, planOf } from '../../src/bench/cases.js'
+import { measureImages } from '../../src/bench/images.js'
 import { peakResidentBytes } from '../../src/bench/memory.js'
-import { measurePictures } from '../../src/bench/pictures.js'
 import { measureLoraSwitches } from '../../src/bench/switches.js'
 import { readConfig } from '../../src/config/config.js'
 import { chooseTarget } from '../../src/doctor/target.js'
 import { type GenerationPlan, variants } from '../../src/plan/plan.js'
 import { startEngine } from '../../src/worker/engine/client.js'
 import { styleOf } from '../embedded/styles.js'
-import { flat } from '../engine/images/pictures.js'
+import { flat } from '../engine/images/images.js'
 
 const rounds = 3
 const square = (side: number) => ({ width: side, height: side })
@@ -65,7 +65,7 @@ const measure = async (
   of: BenchCase = dev512,
 ) => ({
   case: name,
-  ...(await measurePictures((i) => change(planOf(of, i)), rounds, { engine })),
+  ...(await measureImages((i) => change(planOf(of, i)), rounds, { engine })),
 })
 
 /** dev at 512² in fp8, from an image and under a mask, at the default strength of 0.8. */

@@ -95,7 +95,10 @@ function describe({ ms, seconds }: Times) {
   return {
     perSecond: round(ms.length / seconds, 0),
     // What it takes when nobody else uses the cores.
-    ...{ p10: at(0.1), p50: at(0.5), p99: at(0.99), longest: at(1) },
+    p10: at(0.1),
+    p50: at(0.5),
+    p99: at(0.99),
+    longest: at(1),
   }
 }
 

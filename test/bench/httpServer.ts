@@ -48,7 +48,10 @@ const app = buildApp({
 await app.listen({ port: 0, host: '127.0.0.1' })
 // A limit that is never reached but is counted, as every user's is.
 const key = await services.keys.issue({
-  ...{ name: 'bench', scopes: ['predict'], priority: 0, ratePerMinute: 1_000_000_000 },
+  name: 'bench',
+  scopes: ['predict'],
+  priority: 0,
+  ratePerMinute: 1_000_000_000,
 })
 
 const resolutionMs = 10

@@ -14,8 +14,16 @@ export type EngineKind = (typeof engineKinds)[number]
 const pictureBytes = 100_000
 
 const timings: GenerationTimings = {
-  ...{ load: 0, lora: 0, prompt: 0, start: 0, denoise: 0.001, decode: 0, safety: 0, encode: 0 },
-  ...{ ort: 0, total: 0.001 },
+  load: 0,
+  lora: 0,
+  prompt: 0,
+  start: 0,
+  denoise: 0.001,
+  decode: 0,
+  safety: 0,
+  encode: 0,
+  ort: 0,
+  total: 0.001,
 }
 
 /** An engine without a process: the events of a real one, and bytes that are no picture. */

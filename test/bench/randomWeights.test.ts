@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { openCheckpoint } from '../../src/engine/checkpoint/checkpoint.js'
 import { buildClipGraph, buildT5Graph } from '../../src/engine/models/textEncoders.js'
 import { buildTransformerGraphs } from '../../src/engine/models/transformer.js'
-import { buildAutoencoderGraphs } from '../../src/engine/models/vaeDecoder.js'
+import { buildAutoencoderGraphs } from '../../src/engine/models/vae.js'
 import { temporaryFolder } from '../weightFiles.js'
 import { fullSizes, type RandomCheckpoint, writeRandomCheckpoint } from './randomWeights.js'
 import {

@@ -20,7 +20,7 @@ import type { PixelSize } from '../../src/plan/plan.js'
 import { floatTensor } from '../../src/safetensors/tensor.js'
 import { withoutPlaces } from './unplaced.js'
 
-export type StepsWish = {
+export type StepsRequest = {
   readonly device: Device
   readonly sizes: readonly PixelSize[]
   readonly precisions: readonly Precision[]
@@ -36,30 +36,30 @@ export type StepTimes = {
 
 type Way = 'sent' | 'placed' | 'captured'
 
-const openWay: Readonly<Record<Way, (wish: StepsWish) => Backend>> = {
+const openWay: Readonly<Record<Way, (request: StepsRequest) => Backend>> = {
   sent: ({ device }) => withoutPlaces(openBackend(device, 'native')),
   placed: ({ device }) => openBackend(device, 'native'),
-  captured: ({ device, sizes }) => openBackend(device, 'native', sizes.length),
+  captured: ({ device, sizes }) => openBackend(device, 'native', { cudaGraphs: sizes.length }),
 }
 
 /** Times every way at every size; `onTimes` hears of each as soon as it is known. */
 export async function measureSteps(
   component: Component<FluxParams>,
-  wish: StepsWish,
+  request: StepsRequest,
   onTimes: (times: StepTimes) => void = () => {},
 ): Promise<StepTimes[]> {
   const all: StepTimes[] = []
-  for (const precision of wish.precisions)
+  for (const precision of request.precisions)
     for (const inputs of ['sent', 'placed', 'captured'] as const) {
       const options = { threads: 0, widenWeights: 'load' } as const
       const transformer = await loadTransformer(
         component,
         options,
         precision,
-        openWay[inputs](wish),
+        openWay[inputs](request),
       )
-      for (const size of wish.sizes) {
-        const milliseconds = await timeSteps(transformer, size, wish.runs)
+      for (const size of request.sizes) {
+        const milliseconds = await timeSteps(transformer, size, request.runs)
         const times = { precision, inputs, size, milliseconds }
         onTimes(times)
         all.push(times)
@@ -90,7 +90,7 @@ async function timeSteps(transformer: Transformer, size: PixelSize, runs: number
 }
 
 /** Two steps of a prompt that is all zeros: what is computed does not change how long it takes. */
-async function placeZeros({ params, condition, placeSteps }: Transformer, size: PixelSize) {
+async function placeZeros({ params, condition, bindSteps }: Transformer, size: PixelSize) {
   const { tokenRows, tokenCols } = tokenGrid(size)
   const zeros = (...dims: number[]) =>
     floatTensor(new Float32Array(dims.reduce((a, b) => a * b, 1)), dims)
@@ -101,7 +101,7 @@ async function placeZeros({ params, condition, placeSteps }: Transformer, size: 
   })
   const { cos, sin } = ropeTables(txtTokens, tokenRows, tokenCols, params.axes)
   const dims = [txtTokens + tokenRows * tokenCols, params.headDim / 2]
-  return placeSteps(conditioning, { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) })
+  return bindSteps(conditioning, { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) })
 }
 
 export const describeTimes = ({ precision, inputs, size, milliseconds }: StepTimes) =>
@@ -126,14 +126,14 @@ async function main() {
   })
   const [path] = positionals
   if (path === undefined) throw new Error('Expected the path of a checkpoint')
-  const wish: StepsWish = {
+  const request: StepsRequest = {
     device: values.device === 'cpu' ? 'cpu' : 'cuda',
     sizes: values.size.map(readSize),
     precisions: values.precision.map((name) => (name === 'fp8' ? 'fp8' : 'bf16')),
     runs: Number(values.runs),
   }
   const { transformer } = openCheckpoint(path)
-  const times = await measureSteps(transformer, wish, (each) => console.log(describeTimes(each)))
+  const times = await measureSteps(transformer, request, (each) => console.log(describeTimes(each)))
   if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(times, null, 2)}\n`)
 }
 

@@ -17,8 +17,8 @@ export function withoutPlaces(backend: Backend): Backend {
     ...backend,
     createSessions: async (models, options) => send(await backend.createSessions(models, options)),
     async createAdaptable(models, options) {
-      const { sessions, ...rest } = await backend.createAdaptable!(models, options)
-      return { ...rest, sessions: send(sessions) }
+      const { sessions, adaptable } = await backend.createAdaptable!(models, options)
+      return { adaptable, sessions: send(sessions) }
     },
   }
 }

@@ -18,7 +18,7 @@ import { readConfig } from '../../src/config/config.js'
 import { openAutoencoder, openCheckpoint } from '../../src/engine/checkpoint/checkpoint.js'
 import { addDecoder } from '../../src/engine/flux/autoencoder.js'
 import { loadModels } from '../../src/engine/models/models.js'
-import type { Decoder } from '../../src/engine/models/vaeDecoder.js'
+import type { Decoder } from '../../src/engine/models/vae.js'
 import { generate } from '../../src/engine/pipeline/generate.js'
 import { startNoise } from '../../src/engine/pipeline/rng/randn.js'
 import { portableBackend } from '../../src/engine/runtime/backends/backend.js'
@@ -40,10 +40,21 @@ const variants = ['dev', 'schnell'] as const
 const prompts = ['a red circle on a white background', 'a blue star above a green square']
 
 const planOf = (variant: Variant, prompt: string, size: PixelSize): GenerationPlan => ({
-  ...{ variant, prompt, size, precision: 'bf16', start: { kind: 'noise' }, loras: [] },
-  ...{ steps: variant === 'dev' ? 12 : 4, firstStep: 0, guidance: variant === 'dev' ? 3.5 : 0 },
-  ...{ seed: 7, count: 1, noise: 'torch-cuda', output: { format: 'png', quality: 80 } },
-  ...{ checkSafety: false, notes: [] },
+  variant,
+  prompt,
+  size,
+  precision: 'bf16',
+  start: { kind: 'noise' },
+  loras: [],
+  steps: variant === 'dev' ? 12 : 4,
+  firstStep: 0,
+  guidance: variant === 'dev' ? 3.5 : 0,
+  seed: 7,
+  count: 1,
+  noise: 'torch-cuda',
+  output: { format: 'png', quality: 80 },
+  checkSafety: false,
+  notes: [],
 })
 
 /** The latents of a picture. */
@@ -148,7 +159,7 @@ async function openDecoder({ params, weights }: Autoencoder, how: How): Promise<
     const all = graph.node('Concat', peaks.slice(0, -2), { attributes: { axis: 0 } })
     graph.output('peaks', all, 'F32', ['n'])
   }
-  const models = { session: { graph, taps: ['image'] } }
+  const models = { session: { graph, debugOutputs: ['image'] } }
   return (await portableBackend.createSessions(models, options)).session
 }
 

@@ -12,7 +12,7 @@ import { type RunFlags, runPrompt } from '../../src/cli/run.js'
 import { readConfig } from '../../src/config/config.js'
 import { FluxdError } from '../../src/errors.js'
 import type { startEngine } from '../../src/worker/engine/client.js'
-import { flat } from '../engine/images/pictures.js'
+import { flat } from '../engine/images/images.js'
 import { createFakeEngine, type FakeEngineOptions } from '../fakeEngine.js'
 import { temporaryData } from '../temporaryData.js'
 

@@ -1,7 +1,7 @@
 /** PSNR and SSIM against a direct sum over 2-D windows in numpy (float64), and by hand. */
 import { describe, expect, test } from 'vitest'
 import { compareImages, psnr, ssim } from '../../src/cli/similarity.js'
-import { flat, fromRgb } from '../engine/images/pictures.js'
+import { flat, fromRgb } from '../engine/images/images.js'
 
 const size = { width: 29, height: 23 }
 const bytes = 3 * size.width * size.height

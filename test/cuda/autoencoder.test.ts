@@ -14,7 +14,7 @@ import {
 } from '../../src/engine/runtime/backends/native/addon.js'
 import { createGraph } from '../../src/engine/runtime/onnx/graph.js'
 import { modelConfig } from '../../src/engine/runtime/onnx/proto.js'
-import { type PictureDType, pictureOps } from '../../src/engine/runtime/ops/vae.js'
+import { type ImageDType, imageOps } from '../../src/engine/runtime/ops/vae.js'
 import { elementCount } from '../../src/safetensors/tensor.js'
 import { temporaryFolder } from '../weightFiles.js'
 import { autoencoder, count, show, sparseWeights, stubs, watch } from './kit.js'
@@ -46,11 +46,11 @@ describe.skipIf(!stubs || !library)('the autoencoder at 1024×1024 on the addon'
   afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
   /** What one evaluation asks of the device, which may leave nothing to the CPU. */
-  async function evaluate(direction: Direction, dtype: PictureDType, preferNhwc: '0' | '1') {
+  async function evaluate(direction: Direction, dtype: ImageDType, preferNhwc: '0' | '1') {
     const { add, input, dims, output } = directions[direction]
     const graph = createGraph(direction)
     const weights = sparseWeights(join(folder, direction))
-    add(pictureOps(graph, { dtype, groupNorm: 'fused' }), autoencoder, weights)
+    add(imageOps(graph, { dtype, groupNorm: 'fused' }), autoencoder, weights)
     const session = new addon.Session(device)
     await session.load(graph.encode(), {
       threads: 1,

@@ -4,8 +4,8 @@
  */
 import { expect, test } from 'vitest'
 import {
+  type BoundSteps,
   loadTransformer,
-  type PlacedSteps,
   type Transformer,
 } from '../../src/engine/models/transformer.js'
 import { ropeTables } from '../../src/engine/pipeline/latents.js'
@@ -24,7 +24,7 @@ const load = (captures?: number) =>
   loadTransformer(tinyDev, options, 'bf16', createNativeBackend(captures))
 
 /** The steps of a picture of 4 rows of tokens. */
-async function place({ condition, placeSteps }: Transformer, cols: number): Promise<PlacedSteps> {
+async function place({ condition, bindSteps }: Transformer, cols: number): Promise<BoundSteps> {
   const conditioning = await condition({
     prompt: { hidden: zeros(txtTokens, txtDim), pooled: zeros(1, vecDim) },
     timesteps: Array.from({ length: steps }, () => new Float32Array(256)),
@@ -33,7 +33,7 @@ async function place({ condition, placeSteps }: Transformer, cols: number): Prom
   const tables = ropeTables(txtTokens, 4, cols, axes)
   const dims = [txtTokens + 4 * cols, headDim / 2]
   const rope = { cos: floatTensor(tables.cos, dims), sin: floatTensor(tables.sin, dims) }
-  return placeSteps(conditioning, rope)
+  return bindSteps(conditioning, rope)
 }
 
 const maxTableBytes = 2048

@@ -6,7 +6,7 @@
 import { expect, test } from 'vitest'
 import { openAutoencoder } from '../../src/engine/checkpoint/checkpoint.js'
 import { loadSafetyChecker } from '../../src/engine/models/safetyChecker.js'
-import { buildAutoencoderGraphs } from '../../src/engine/models/vaeDecoder.js'
+import { buildAutoencoderGraphs } from '../../src/engine/models/vae.js'
 import { createCudaBackend } from '../../src/engine/runtime/backends/ort/cuda.js'
 import { createGraph } from '../../src/engine/runtime/onnx/graph.js'
 import { floatTensor } from '../../src/safetensors/tensor.js'

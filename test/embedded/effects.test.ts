@@ -4,7 +4,7 @@ import { compareImages } from '../../src/cli/similarity.js'
 import { readConfig } from '../../src/config/config.js'
 import { loadModels, type Models } from '../../src/engine/models/models.js'
 import type { GenerationPlan, Precision } from '../../src/plan/plan.js'
-import { flat } from '../engine/images/pictures.js'
+import { flat } from '../engine/images/images.js'
 import { drawPng, pixelsOf, sketch } from './studio.js'
 import { styleOf, styles } from './styles.js'
 

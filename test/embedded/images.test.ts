@@ -5,7 +5,7 @@ import { readConfig } from '../../src/config/config.js'
 import { loadModels, type Models } from '../../src/engine/models/models.js'
 import { generate } from '../../src/engine/pipeline/generate.js'
 import type { GenerationPlan, InputImage, Start } from '../../src/plan/plan.js'
-import { flat } from '../engine/images/pictures.js'
+import { flat } from '../engine/images/images.js'
 
 const side = 256
 const size = { width: side, height: side }

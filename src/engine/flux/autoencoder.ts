@@ -1,9 +1,9 @@
 /**
- * The autoencoder. Names are those of diffusers' AutoencoderKL; the affine of the latents lives
- * inside, so no caller can forget it.
+ * The autoencoder. Names are those of diffusers' AutoencoderKL; the affine of the latents is
+ * part of the graphs.
  *
- *     decoder: latents [1, C, h, w] → rgb [8h, 8w, 3] uint8 (tap `image`: [1, 3, 8h, 8w]), and
- *              brightness [], a number where every pixel is one: bytes cannot tell
+ *     decoder: latents [1, C, h, w] → rgb [8h, 8w, 3] uint8 (debug output `image`:
+ *              [1, 3, 8h, 8w]), and brightness [], finite only if every pixel is (bytes always are)
  *     encoder: image [1, 3, H, W] in [−1, 1] → latents [1, C, H/8, W/8], the mode
  *
  * Source: BFL flux, src/flux/modules/autoencoder.py.
@@ -40,7 +40,7 @@ export function addDecoder(ops: Ops, params: AutoencoderParams, weights: Weights
       x = conv(scope, `${block}.upsamplers.0.conv`, ops.upsample(x), to, to)
   })
   x = conv(scope, 'decoder.conv_out', normSilu(scope, 'decoder.conv_norm_out', x, from), from, 3)
-  graph.tap('image', x)
+  graph.debugOutput('image', x)
   const half = graph.floats([127.5])
   const levels = ops.add(ops.mul(x, half), half)
   graph.output('rgb', toRgb(ops, levels), 'U8', ['height', 'width', 3])
@@ -77,8 +77,8 @@ export function addEncoder(ops: Ops, params: AutoencoderParams, weights: Weights
   const normed = normSilu(scope, 'encoder.conv_norm_out', x, from)
   const moments = conv(scope, 'encoder.conv_out', normed, from, 2 * latentChannels)
   const [mean, logvar] = ops.split(moments, 2, 1)
-  graph.tap('mean', mean!)
-  graph.tap('logvar', logvar!)
+  graph.debugOutput('mean', mean!)
+  graph.debugOutput('logvar', logvar!)
   const centred = graph.node('Sub', [mean!, graph.floats([params.shiftFactor])])
   const latents = ops.mul(centred, graph.floats([params.scalingFactor]))
   graph.output('latents', latents, 'F32', [1, latentChannels, 'h', 'w'])

@@ -22,7 +22,7 @@ export function addClip(ops: Ops, params: ClipParams, weights: Weights): void {
     x = encoderLayer(ops, params, weights, `text_model.encoder.layers.${i}`, x)
   const finalNorm = weights.layer('text_model.final_layer_norm', [hidden])
   const last = ops.layerNorm(x, finalNorm, params.epsilon)
-  graph.tap('last_hidden_state', last)
+  graph.debugOutput('last_hidden_state', last)
   // The CUDA provider compares floats only; every id is one exactly.
   const end = graph.node('ArgMax', [cast(graph, ids, 'F32')], {
     attributes: { axis: 0, keepdims: 1 },

@@ -1,6 +1,6 @@
 /**
  * The conditioning graph: everything that depends on timestep, guidance and prompt but not on the
- * latents. It runs once per picture, for all steps, and keeps the modulation layers (27 % of the
+ * latents. It runs once per image, for all steps, and keeps the modulation layers (27 % of the
  * weights of Flux.1) out of the step.
  *
  *     timesteps [M, 256], guidance [1, 256], pooled [1, vecDim], hidden [L, txtDim]
@@ -18,7 +18,7 @@ export function addConditioning(ops: Ops, params: FluxParams, weights: Weights):
   const width = hiddenSize(params)
   const hidden = graph.input('hidden', 'F32', ['txtTokens', params.txtDim])
   const vec = embedVec(ops, params, weights)
-  graph.tap('vec', vec)
+  graph.debugOutput('vec', vec)
 
   const activated = ops.silu(vec)
   const rows = modulationRows(ops, params, weights, activated)

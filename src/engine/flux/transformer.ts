@@ -45,20 +45,20 @@ export function addTransformer(ops: Ops, params: FluxParams, weights: Weights): 
 
   const embedder = weights.layer('x_embedder', [width, params.inChannels])
   let img = ops.linear(latents, embedder)
-  graph.tap('img_in', img)
+  graph.debugOutput('img_in', img)
   modulation.double.forEach((chunks, i) => {
     ;[img, txt] = doubleBlock(scope, `transformer_blocks.${i}`, { img, txt }, chunks)
-    graph.tap(`double${i}_img`, img)
-    graph.tap(`double${i}_txt`, txt)
+    graph.debugOutput(`double${i}_img`, img)
+    graph.debugOutput(`double${i}_txt`, txt)
   })
   let x = ops.concat([txt, img], 0)
   modulation.single.forEach((chunks, i) => {
     x = singleBlock(scope, `single_transformer_blocks.${i}`, x, chunks)
-    graph.tap(`single${i}`, x)
+    graph.debugOutput(`single${i}`, x)
   })
   const [, imgOut] = ops.splitAfter(x, txt)
   const normed = ops.modulatedNorm(imgOut, modulation.final.scale, modulation.final.shift)
-  graph.tap('norm_out', normed)
+  graph.debugOutput('norm_out', normed)
   const velocity = ops.linear(normed, weights.layer('proj_out', [params.inChannels, width]))
   graph.output('velocity', velocity, 'F32', ['imgTokens', params.inChannels])
 }

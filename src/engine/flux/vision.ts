@@ -1,7 +1,7 @@
 /**
  * The two vision transformers of the safety checker. Pixels [1, 3, S, S] become N = (S/patch)²
- * tokens behind a class token, whose final state is what is judged. Blocks are pre-norm, attention
- * sees everything.
+ * tokens after a class token, whose final state is judged. Blocks are pre-norm, attention has no
+ * mask.
  * Source: transformers, models/clip/modeling_clip.py (CLIPVisionModel) and
  * models/vit/modeling_vit.py; diffusers, pipelines/stable_diffusion/safety_checker.py.
  */
@@ -32,7 +32,7 @@ export function addConceptScores(ops: Ops, params: ConceptParams, weights: Weigh
 
   const project = { weight: weights.tensor('visual_projection.weight', [projection, hidden]) }
   const embedding = ops.linear(norm('post_layernorm', takeClassToken(ops, x)), project)
-  graph.tap('image_embeds', embedding)
+  graph.debugOutput('image_embeds', embedding)
   for (const [output, name, count] of [
     ['concepts', 'concept_embeds', params.concepts],
     ['specialCare', 'special_care_embeds', params.specialCare],
@@ -40,7 +40,7 @@ export function addConceptScores(ops: Ops, params: ConceptParams, weights: Weigh
     const directions = ops.weight(weights.tensor(name, [count, projection]))
     const thresholds = ops.weight(weights.tensor(`${name}_weights`, [count]))
     const cosines = cosineSimilarity(ops, embedding, directions)
-    graph.tap(`${output}_cosines`, cosines)
+    graph.debugOutput(`${output}_cosines`, cosines)
     graph.output(output, graph.node('Sub', [cosines, thresholds]), 'F32', [1, count])
   }
 }
@@ -78,8 +78,8 @@ type PixelEmbedding = {
 function embedPixels(ops: Ops, params: VisionParams, embedding: PixelEmbedding): Value {
   const { imageSide, patchSide, hidden } = params
   const pixels = ops.graph.input('pixels', 'F32', [1, 3, imageSide, imageSide])
-  const picture = ops.conv(pixels, embedding.patches, { stride: patchSide, pads: [0, 0, 0, 0] })
-  const patches = ops.transpose(ops.reshape(picture, [hidden, patchCount(params)]), [1, 0])
+  const embedded = ops.conv(pixels, embedding.patches, { stride: patchSide, pads: [0, 0, 0, 0] })
+  const patches = ops.transpose(ops.reshape(embedded, [hidden, patchCount(params)]), [1, 0])
   const tokens = ops.concat([ops.reshape(embedding.classToken, [1, hidden]), patches], 0)
   return ops.add(tokens, ops.reshape(embedding.positions, [tokenCount(params), hidden]))
 }

@@ -1,15 +1,15 @@
 /**
- * Pictures and masks that users send, as numbers. The bytes are hostile: this runs in the engine
+ * Decodes images and masks that users send. The bytes are untrusted: this runs in the engine
  * process, only known formats reach a decoder, and size and time are limited.
- * What the reference's `PIL.Image.open(path).convert('RGB')` does is done here too: the first frame,
- * no EXIF rotation, alpha dropped without compositing, colour profiles ignored.
+ * As with the reference's `PIL.Image.open(path).convert('RGB')`: the first frame, no EXIF rotation,
+ * alpha dropped without compositing, colour profiles ignored.
  */
 import sharp, { type Sharp } from 'sharp'
 import { FluxdError } from '../../errors.js'
 import type { PixelSize } from '../../plan/plan.js'
 import { resize } from './resample.js'
 
-// 8192²; three bytes each are held at a time, and their resized rows.
+// 8192²; three bytes for each are in memory, and the resized rows.
 const maxPixels = 2 ** 26
 const timeoutSeconds = 30
 
@@ -23,10 +23,10 @@ export const measureImage = (bytes: Uint8Array): Promise<PixelSize> =>
     return { width, height }
   })
 
-/** A picture stretched to `size`: [3, H, W] in [−1, 1]. */
+/** An image stretched to `size`: [3, H, W] in [−1, 1]. */
 export async function readImage(bytes: Uint8Array, size: PixelSize): Promise<Float32Array> {
-  const picture = await readRgb('image', bytes)
-  const rgb = resize(picture.rgb, picture.size, size, 'lanczos')
+  const image = await readRgb('image', bytes)
+  const rgb = resize(image.rgb, image.size, size, 'lanczos')
   const pixels = size.width * size.height
   const planes = new Float32Array(3 * pixels)
   for (let i = 0; i < pixels; i++)
@@ -37,8 +37,8 @@ export async function readImage(bytes: Uint8Array, size: PixelSize): Promise<Flo
 
 /**
  * A mask at the latents' resolution [H/8, W/8]: 1 where the grey is 128 or more (repaint), else 0.
- * The reference stretches it to `size` and then to the latents, to the nearest pixel each time; here
- * only the pixels that are left are looked up. Grey is Pillow's luma, not libvips's.
+ * The reference stretches it to `size` and then to the latents, to the nearest pixel each time;
+ * here only the pixels that are left are looked up. Grey is Pillow's luma, not libvips's.
  */
 export async function readMask(bytes: Uint8Array, size: PixelSize): Promise<Float32Array> {
   const { rgb, size: from } = await readRgb('mask', bytes)
@@ -61,7 +61,7 @@ const nearest = (index: number, to: number, from: number) =>
 const luma = (rgb: Uint8Array, at: number) =>
   (rgb[at]! * 19595 + rgb[at + 1]! * 38470 + rgb[at + 2]! * 7471 + 0x8000) >> 16
 
-/** A picture as H·W·3 bytes, row by row; `what` is what messages call it. */
+/** An image as H·W·3 bytes, row by row; messages call it `what`. */
 export function readRgb(what: string, bytes: Uint8Array) {
   return withReader(what, bytes, async (image) => {
     // libvips would convert CMYK by a printer's profile.
@@ -117,7 +117,7 @@ async function withReader<T>(
 const unreadable = (what: string, reason: string) =>
   new FluxdError('invalid_input', `Expected ${what} to be a picture that can be read: ${reason}`)
 
-/** The first line of what libvips says; it may end where a cause was to follow. */
+/** The first line of the error of libvips, without a trailing colon. */
 const toReason = (message: string) => message.split('\n', 1)[0]!.replace(/[\s:]+$/, '')
 
 const showHead = (bytes: Uint8Array) =>
@@ -127,7 +127,7 @@ const showHead = (bytes: Uint8Array) =>
       .replace(/[^\x20-\x7e]/g, '·'),
   )
 
-/** By the first bytes. What else libvips can open (SVG, PDF, its own formats) stays shut. */
+/** By the first bytes. Other formats of libvips (SVG, PDF, its own) are refused. */
 function isKnownFormat(bytes: Uint8Array): boolean {
   const head = Buffer.from(bytes.subarray(0, 32)).toString('latin1')
   return (

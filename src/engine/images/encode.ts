@@ -1,4 +1,4 @@
-/** Pictures as files: rgb bytes → webp, jpg or png. */
+/** Encodes images as files: rgb bytes → webp, jpg or png. */
 import sharp from 'sharp'
 import type { GenerationPlan, OutputFormat, PixelSize } from '../../plan/plan.js'
 import type { EncodedImage } from '../protocol.js'
@@ -10,7 +10,7 @@ export const mimeTypes: Readonly<Record<OutputFormat, string>> = {
 }
 
 /**
- * One picture as a file without metadata. `rgb` is H·W·3 bytes, row by row.
+ * One image as a file without metadata. `rgb` is H·W·3 bytes, row by row.
  * Quality 0 is legal in the contract but not in sharp, which starts at 1; png has no quality.
  * webp effort 4 and 4:2:0 jpeg are what the reference's encoder writes.
  */

@@ -12,7 +12,7 @@ type Kernel = { readonly support: number; readonly weigh: (x: number) => number 
 
 const fractionBits = 22
 
-/** The picture `rgb` (H·W·3 bytes) stretched to another size. */
+/** The image `rgb` (H·W·3 bytes) stretched to another size. */
 export function resize(
   rgb: Uint8Array,
   from: PixelSize,
@@ -52,7 +52,7 @@ function resampleAxis(
   return new Uint8Array(target.buffer)
 }
 
-/** Where the source values of target `index` begin, and what each counts; the weights add up to 2^22. */
+/** The first source value of target `index`, and the weights, which add up to 2^22. */
 function createWindow({ support, weigh }: Kernel, index: number, from: number, to: number) {
   const scale = from / to
   const stretch = Math.max(scale, 1)

@@ -1,5 +1,5 @@
 /**
- * A picture as the pixels that a vision network reads.
+ * Resizes and normalises an image to the pixels that a vision network reads.
  * Source: transformers, CLIPImageProcessor and ViTImageProcessor with Pillow and numpy.
  */
 
@@ -7,7 +7,7 @@ import type { PixelSize } from '../../plan/plan.js'
 import type { ImageProcessorParams } from '../checkpoint/safety.js'
 import { resize } from './resample.js'
 
-/** Normalised pixels [3, side, side] of `rgb` (H·W·3 bytes), equal to the reference's to the last bit. */
+/** Normalised pixels [3, side, side] of `rgb` (H·W·3 bytes), bit-equal to the reference's. */
 export function processImage(
   rgb: Uint8Array,
   size: PixelSize,
@@ -38,7 +38,7 @@ function fitSize({ width, height }: PixelSize, side: number, fit: ImageProcessor
     : { width: Math.trunc((edge * width) / height), height: edge }
 }
 
-/** What each byte becomes, by channel; rounded to float32 after each step, as numpy does. */
+/** The value of each byte, by channel; rounded to float32 after each step, as numpy does. */
 function normalisedBytes({ rescale, mean, std }: ImageProcessorParams): Float32Array[] {
   const { fround } = Math
   return mean.map((center, channel) =>

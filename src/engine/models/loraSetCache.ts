@@ -1,70 +1,68 @@
 /**
- * The sets of LoRAs whose files have been read: the one in use and, beside it as on a device, the
- * one that was prepared or was in use before that.
+ * The host's ledger of LoRA files that were read: the two sets used or prefetched last, by the key
+ * of their files, whatever their scales. The set in use is never evicted for a prefetched one.
  */
-import { statSync } from 'node:fs'
-import { FluxdError } from '../../errors.js'
 import type { LoraFile, Precision } from '../../plan/plan.js'
-import type { LoraSet } from './loraSet.js'
+import { emptyLoraSet, filesKey, type LoraSet, loraSetKey, type ParsedLoras } from './loraSet.js'
 
-export type LoraSets = {
-  /** The set of these files; where it is here already, whatever its scales, nothing is read. */
-  readonly use: OpenLoraSet
-  /** The same for later: the set in use stays where it is. */
-  readonly prepare: OpenLoraSet
+export type LoraSetCache = {
+  /** The set of these LoRAs, which is in use from now on; LoRAs of scale 0 count as absent. */
+  readonly load: ReadLoraSet
+  /** The same for later: the set in use stays. */
+  readonly prefetch: ReadLoraSet
   readonly release: () => Promise<void>
 }
 
-export type OpenLoraSet = (precision: Precision, files: readonly LoraFile[]) => Promise<LoraSet>
+type ReadLoraSet = (precision: Precision, loras: readonly LoraFile[]) => Promise<LoraSet>
 
-type Place = 'current' | 'beside'
-type Held = { readonly key: string; readonly set: LoraSet }
+const maxSets = 2
 
-/** Nothing yet; `open` reads files. */
-export function createLoraSets(open: OpenLoraSet): LoraSets {
-  let held: { [place in Place]?: Held } = {}
+/** An empty cache; `parse` reads files. Calls must not overlap. */
+export function createLoraSetCache(
+  parse: (precision: Precision, files: readonly LoraFile[]) => Promise<ParsedLoras>,
+): LoraSetCache {
+  // A Map keeps its order: least recently used first.
+  const entries = new Map<string, ParsedLoras>()
+  let inUse: string | undefined
 
-  async function drop(place: Place) {
-    await held[place]?.set.release()
-    delete held[place]
+  async function evict(key: string) {
+    const parsed = entries.get(key)
+    entries.delete(key)
+    await parsed?.release()
   }
 
-  /** What was there goes first: it may be as large. */
-  async function replace(place: Place, key: string, opening: () => Promise<LoraSet>) {
-    await drop(place)
-    const set = await opening()
-    held[place] = { key, set }
-    return set
+  /** What is evicted is released before the next files are read: they may be as large. */
+  async function read(key: string, precision: Precision, files: readonly LoraFile[]) {
+    const present = entries.get(key)
+    if (present) {
+      entries.delete(key)
+      entries.set(key, present)
+      return present
+    }
+    const idle = [...entries.keys()].filter((each) => each !== inUse)
+    for (const each of idle.slice(0, Math.max(entries.size + 1 - maxSets, 0))) await evict(each)
+    const parsed = await parse(precision, files)
+    entries.set(key, parsed)
+    return parsed
+  }
+
+  async function get(precision: Precision, loras: readonly LoraFile[], isPrefetch: boolean) {
+    const own = loras.filter(({ scale }) => scale !== 0)
+    if (own.length === 0) return emptyLoraSet
+    const files = filesKey(own)
+    const scales = own.map(({ scale }) => scale)
+    const entry = `${precision}\n${files}`
+    if (!isPrefetch) inUse = entry
+    const parsed = await read(entry, precision, own)
+    return { key: loraSetKey(files, scales), files, scales, parsed }
   }
 
   return {
-    async use(precision, files) {
-      const key = keyOf(precision, files)
-      const { current, beside } = held
-      if (beside?.key === key) held = { current: beside, ...(current && { beside: current }) }
-      if (held.current?.key === key) return held.current.set
-      return replace('current', key, () => open(precision, files))
-    },
-    async prepare(precision, files) {
-      const key = keyOf(precision, files)
-      const known = [held.current, held.beside].find((each) => each?.key === key)
-      return known?.set ?? replace('beside', key, () => open(precision, files))
-    },
+    load: (precision, loras) => get(precision, loras, false),
+    prefetch: (precision, loras) => get(precision, loras, true),
     async release() {
-      await drop('current')
-      await drop('beside')
+      inUse = undefined
+      for (const key of [...entries.keys()]) await evict(key)
     },
   }
-}
-
-const keyOf = (precision: Precision, files: readonly LoraFile[]) =>
-  [precision, ...files.map(identity)].join('\n')
-
-/** Tells files apart without reading them: a file that changed is another file. */
-export function identity({ path, digest }: Pick<LoraFile, 'path' | 'digest'>): string {
-  if (digest !== undefined) return digest
-  const stats = statSync(path, { throwIfNoEntry: false })
-  if (!stats)
-    throw new FluxdError('lora_invalid', `${path}: expected a LoRA file but nothing is there`)
-  return `${path} ${stats.ino} ${stats.size} ${stats.mtimeMs}`
 }

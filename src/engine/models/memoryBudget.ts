@@ -1,138 +1,154 @@
 /**
- * Which networks stay in a device's memory. Work needs some of them together, and memory for its
- * run; what is not needed stays as long as there is room, and goes in the order of its last use.
+ * Decides which models stay in a device's memory. A request needs some of them together, and memory
+ * for its run; models that no request holds stay while they fit, least recently used out first.
  */
 import { FluxdError } from '../../errors.js'
 
-/** What is loaded and given back as one: a transformer at a precision, T5, CLIP, the VAE. */
+/** What is loaded and unloaded as one: a transformer at a precision, T5, CLIP, the VAE. */
 export type Resident = {
   readonly name: string
   readonly bytes: number
-  /** The resident that this one is of no use without: it goes with it. */
-  readonly of?: string
+  /** The resident without which this one is useless: both are evicted together. */
+  readonly of?: string | undefined
 }
 
-export type Demand = {
-  readonly parts: readonly Resident[]
-  /** What the run itself takes, at its peak. */
+export type MemoryRequest = {
+  readonly models: readonly Resident[]
+  /** The memory of the run itself, at its peak. */
   readonly runBytes: number
 }
 
-/** What is to be done before a demand can be served: evict first, then load. */
-export type Admission = {
+/** What serves a request: evict first, then load. */
+export type EvictionPlan = {
   readonly evict: readonly Resident[]
   readonly load: readonly Resident[]
 }
 
-export type Budget = {
+export type MemoryBudget = {
   /**
-   * Decides for a demand, and takes its decision as carried out: until `leave` nothing of it goes.
-   * Throws `not_supported`, with all sizes, where it does not fit beside those that are open.
+   * The plan for a request, counted as carried out; none of its models is evicted before `release`.
+   * Throws `not_supported`, with all sizes, where it does not fit together with the open requests.
    */
-  readonly admit: (demand: Demand) => Admission
-  readonly leave: (demand: Demand) => void
+  readonly acquire: (request: MemoryRequest) => EvictionPlan
+  readonly release: (request: MemoryRequest) => void
   /**
-   * For what is useful and not necessary: it comes where there is room, or in place of what has not
-   * been used since it was offered before. Undefined where it does not come.
+   * The plan for a model that is useful but not necessary: it is loaded into free memory, or in
+   * place of models that have not been used since the last call for it. Undefined where neither
+   * is enough.
    */
-  readonly offer: (part: Resident) => Admission | undefined
+  readonly acquireOptional: (model: Resident) => EvictionPlan | undefined
   /** Least recently used first. */
   readonly residents: () => readonly Resident[]
-  /** Forgets a part that could not be loaded or that was given back, and what is of no use without. */
-  readonly drop: (name: string) => readonly Resident[]
+  /** Removes a model that could not be loaded or was unloaded; returns its dependents. */
+  readonly forget: (name: string) => readonly Resident[]
 }
 
 /** A budget over `capacity` bytes: what is free when nothing is loaded, less a reserve. */
-export function createBudget(capacity: number): Budget {
-  // A Map keeps its order: least recently used first.
-  const residents = new Map<string, Resident & { readonly usedAt: number }>()
-  const open = new Set<Demand>()
-  const offeredAt = new Map<string, number>()
+export function createMemoryBudget(capacity: number): MemoryBudget {
+  const residents = createResidents()
+  const open = new Set<MemoryRequest>()
+  const requestedAt = new Map<string, number>()
   let now = 0
 
-  function use(part: Resident): void {
-    residents.delete(part.name)
-    residents.set(part.name, { ...part, usedAt: now })
-  }
-
-  function drop(name: string): Resident[] {
-    const dependents = [...residents.values()].filter((part) => part.of === name)
-    for (const each of [name, ...dependents.map((part) => part.name)]) residents.delete(each)
-    return dependents
-  }
-
-  /** Makes room for `bytes` beside all others; what depends on a part goes before it. */
+  /** Evicts until `bytes` more fit; dependents of a model are evicted before it. */
   function evict(candidates: readonly Resident[], bytes: number): Resident[] {
-    const excess = sum([...residents.values()]) + bytes - capacity
-    const chosen = chooseEvictions(candidates, excess)
-    return [...new Set(chosen.flatMap((part) => [...drop(part.name), part]))]
+    const chosen = chooseEvictions(candidates, sum(residents.list()) + bytes - capacity)
+    return [...new Set(chosen.flatMap((model) => [...residents.forget(model.name), model]))]
   }
 
-  function admit(demand: Demand): Admission {
+  function acquire(request: MemoryRequest): EvictionPlan {
     now++
-    const demands = [...open, demand]
-    const needed = new Map(demands.flatMap(({ parts }) => parts).map((part) => [part.name, part]))
-    const runBytes = demands.reduce((total, each) => total + each.runBytes, 0)
+    const requests = [...open, request]
+    const needed = modelsOf(requests)
+    const runBytes = runBytesOf(requests)
     if (sum([...needed.values()]) + runBytes > capacity)
       throw tooLarge([...needed.values()], runBytes, capacity)
-    const load = demand.parts.filter(({ name }) => !residents.has(name))
-    const others = [...residents.values()].filter(({ name }) => !needed.has(name))
+    const load = request.models.filter(({ name }) => !residents.has(name))
+    const others = residents.list().filter(({ name }) => !needed.has(name))
     const evicted = evict(others, sum(load) + runBytes)
-    for (const part of demand.parts) use(part)
-    open.add(demand)
+    for (const model of request.models) residents.use(model, now)
+    open.add(request)
     return { evict: evicted, load }
   }
 
-  function offer(part: Resident): Admission | undefined {
+  function acquireOptional(model: Resident): EvictionPlan | undefined {
     now++
-    const since = offeredAt.get(part.name) ?? 0
-    offeredAt.set(part.name, now)
-    const load = residents.has(part.name) ? [] : [part]
-    const inUse = new Set([...open].flatMap(({ parts }) => parts).map(({ name }) => name))
-    const idle = [...residents.values()].filter(
-      ({ name, usedAt }) => !inUse.has(name) && usedAt < since,
-    )
-    const runBytes = [...open].reduce((total, each) => total + each.runBytes, 0)
-    const excess = sum([...residents.values(), ...load]) + runBytes - capacity
+    const since = requestedAt.get(model.name) ?? 0
+    requestedAt.set(model.name, now)
+    const load = residents.has(model.name) ? [] : [model]
+    const inUse = modelsOf([...open])
+    const idle = residents.list().filter(({ name, usedAt }) => !inUse.has(name) && usedAt < since)
+    const runBytes = runBytesOf([...open])
+    const excess = sum([...residents.list(), ...load]) + runBytes - capacity
     if (load.length > 0 && excess > sum(idle)) return undefined
     const evicted = load.length > 0 ? evict(idle, sum(load) + runBytes) : []
-    use(part)
+    residents.use(model, now)
     return { evict: evicted, load }
   }
 
   return {
-    admit,
-    leave: (demand) => void open.delete(demand),
-    offer,
-    residents: () => [...residents.values()].map(({ usedAt: _, ...part }) => part),
-    drop,
+    acquire,
+    release(request) {
+      open.delete(request)
+    },
+    acquireOptional,
+    residents: () => residents.list().map(({ usedAt: _, ...model }) => model),
+    forget: residents.forget,
   }
 }
 
+/** What is resident, and when each model was used last. */
+function createResidents() {
+  // A Map keeps its order: least recently used first.
+  const residents = new Map<string, Resident & { readonly usedAt: number }>()
+  return {
+    has: (name: string) => residents.has(name),
+    list: () => [...residents.values()],
+    use(model: Resident, usedAt: number) {
+      residents.delete(model.name)
+      residents.set(model.name, { ...model, usedAt })
+    },
+    /** Returns the model's dependents, which are removed, too. */
+    forget(name: string): Resident[] {
+      const dependents = [...residents.values()].filter((model) => model.of === name)
+      for (const each of [name, ...dependents.map((model) => model.name)]) residents.delete(each)
+      return dependents
+    },
+  }
+}
+
+const modelsOf = (requests: readonly MemoryRequest[]) =>
+  new Map(requests.flatMap(({ models }) => models).map((model) => [model.name, model]))
+
+const runBytesOf = (requests: readonly MemoryRequest[]) =>
+  requests.reduce((total, { runBytes }) => total + runBytes, 0)
+
 /**
- * The least recently used parts that give `excess` bytes together. A part that is not needed any
- * more once a larger one has gone stays.
+ * The least recently used models that take `excess` bytes together. A small one is left out again
+ * where a larger one, chosen after it, frees enough alone.
  */
-function chooseEvictions(parts: readonly Resident[], excess: number): Resident[] {
+function chooseEvictions(models: readonly Resident[], excess: number): Resident[] {
   const chosen: Resident[] = []
-  for (const part of parts) if (sum(chosen) < excess) chosen.push(part)
-  return chosen.reduceRight<Resident[]>((kept, part) => {
-    const without = kept.filter((each) => each !== part)
+  for (const model of models) if (sum(chosen) < excess) chosen.push(model)
+  return chosen.reduceRight<Resident[]>((kept, model) => {
+    const without = kept.filter((each) => each !== model)
     return sum(without) >= excess ? without : kept
   }, chosen)
 }
 
-const sum = (parts: readonly Resident[]) => parts.reduce((total, { bytes }) => total + bytes, 0)
+const sum = (models: readonly Resident[]) => models.reduce((total, { bytes }) => total + bytes, 0)
 
-function describe(bytes: number): string {
+function formatBytes(bytes: number): string {
   const [unit, size] = bytes >= 1e9 ? ['GB', 1e9] : bytes >= 1e6 ? ['MB', 1e6] : ['kB', 1e3]
   return `${(bytes / size).toFixed(1)} ${unit}`
 }
 
-function tooLarge(parts: readonly Resident[], runBytes: number, capacity: number): FluxdError {
-  const sizes = parts.map(({ name, bytes }) => `${name} ${describe(bytes)}`)
+function tooLarge(models: readonly Resident[], runBytes: number, capacity: number): FluxdError {
+  const sizes = models.map(({ name, bytes }) => `${name} ${formatBytes(bytes)}`)
+  const needed = formatBytes(sum(models) + runBytes)
   return new FluxdError(
     'not_supported',
-    `Expected a prediction that fits into ${describe(capacity)} of memory but it needs ${describe(sum(parts) + runBytes)}: ${[...sizes, `its run ${describe(runBytes)}`].join(', ')}`,
+    `Expected a prediction that fits into ${formatBytes(capacity)} of memory but it needs ` +
+      `${needed}: ${[...sizes, `its run ${formatBytes(runBytes)}`].join(', ')}`,
   )
 }

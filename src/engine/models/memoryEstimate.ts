@@ -1,32 +1,32 @@
-/** What runs take of a device's memory beside the weights, estimated from the networks' shapes. */
+/** Estimates the device memory of a run, without the weights, from the networks' shapes. */
 import type { PixelSize } from '../../plan/plan.js'
 import type { AutoencoderParams, FluxParams } from '../flux/params.js'
 import { hiddenSize, mlpHidden } from '../flux/params.js'
 import { tokenGrid } from '../pipeline/latents.js'
 import type { MemoryEstimate } from '../protocol.js'
 
-/** The networks that draw. */
+/** The networks of the denoising loop. */
 export type Shapes = {
   readonly transformer: FluxParams
   readonly autoencoder: AutoencoderParams
   readonly textTokens: number
 }
 
-/** The bytes of a run as numbers that a worker can add up: `drawBytes` is linear in the pixels. */
-export function linearDrawBytes(
+/** `runBytesOf` as two numbers, for a worker that has no shapes: it is linear in the pixels. */
+export function linearRunBytes(
   shapes: Shapes,
 ): Pick<MemoryEstimate, 'baseBytes' | 'bytesPerPixel'> {
-  const baseBytes = drawBytes(shapes, { width: 0, height: 0 })
+  const baseBytes = runBytesOf(shapes, { width: 0, height: 0 })
   const side = 1024
-  const bytesPerPixel = (drawBytes(shapes, { width: side, height: side }) - baseBytes) / side ** 2
+  const bytesPerPixel = (runBytesOf(shapes, { width: side, height: side }) - baseBytes) / side ** 2
   return { baseBytes, bytesPerPixel }
 }
 
 // Steps compute in bfloat16 where memory is scarce.
 const valueBytes = 2
 
-/** The bytes of drawing a picture beside the weights: what the step's run keeps, and the decoder's. */
-export function drawBytes({ transformer, autoencoder, textTokens }: Shapes, size: PixelSize) {
+/** The bytes of a run for one image size: a step's activations, and the decoder's. */
+export function runBytesOf({ transformer, autoencoder, textTokens }: Shapes, size: PixelSize) {
   const { tokenRows, tokenCols } = tokenGrid(size)
   return (
     stepBytes(transformer, textTokens + tokenRows * tokenCols, valueBytes) +
@@ -47,9 +47,9 @@ export function stepBytes(params: FluxParams, tokens: number, bytesPerValue: num
 }
 
 /**
- * The bytes of the autoencoder's activations at their peak, in float32: four maps of a picture's full
- * size before its last block narrows them. The embedded model at 1440² was seen to take 599 MB, of
- * which this says 531.
+ * The bytes of the autoencoder's activations at their peak, in float32: four maps of an
+ * image's full size before its last block narrows them. 531 MB for the embedded model at 1440²;
+ * 599 MB were measured.
  */
 export const autoencoderBytes = (
   { channels }: AutoencoderParams,

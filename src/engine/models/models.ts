@@ -1,37 +1,70 @@
-/** A variant's networks, loaded and ready to run. */
-import { tmpdir, totalmem } from 'node:os'
+/** A variant's networks: its LoRAs, text encoders, transformers and autoencoder. */
+import { tmpdir } from 'node:os'
 import { invalidCheckpoint } from '../../errors.js'
-import type { Precision, Variant } from '../../plan/plan.js'
-import { elementCount } from '../../safetensors/tensor.js'
+import type { LoraFile, Precision, Variant } from '../../plan/plan.js'
 import { type Checkpoint, openCheckpoint } from '../checkpoint/checkpoint.js'
 import type { SchedulerParams } from '../flux/params.js'
 import { type Backend, portableBackend } from '../runtime/backends/backend.js'
-import type { SessionOptions } from '../runtime/backends/ort/session.js'
-import type { Weights } from '../runtime/weights/weights.js'
-import { type Adapters, createAdapters } from './loraSwitcher.js'
-import { createRoom, type Part, type Room } from './memory.js'
-import { createBudget, type Resident } from './memoryBudget.js'
-import { autoencoderBytes, type Shapes } from './memoryEstimate.js'
-import { buildClipGraph, buildT5Graph, encodeOnDemand, loadClip, loadT5 } from './textEncoders.js'
-import { buildTransformerGraphs, loadTransformer } from './transformer.js'
-import { buildAutoencoderGraphs, type Decoder, type Decoding, loadDecoder } from './vaeDecoder.js'
-import { type Encoder, loadEncoder } from './vaeEncoder.js'
+import { emptyLoraSet, type LoraSet } from './loraSet.js'
+import {
+  type AcquireOptions,
+  createModelMemory,
+  type Lease,
+  type ManagedModel,
+  type ModelMemory,
+} from './memory.js'
+import { createMemoryBudget, type Resident } from './memoryBudget.js'
+import type { Shapes } from './memoryEstimate.js'
+import {
+  createLoraLoader,
+  manageAutoencoder,
+  manageTextEncoders,
+  manageTransformers,
+  maxTextTokens,
+} from './networks.js'
+import type { PromptEmbedding, Transformer } from './transformer.js'
+import type { Decoder, Decoding, Encoder } from './vae.js'
 
 export type Models = {
   readonly variant: Variant
   readonly scheduler: SchedulerParams
-  /** Transformer and text encoders, with LoRAs or without. */
-  readonly adapters: Adapters
-  readonly decoder: Part<Decoder>
+  /**
+   * The LoRAs, read and checked, each at its scale; those of scale 0 count as absent. Throws
+   * `lora_invalid` when a file is no LoRA or is made for another model.
+   */
+  readonly loadLoras: (
+    precision: Precision,
+    loras: readonly LoraFile[],
+    signal?: AbortSignal,
+  ) => Promise<LoraSet>
+  /**
+   * Reads the LoRAs and uploads their factors ahead of `loadLoras` and `acquireTransformer`, also
+   * while others run. Does nothing where LoRAs are not merged in place or the transformer is not
+   * loaded. Never rejects: `loadLoras` throws the error when the set is needed.
+   */
+  readonly prefetch: (precision: Precision, loras: readonly LoraFile[]) => Promise<void>
+  /** Takes the text encoders' memory for the call only. */
+  readonly encodePrompt: (
+    prompt: string,
+    set: LoraSet,
+    signal?: AbortSignal,
+  ) => Promise<PromptEmbedding>
+  /** The transformer with the set's LoRAs, in memory until the lease is released. */
+  readonly acquireTransformer: (
+    precision: Precision,
+    set: LoraSet,
+    options?: AcquireOptions,
+  ) => Promise<Lease<Transformer>>
+  /** Takes the encoder's memory for the call only: most predictions have no image. */
+  readonly encodeImage: Encoder['encode']
+  readonly decoder: ManagedModel<Decoder>
   /** The transformers without LoRAs. */
   readonly transformers: Readonly<Record<Precision, Resident>>
-  /** The encoder comes when it is first asked for: most predictions have no image. */
-  readonly encode: Encoder['encode']
-  /** They tell what drawing a picture takes beside the weights. */
+  /** For the estimate of what a run takes in addition to the weights. */
   readonly shapes: Shapes
-  /** Seconds spent inside ONNX Runtime so far, by all models of the room. */
+  /** Seconds spent inside ONNX Runtime so far, by all models of the memory. */
   readonly busySeconds: () => number
-  /** Gives all memory back. */
+  /** Unloads all networks. */
   readonly release: () => Promise<void>
 }
 
@@ -40,141 +73,103 @@ export type ModelSettings = {
   readonly threads: number
   /** The folder for large sets of merged LoRAs. */
   readonly scratch?: string | undefined
+  /** A set of merged LoRAs that is larger goes to a file in `scratch`. */
+  readonly maxMergedBytes?: number
   readonly backend?: Backend
-  /** Where the networks live, which may be others' too; by default without a limit. */
-  readonly room?: Room
-  /** What pictures are decoded in, until one has left its range; float32 by default. */
+  /** Where the networks are loaded, which variants may share; without a limit by default. */
+  readonly memory?: ModelMemory
+  /** What images are decoded in, until one leaves its range; float32 by default. */
   readonly decoding?: Decoding
+  /** Gets a sentence when LoRAs could not be prefetched. */
+  readonly onWarning?: (message: string) => void
 }
 
-// T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
-export const maxTextTokens = { dev: 512, schnell: 256 } as const
-
-// A network's widened weights may fill this share of the machine; beyond it they stay mapped.
-const widenedShare = 0.25
-
-// Half of what a model's bytes can hold; the graphs and their constants need room too.
-const maxMergedBytes = 2 ** 30
+// Half of what a model's bytes can hold, which hold the graphs and their constants, too.
+const mergedBytesInMemory = 2 ** 30
 
 /**
- * Opens the checkpoint at `path` and loads its networks, as far as they have room together.
+ * Opens the checkpoint at `path` and loads its networks, as far as they fit into memory together.
  * Throws `checkpoint_invalid` when it is damaged or not a checkpoint of `variant`, and
- * `not_supported` when there is too little memory for a picture.
+ * `not_supported` when there is too little memory for an image.
  */
 export async function loadModels(
   variant: Variant,
   path: string,
-  {
-    threads,
-    scratch = tmpdir(),
-    backend = portableBackend,
-    room = createRoom(createBudget(Number.POSITIVE_INFINITY)),
-    decoding = { dtype: 'F32' },
-  }: ModelSettings,
+  settings: ModelSettings,
 ): Promise<Models> {
   const checkpoint = openCheckpoint(path)
   checkVariant(checkpoint, variant)
   checkWidths(checkpoint)
-  const { transformer, autoencoder, text, scheduler } = checkpoint
-  const options = (weights: readonly Weights[]): SessionOptions => ({
-    threads,
-    widenWeights: widenedBytes(weights) < totalmem() * widenedShare ? 'load' : 'run',
-  })
-  const ofText = options([text.clip.weights, text.t5.weights])
-  const ofTransformer = options([transformer.weights])
-  const ofAutoencoder = options([autoencoder.weights])
-  // All graphs are built once before anything is loaded: that checks the checkpoint as a whole.
-  const bytesOf = (precision: Precision) =>
-    backend.weightBytes(
-      Object.values(buildTransformerGraphs(transformer, precision, backend)),
-      ofTransformer,
-    )
-  const pixelGraphs = buildAutoencoderGraphs(autoencoder)
-  // The decoder may go and come again, and is not to fail a second time.
-  let { dtype } = decoding
-  const onOverflow = () => {
-    dtype = 'F32'
-    decoding.onOverflow?.()
+  const models = createModels(variant, checkpoint, settings)
+  try {
+    await models.warmUp()
+  } catch (error) {
+    await models.release()
+    throw error
   }
-
-  const t5 = room.part({
-    name: `${variant} T5`,
-    bytes: backend.weightBytes([buildT5Graph(text.t5, backend)], ofText),
-    load: () => loadT5(text, maxTextTokens[variant], ofText, backend),
-  })
-  const decoder = room.part({
-    name: `${variant} VAE`,
-    bytes: backend.weightBytes([pixelGraphs.decoder], ofAutoencoder),
-    load: () => loadDecoder(autoencoder, ofAutoencoder, backend, { dtype, onOverflow }),
-  })
-  const encoder = room.part({
-    name: `${variant} VAE encoder`,
-    bytes: backend.weightBytes([pixelGraphs.encoder], ofAutoencoder),
-    load: () => loadEncoder(autoencoder, ofAutoencoder, backend),
-  })
-  const adapters = createAdapters(
-    { transformer, clip: text.clip },
-    {
-      name: variant,
-      transformerBytes: { bf16: bytesOf('bf16'), fp8: bytesOf('fp8') },
-      loadTransformer: (component, precision, use) =>
-        loadTransformer(component, ofTransformer, precision, backend, use),
-      clipBytes: backend.weightBytes([buildClipGraph(text.clip, backend)], ofText),
-      loadClip: (clip) => loadClip({ ...text, clip }, ofText, backend),
-      t5: encodeOnDemand(t5, room),
-      changesInPlace: backend.createAdaptable !== undefined,
-    },
-    { threads, scratch, maxBytesInMemory: maxMergedBytes },
-    room,
-  )
-  const models: Models = {
-    ...{ variant, scheduler, adapters, decoder, transformers: adapters.bases },
-    async encode(image, size, signal) {
-      const leave = await room.enter([encoder], autoencoderBytes(autoencoder.params, size))
-      return encoder.network().encode(image, size, signal).finally(leave)
-    },
-    shapes: {
-      ...{ transformer: transformer.params, autoencoder: autoencoder.params },
-      textTokens: maxTextTokens[variant],
-    },
-    busySeconds: room.busySeconds,
-    async release() {
-      await adapters.release()
-      await room.release([t5, decoder, encoder])
-    },
-  }
-  await warm(models, [t5], room)
   return models
 }
 
-/** Loads what the first prediction is most likely to need; throws where nothing could be drawn. */
-async function warm(
-  { adapters, decoder, release }: Models,
-  text: readonly Part[],
-  room: Room,
-): Promise<void> {
-  try {
-    const leave = await room.enter(text)
-    leave()
-    const adapted = await adapters.select('bf16', [])
-    const entered = await adapted.enter({ others: [decoder] })
-    entered.leave()
-  } catch (error) {
-    await release()
-    throw error
+/** All graphs are built once, before anything is loaded: that checks the checkpoint as a whole. */
+function createModels(
+  variant: Variant,
+  checkpoint: Checkpoint,
+  {
+    threads,
+    scratch = tmpdir(),
+    maxMergedBytes = mergedBytesInMemory,
+    backend = portableBackend,
+    memory = createModelMemory(createMemoryBudget(Number.POSITIVE_INFINITY)),
+    decoding = { dtype: 'F32' },
+    onWarning = () => {},
+  }: ModelSettings,
+): Models & { readonly warmUp: () => Promise<void> } {
+  const changesInPlace = backend.createAdaptable !== undefined
+  const mergeSettings = { threads, scratch, maxBytesInMemory: maxMergedBytes, changesInPlace }
+  const context = { variant, checkpoint, backend, memory, mergeSettings }
+  const { prompts, t5 } = manageTextEncoders(context)
+  const vae = manageAutoencoder(context, decoding)
+  const switcher = manageTransformers(context)
+  const loras = createLoraLoader(context, switcher, onWarning)
+  return {
+    variant,
+    scheduler: checkpoint.scheduler,
+    loadLoras: loras.load,
+    prefetch: loras.prefetch,
+    encodePrompt: prompts.encode,
+    acquireTransformer: switcher.acquire,
+    encodeImage: vae.encodeImage,
+    decoder: vae.decoder,
+    transformers: switcher.bases,
+    shapes: {
+      transformer: checkpoint.transformer.params,
+      autoencoder: checkpoint.autoencoder.params,
+      textTokens: maxTextTokens[variant],
+    },
+    busySeconds: memory.busySeconds,
+    /** Loads what the first prediction most likely needs; throws where no image could be made. */
+    async warmUp() {
+      const release = await memory.acquire([t5])
+      release()
+      const options = { alongside: [vae.decoder] }
+      const transformer = await switcher.acquire('bf16', emptyLoraSet, options)
+      transformer.release()
+    },
+    release: () =>
+      loras.release(async () => {
+        await switcher.release()
+        await prompts.release()
+        await vae.release()
+      }),
   }
 }
-
-const widenedBytes = (weights: readonly Weights[]) =>
-  weights
-    .flatMap((each) => each.all())
-    .reduce((sum, slice) => sum + 4 * elementCount(slice.shape), 0)
 
 function checkVariant({ path, transformer }: Checkpoint, variant: Variant) {
   const found: Variant = transformer.params.guidance ? 'dev' : 'schnell'
   if (found !== variant)
     throw invalidCheckpoint(
-      `${path}: expected a Flux.1 ${variant} checkpoint but it is ${found} (${found === 'dev' ? 'it has' : 'it lacks'} a guidance embedder)`,
+      `${path}: expected a Flux.1 ${variant} checkpoint but it is ${found} ` +
+        `(${found === 'dev' ? 'it has' : 'it lacks'} a guidance embedder)`,
     )
 }
 

@@ -1,6 +1,6 @@
 /**
- * The safety checker, in two stages: CLIP compares every picture with concepts it must not show, and
- * what it flags is kept only if a classifier calls it normal.
+ * The safety checker, in two stages: CLIP compares every image with concepts it must not show, and
+ * an image that it flags is kept only if a classifier calls it normal.
  * Source: diffusers, pipelines/stable_diffusion/safety_checker.py; cog-flux, predict.py.
  */
 
@@ -20,16 +20,16 @@ import type { Session, SessionOptions } from '../runtime/backends/ort/session.js
 import { createGraph } from '../runtime/onnx/graph.js'
 import { portableOps } from '../runtime/ops/portable.js'
 import { refuseUnused } from '../runtime/weights/weights.js'
-import type { Part, Room } from './memory.js'
+import type { ManagedModel, ModelMemory } from './memory.js'
 
 export type SafetyVerdict =
   | { readonly kind: 'safe' }
   | { readonly kind: 'unsafe' }
-  /** The second stage broke down; nobody has called the picture safe. */
+  /** The second stage failed: the image has not been found safe. */
   | { readonly kind: 'unknown'; readonly reason: string }
 
 export type SafetyChecker = {
-  /** Judges a picture of H·W·3 bytes. Throws only when the first stage breaks down. */
+  /** Judges an image of H·W·3 bytes. Throws only when the first stage fails. */
   readonly check: (rgb: Uint8Array, size: PixelSize) => Promise<SafetyVerdict>
   readonly sessions: readonly Session[]
 }
@@ -50,17 +50,17 @@ export function buildSafetyGraphs({ concepts, classifier }: SafetyModel) {
 }
 
 /**
- * The safety checker at `folder`, in a room; nothing is loaded.
+ * The safety checker at `folder`, to be acquired; nothing is loaded.
  * Throws `checkpoint_invalid` when it is damaged or not a safety checker.
  */
 export function openSafetyChecker(
   folder: string,
   threads: number,
   backend: Backend,
-  room: Room,
-): Part<SafetyChecker> {
+  memory: ModelMemory,
+): ManagedModel<SafetyChecker> {
   const graphs = buildSafetyGraphs(openSafetyModel(folder))
-  return room.part({
+  return memory.manage({
     name: 'safety checker',
     bytes: backend.weightBytes(Object.values(graphs), sessionOptions(threads)),
     load: () => loadSafetyChecker(folder, threads, backend),
@@ -119,7 +119,7 @@ function createVision(model: VisionModel<VisionParams>, session: Session) {
   }
 }
 
-/** A comparison with NaN is false, and would let every picture pass. */
+/** A comparison with NaN is false, and would let every image pass. */
 function expectNumbers(name: string, { data }: Tensor): ArrayLike<number> {
   const index = data.findIndex((value) => !Number.isFinite(value))
   if (index >= 0)
@@ -130,7 +130,7 @@ function expectNumbers(name: string, { data }: Tensor): ArrayLike<number> {
 }
 
 /**
- * Whether a picture with these scores (cosine − threshold, float32) shows one of the concepts. A hit
+ * Whether an image with these scores (cosine − threshold, float32) shows one of the concepts. A hit
  * among the special-care concepts raises every score after it by 0.01.
  */
 export function isFlagged(concepts: ArrayLike<number>, specialCare: ArrayLike<number>): boolean {

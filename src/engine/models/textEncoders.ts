@@ -10,18 +10,9 @@ import { createGraph, type Graph } from '../runtime/onnx/graph.js'
 import { refuseUnused } from '../runtime/weights/weights.js'
 import { loadClipTokenizer } from '../tokenizers/clip.js'
 import { loadT5Tokenizer } from '../tokenizers/t5.js'
-import type { Part, Room } from './memory.js'
+import { type LoraSet, type LoraTargets, type MergeSettings, mergeComponent } from './loraSet.js'
+import type { ManagedModel, ModelMemory } from './memory.js'
 import type { PromptEmbedding } from './transformer.js'
-
-export type PromptEncoder = {
-  readonly encode: (prompt: string, options?: EncodeOptions) => Promise<PromptEmbedding>
-}
-
-export type EncodeOptions = {
-  /** What T5 reads where it differs from what CLIP reads. */
-  readonly t5Prompt?: string | undefined
-  readonly signal?: AbortSignal | undefined
-}
 
 // Left in some files by other tools; no network uses them.
 const clipLeftovers = /position_ids$|^text_projection|^logit_scale$/
@@ -94,35 +85,87 @@ export async function loadT5(
   return { encode, sessions: [session] }
 }
 
-/** An encoder that is loaded when a prompt comes that it has not seen. */
-export const encodeOnDemand = (part: Part<TextEncoder>, room: Room): TextEncoder['encode'] =>
-  remember(async (prompt, signal) => {
-    const leave = await room.enter([part])
-    return part.network().encode(prompt, signal).finally(leave)
-  })
+export type PromptEncoderOptions = {
+  /** The variant: what the models' names begin with. */
+  readonly name: string
+  readonly clip: {
+    readonly component: LoraTargets['clip']
+    readonly bytes: number
+    readonly load: (component: LoraTargets['clip']) => Promise<TextEncoder>
+  }
+  readonly t5: ManagedModel<TextEncoder>
+  readonly settings: MergeSettings
+}
 
-// T5's states for one prompt take 8 MB at full size.
-const rememberedPrompts = 8
+export type PromptEncoder = {
+  /** The prompt as the encoders of this set of LoRAs read it; each is in memory for its call. */
+  readonly encode: (prompt: string, set: LoraSet, signal?: AbortSignal) => Promise<PromptEmbedding>
+  /** Unloads both encoders. */
+  readonly release: () => Promise<void>
+}
 
-/** As `encode`; the prompts that were asked for last are not encoded again. */
-export function remember(encode: TextEncoder['encode']): TextEncoder['encode'] {
-  const known = new Map<string, FloatTensor>()
-  return async (prompt, signal) => {
-    const value = known.get(prompt) ?? (await encode(prompt, signal))
-    known.delete(prompt)
-    known.set(prompt, value)
-    const [oldest] = known.keys()
-    if (known.size > rememberedPrompts && oldest !== undefined) known.delete(oldest)
-    return value
+/** Loads nothing. The embeddings of the prompts used last are kept. */
+export function createPromptEncoder(
+  { name, clip, t5, settings }: PromptEncoderOptions,
+  memory: ModelMemory,
+): PromptEncoder {
+  const { component, bytes, load } = clip
+  const base = memory.manage({ name: `${name} CLIP`, bytes, load: () => load(component) })
+  const slot = `${base.name} with LoRAs`
+  const pooledCache = createEmbeddingCache()
+  const hiddenCache = createEmbeddingCache()
+
+  function clipOf({ key, scales, parsed }: LoraSet): ManagedModel<TextEncoder> {
+    const merger = parsed.clip
+    if (!merger) return base
+    return memory.manage({
+      name: `${slot} ${key}`,
+      bytes,
+      slot,
+      async load() {
+        const merged = await mergeComponent(component, merger, scales, settings)
+        return load(merged.component).finally(merged.release)
+      },
+    })
+  }
+
+  async function encodeWith(
+    model: ManagedModel<TextEncoder>,
+    prompt: string,
+    signal?: AbortSignal,
+  ): Promise<FloatTensor> {
+    const release = await memory.acquire([model])
+    return model.network().encode(prompt, signal).finally(release)
+  }
+
+  return {
+    async encode(prompt, set, signal) {
+      const own = clipOf(set)
+      const pooled = await pooledCache(`${own.name}\n${prompt}`, () =>
+        encodeWith(own, prompt, signal),
+      )
+      const hidden = await hiddenCache(prompt, () => encodeWith(t5, prompt, signal))
+      return { hidden, pooled }
+    },
+    async release() {
+      await memory.unloadSlot(slot)
+      await memory.unload([base, t5])
+    },
   }
 }
 
-export const createPromptEncoder = (
-  clip: TextEncoder['encode'],
-  t5: TextEncoder['encode'],
-): PromptEncoder => ({
-  encode: async (prompt, { t5Prompt = prompt, signal } = {}) => ({
-    pooled: await clip(prompt, signal),
-    hidden: await t5(t5Prompt, signal),
-  }),
-})
+// T5's states for one prompt take 8 MB at full size.
+const cachedPrompts = 8
+
+/** The embeddings asked for last, by key; `encode` makes one that is missing. */
+export function createEmbeddingCache() {
+  const known = new Map<string, FloatTensor>()
+  return async (key: string, encode: () => Promise<FloatTensor>): Promise<FloatTensor> => {
+    const value = known.get(key) ?? (await encode())
+    known.delete(key)
+    known.set(key, value)
+    const [oldest] = known.keys()
+    if (known.size > cachedPrompts && oldest !== undefined) known.delete(oldest)
+    return value
+  }
+}

@@ -1,6 +1,6 @@
 /**
- * The transformer as two sessions: one that prepares everything a picture's steps have in common,
- * one that evaluates a step.
+ * The transformer as two sessions: one that computes what an image's steps have in common, one that
+ * evaluates a step.
  */
 
 import { type FloatTensor, floatTensor } from '../../safetensors/tensor.js'
@@ -10,14 +10,13 @@ import { modulationSize } from '../flux/modulation.js'
 import type { FluxParams } from '../flux/params.js'
 import { sinusoidDim } from '../flux/params.js'
 import { addTransformer } from '../flux/transformer.js'
-import type { Predict } from '../pipeline/denoise.js'
 import { type Adaptable, type Backend, portableBackend } from '../runtime/backends/backend.js'
-import type { Placed, Session, SessionOptions } from '../runtime/backends/ort/session.js'
+import type { BoundInputs, Session, SessionOptions } from '../runtime/backends/ort/session.js'
 import { createGraph } from '../runtime/onnx/graph.js'
 import type { Precision } from '../runtime/ops/ops.js'
 import { refuseUnused } from '../runtime/weights/weights.js'
 
-/** What the text encoders make of a prompt. */
+/** A prompt as the text encoders' outputs. */
 export type PromptEmbedding = {
   /** T5's hidden states, [L, txtDim]. */
   readonly hidden: FloatTensor
@@ -33,7 +32,7 @@ export type ConditioningInput = {
   readonly guidance: Float32Array
 }
 
-/** What a picture's steps have in common. */
+/** What an image's steps have in common. */
 export type Conditioning = {
   /** The text stream at the transformer's entry, [L, D]. */
   readonly txt: FloatTensor
@@ -43,7 +42,17 @@ export type Conditioning = {
 
 export type RopeTensors = { readonly cos: FloatTensor; readonly sin: FloatTensor }
 
-export type PlacedSteps = {
+/**
+ * The velocity (noise − image) of packed latents at the level of step `step`. `signal` ends it
+ * early where the backend can do that.
+ */
+export type Predict = (
+  latents: Float32Array,
+  step: number,
+  signal?: AbortSignal,
+) => Promise<Float32Array>
+
+export type BoundSteps = {
   /** The velocity (noise − image) at `latents` [N, 64], for step `step` of the conditioning. */
   readonly predict: Predict
   readonly release: () => Promise<void>
@@ -52,11 +61,11 @@ export type PlacedSteps = {
 export type Transformer = {
   readonly params: FluxParams
   readonly condition: (input: ConditioningInput, signal?: AbortSignal) => Promise<Conditioning>
-  /** Puts what the steps have in common where they run; it lies there until it is released. */
-  readonly placeSteps: (conditioning: Conditioning, rope: RopeTensors) => Promise<PlacedSteps>
+  /** Copies what the steps have in common to their device, until it is released. */
+  readonly bindSteps: (conditioning: Conditioning, rope: RopeTensors) => Promise<BoundSteps>
   readonly sessions: readonly Session[]
-  /** Where the backend can change its weights in place. */
-  readonly adaptable?: Adaptable
+  /** Undefined where LoRAs cannot be merged into its weights in place. */
+  readonly adaptable: Adaptable | undefined
 }
 
 /** The model bytes of both graphs; throws when the checkpoint does not fit its params. */
@@ -87,39 +96,49 @@ export async function loadTransformer(
     conditioning: { graph: graphs.conditioning },
     step: { graph: graphs.step, isRepeated: true },
   }
-  const { sessions, ...adaptable } =
+  const opened =
     use === 'adaptable' && backend.createAdaptable
       ? await backend.createAdaptable(models, options)
-      : { sessions: await backend.createSessions(models, options) }
-  const { conditioning, step } = sessions
+      : { sessions: await backend.createSessions(models, options), adaptable: undefined }
+  const { conditioning, step } = opened.sessions
+  return {
+    params,
+    condition: createCondition(conditioning, params),
+    bindSteps: createBindSteps(step, params),
+    sessions: [conditioning, step],
+    adaptable: opened.adaptable,
+  }
+}
 
-  async function condition(
-    { prompt, timesteps, guidance }: ConditioningInput,
-    signal?: AbortSignal,
-  ) {
+/** Runs the conditioning graph. */
+function createCondition(session: Session, params: FluxParams): Transformer['condition'] {
+  const size = modulationSize(params)
+  return async ({ prompt, timesteps, guidance }, signal) => {
     const inputs = {
       hidden: prompt.hidden,
       pooled: prompt.pooled,
       timesteps: stackRows(timesteps),
       ...(params.guidance && { guidance: floatTensor(guidance, [1, sinusoidDim]) }),
     }
-    const result = await conditioning.run(inputs, { signal })
-    const size = modulationSize(params)
+    const result = await session.run(inputs, { signal })
     const table = (result['modulation'] as FloatTensor).data
     const modulation = timesteps.map((_, i) =>
       floatTensor(table.subarray(i * size, (i + 1) * size), [size]),
     )
     return { txt: result['txt'] as FloatTensor, modulation }
   }
+}
 
-  async function placeSteps({ txt, modulation }: Conditioning, { cos, sin }: RopeTensors) {
-    const common = await step.place({ txt, cos, sin })
-    const steps: Placed[] = []
-    const release = async () => {
+/** Binds what all steps share, then each step's modulation; a failure releases what was bound. */
+function createBindSteps(session: Session, params: FluxParams): Transformer['bindSteps'] {
+  return async ({ txt, modulation }, { cos, sin }) => {
+    const common = await session.bindInputs({ txt, cos, sin })
+    const steps: BoundInputs[] = []
+    async function release() {
       for (const each of [...steps, common]) await each.release()
     }
     try {
-      for (const row of modulation) steps.push(await common.place({ modulation: row }))
+      for (const row of modulation) steps.push(await common.bindInputs({ modulation: row }))
     } catch (error) {
       await release()
       throw error
@@ -130,14 +149,6 @@ export async function loadTransformer(
       return (result['velocity'] as FloatTensor).data
     }
     return { predict, release }
-  }
-
-  return {
-    params,
-    condition,
-    placeSteps,
-    sessions: [conditioning, step],
-    ...('adapt' in adaptable && { adaptable }),
   }
 }
 

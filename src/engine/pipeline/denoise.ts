@@ -1,23 +1,15 @@
 /** The Euler loop from noise to latents. */
 
-/**
- * The velocity (noise − image) of packed latents at the level of step `step`. `signal` ends it early
- * where that can be done.
- */
-export type Predict = (
-  latents: Float32Array,
-  step: number,
-  signal?: AbortSignal,
-) => Promise<Float32Array>
+import type { Predict } from '../models/transformer.js'
 
-/** What becomes of the latents after a step, at noise level `sigma`. */
-export type Blend = (latents: Float32Array, sigma: number) => Float32Array
+/** The latents that replace those of a step, at noise level `sigma`. */
+export type MaskBlend = (latents: Float32Array, sigma: number) => Float32Array
 
 export type DenoiseOptions = {
-  /** Inpainting puts back here what the mask keeps. */
-  readonly blend?: Blend | undefined
+  /** Inpainting restores the pixels that the mask keeps, after each step. */
+  readonly blend?: MaskBlend | undefined
   readonly signal?: AbortSignal
-  /** Called after each step, with the number of steps done and the velocity that led there; awaited. */
+  /** Awaited after each step, with the number of steps done and the step's velocity. */
   readonly onStep?: (done: number, latents: Float32Array, velocity: Float32Array) => unknown
 }
 

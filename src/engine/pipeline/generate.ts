@@ -1,56 +1,53 @@
-/** The story of one prediction: prompt and seed in, encoded pictures out. */
+/**
+ * One prediction: LoRAs, prompt and start latents → denoising → decoded and encoded images.
+ * The order is that of BFL src/flux/cli.py (embed, prepare, get_schedule, denoise, unpack, decode).
+ */
 import { FluxdError } from '../../errors.js'
 import { type GenerationPlan, stepsToRun } from '../../plan/plan.js'
 import { floatTensor } from '../../safetensors/tensor.js'
 import { encodeImage } from '../images/encode.js'
-import { drawBytes } from '../models/memoryEstimate.js'
+import { runBytesOf } from '../models/memoryEstimate.js'
 import type { Models } from '../models/models.js'
-import type { PlacedSteps, PromptEmbedding, Transformer } from '../models/transformer.js'
-import type { Decoder } from '../models/vaeDecoder.js'
+import type { BoundSteps, PromptEmbedding, Transformer } from '../models/transformer.js'
+import type { Decoder } from '../models/vae.js'
 import type { EncodedImage } from '../protocol.js'
 import { denoise } from './denoise.js'
-import { type MakeStart, prepareStart } from './initLatents.js'
+import { type InitLatents, prepareInitLatents } from './initLatents.js'
 import { packLatents, ropeTables, tokenGrid, unpackLatents } from './latents.js'
 import { makePreview } from './preview.js'
 import { startNoise } from './rng/randn.js'
 import { chooseGate, isSafe, type SafetyGate } from './safetyGate.js'
 import { getSchedule, guidanceArgument, timestepArgument, timestepEmbedding } from './schedule.js'
+import { type StageClock, type StageSeconds, startStageClock } from './stageClock.js'
 
 export type GenerateHooks = {
   readonly signal: AbortSignal
-  /** The plan's LoRAs are in place, after so many seconds, without what `notes` tells of them. */
+  /** The plan's LoRAs are merged, after `seconds`; `notes` are sentences about tensors left out. */
   readonly onLorasReady?: (seconds: number, notes: readonly string[]) => void
-  readonly onProgress: (progress: { image: number; step: number; steps: number }) => void
+  readonly onProgress: (progress: StepProgress) => void
   readonly onImage: (index: number, image: EncodedImage) => void
   readonly previews?: PreviewHooks | undefined
-  /** Judges pictures of plans that want it. */
+  /** Judges the images of plans with `checkSafety`. */
   readonly safety?: SafetyGate | undefined
 }
 
-export type PreviewHooks = {
-  /** Whether somebody wants to see one now. */
-  readonly isDue: () => boolean
-  readonly onPreview: (
-    progress: { image: number; step: number; steps: number },
-    preview: EncodedImage,
-  ) => void
+/** `step` of `steps` is done, for image `image` of the prediction. */
+export type StepProgress = {
+  readonly image: number
+  readonly step: number
+  readonly steps: number
 }
 
-// The sinusoids are float32 in every dialect, so nothing rounds on its way into them.
-const rounding = 'none'
-
-type Stage = 'lora' | 'prompt' | 'start' | 'denoise' | 'decode' | 'safety' | 'encode'
-
-/**
- * Seconds by stage; `lora` is switching to the plan's set of LoRAs, `start` is reading and encoding
- * an image, and writing files (`encode`) overlaps with what follows it. `ort`: inside ONNX Runtime.
- */
-export type StageSeconds = Readonly<Record<Stage | 'total' | 'ort', number>>
+export type PreviewHooks = {
+  /** Whether a client subscribes to previews and is due the next one. */
+  readonly isDue: () => boolean
+  readonly onPreview: (progress: StepProgress, preview: EncodedImage) => void
+}
 
 /**
- * Makes the pictures of a plan one after another and hands each over as soon as it is encoded;
- * unsafe ones are never encoded. Returns the seconds spent by stage.
- * Throws when `signal` aborts, and `unsafe_output` when no picture is left.
+ * Makes the images of a plan one after another and passes each to `onImage` as soon as it is
+ * encoded; unsafe ones are never encoded. Returns the seconds spent by stage.
+ * Throws when `signal` aborts, and `unsafe_output` when every image is unsafe.
  */
 export async function generate(
   plan: GenerationPlan,
@@ -58,144 +55,120 @@ export async function generate(
   hooks: GenerateHooks,
 ): Promise<StageSeconds> {
   const { signal } = hooks
+  const { precision, loras, size } = plan
   const gate = chooseGate(plan, hooks.safety)
-  const clock = startClock(models)
-  const adapted = await clock.time('lora', () => models.adapters.select(plan.precision, plan.loras))
-  const prompt = await clock.time('prompt', () => adapted.prompt.encode(plan.prompt, { signal }))
-  const makeStart = await clock.time('start', () =>
-    prepareStart(plan.start, plan.size, models.encode, signal),
+  const clock = startStageClock(models.busySeconds)
+  const set = await clock.time('lora', () => models.loadLoras(precision, loras, signal))
+  const prompt = await clock.time('prompt', () => models.encodePrompt(plan.prompt, set, signal))
+  const initLatents = await clock.time('start', () =>
+    prepareInitLatents(plan.start, size, models.encodeImage, signal),
   )
-  // Text encoders and the image's encoder may have to make room for what draws.
-  const others = [models.decoder, ...(gate ? [gate.checker] : [])]
-  const { transformer, leave } = await clock.time('lora', () =>
-    adapted.enter({ others, runBytes: drawBytes(models.shapes, plan.size) }),
+  // The text encoders and the image encoder may be evicted for the models of the denoising loop.
+  const alongside = gate ? [models.decoder, gate.checker] : [models.decoder]
+  const runBytes = runBytesOf(models.shapes, size)
+  const { model: transformer, release } = await clock.time('lora', () =>
+    models.acquireTransformer(precision, set, { alongside, runBytes }),
   )
   try {
-    hooks.onLorasReady?.(clock.timings().lora, adapted.notes)
-    const { scheduler } = models
-    const decoder = models.decoder.network()
-    const prepared = await clock.time('prompt', () =>
-      prepare(plan, { transformer, scheduler }, prompt, signal),
+    hooks.onLorasReady?.(clock.timings().lora, set.parsed.notes)
+    const steps = await clock.time('prompt', () =>
+      prepare(plan, { transformer, scheduler: models.scheduler }, prompt, signal),
     )
-    try {
-      await draw(plan, { ...prepared, makeStart, decoder, gate }, hooks, clock)
-    } finally {
-      await prepared.release()
-    }
+    const decoder = models.decoder.network()
+    const run = { plan, steps, initLatents, decoder, gate, hooks, clock }
+    await sampleImages(run).finally(steps.release)
     return clock.timings()
   } finally {
-    leave()
+    release()
   }
 }
 
-type Prepared = Awaited<ReturnType<typeof prepare>> & {
-  readonly makeStart: MakeStart
+/** What all images of a plan share. */
+type Run = {
+  readonly plan: GenerationPlan
+  readonly steps: PreparedSteps
+  readonly initLatents: InitLatents
   readonly decoder: Decoder
   readonly gate: SafetyGate | undefined
+  readonly hooks: GenerateHooks
+  readonly clock: StageClock
 }
 
-async function draw(
-  plan: GenerationPlan,
-  { predict, sigmas, makeStart, decoder, gate }: Prepared,
-  { signal, onProgress, onImage, previews }: GenerateHooks,
-  clock: Clock,
-): Promise<void> {
-  const { tokenRows, tokenCols } = tokenGrid(plan.size)
-  // The last picture is still being encoded while the next one is denoised.
+async function sampleImages(run: Run): Promise<void> {
+  const { plan, gate, hooks, clock } = run
+  // One image is encoded while the next one is denoised.
   let encoding: Promise<void> = Promise.resolve()
   let safeImages = 0
   for (let image = 0; image < plan.count; image++) {
-    const noise = startNoise(plan.noise, plan.seed + image, plan.size)
-    const start = makeStart(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
-    const onStep = async (step: number, latents: Float32Array, velocity: Float32Array) => {
-      const progress = { image, step, steps: stepsToRun(plan) }
-      onProgress(progress)
-      // After the last step comes the picture itself, and what is to be judged is not shown before.
-      if (step === progress.steps || gate || !previews?.isDue()) return
-      const preview = { latents, velocity, sigma: sigmas[step]! }
-      previews.onPreview(progress, await makePreview(preview, plan.size, decoder, signal))
-    }
-    const packed = await clock.time('denoise', () =>
-      denoise(predict, start.latents, sigmas, { blend: start.blend, signal, onStep }),
-    )
-    const latents = unpackLatents(packed, tokenRows, tokenCols)
-    const rgb = await clock.time('decode', () => decoder.decode(latents, plan.size, signal))
+    const rgb = await sampleImage(run, image)
     if (!(await clock.time('safety', () => isSafe(gate, rgb, plan.size, image)))) continue
     safeImages++
     await encoding
     encoding = clock
       .time('encode', () => encodeImage(rgb, plan.size, plan.output))
-      .then((encoded) => onImage(image, encoded))
-    // Awaited with the next picture; a failure until then must not count as unhandled.
+      .then((encoded) => hooks.onImage(image, encoded))
+    // Awaited with the next image; a failure until then must not count as unhandled.
     encoding.catch(() => {})
   }
   await encoding
-  if (safeImages === 0) throw new FluxdError('unsafe_output', nothingLeft)
+  if (safeImages === 0) throw new FluxdError('unsafe_output', allUnsafe)
 }
 
 // The reference's words (replicate-contract §1.8).
-const nothingLeft =
+const allUnsafe =
   'All generated images contained NSFW content. Try running it again with a different prompt.'
 
+/** The rgb bytes of image `image`. */
+async function sampleImage(run: Run, image: number): Promise<Uint8Array> {
+  const { plan, steps, initLatents, decoder, hooks, clock } = run
+  const { predict, sigmas } = steps
+  const { signal } = hooks
+  const { tokenRows, tokenCols } = tokenGrid(plan.size)
+  const noise = startNoise(plan.noise, plan.seed + image, plan.size)
+  const { latents, blend } = initLatents(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
+  const onStep = (step: number, x: Float32Array, velocity: Float32Array) =>
+    reportStep(run, { image, step, steps: stepsToRun(plan) }, x, velocity)
+  const packed = await clock.time('denoise', () =>
+    denoise(predict, latents, sigmas, { blend, signal, onStep }),
+  )
+  const denoised = unpackLatents(packed, tokenRows, tokenCols)
+  return clock.time('decode', () => decoder.decode(denoised, plan.size, signal))
+}
+
+/** No preview after the last step, nor of an image that the safety checker has yet to judge. */
+async function reportStep(
+  { plan, steps, decoder, gate, hooks }: Run,
+  progress: StepProgress,
+  latents: Float32Array,
+  velocity: Float32Array,
+): Promise<void> {
+  const { previews, signal } = hooks
+  hooks.onProgress(progress)
+  if (progress.step === progress.steps || gate || !previews?.isDue()) return
+  const step = { latents, velocity, sigma: steps.sigmas[progress.step]! }
+  previews.onPreview(progress, await makePreview(step, plan.size, decoder, signal))
+}
+
+export type PreparedSteps = BoundSteps & { readonly sigmas: readonly number[] }
+
 /**
- * What all pictures of a plan share: the noise levels from its first step on, and the velocity at
- * each, until it is released.
+ * What all images of a plan share: the noise levels from its first step on, and the transformer
+ * conditioned on each of them, on the device until it is released.
  */
 export async function prepare(
-  {
-    size,
-    steps,
-    firstStep,
-    guidance,
-  }: Pick<GenerationPlan, 'size' | 'steps' | 'firstStep' | 'guidance'>,
+  plan: Pick<GenerationPlan, 'size' | 'steps' | 'firstStep' | 'guidance'>,
   { transformer, scheduler }: Pick<Models, 'scheduler'> & { readonly transformer: Transformer },
   prompt: PromptEmbedding,
   signal?: AbortSignal,
-): Promise<PlacedSteps & { readonly sigmas: readonly number[] }> {
-  const { tokenRows, tokenCols } = tokenGrid(size)
-  const sigmas = getSchedule(scheduler, steps, tokenRows * tokenCols).slice(firstStep)
-  const input = {
-    prompt,
-    timesteps: sigmas
-      .slice(0, -1)
-      .map((sigma) => timestepEmbedding(timestepArgument(sigma, rounding))),
-    guidance: timestepEmbedding(guidanceArgument(guidance, rounding)),
-  }
-  const conditioning = await transformer.condition(input, signal)
+): Promise<PreparedSteps> {
+  const { tokenRows, tokenCols } = tokenGrid(plan.size)
+  const sigmas = getSchedule(scheduler, plan.steps, tokenRows * tokenCols).slice(plan.firstStep)
+  const timesteps = sigmas.slice(0, -1).map((sigma) => timestepEmbedding(timestepArgument(sigma)))
+  const guidance = timestepEmbedding(guidanceArgument(plan.guidance))
+  const conditioning = await transformer.condition({ prompt, timesteps, guidance }, signal)
   const txtTokens = prompt.hidden.dims[0]!
   const { cos, sin } = ropeTables(txtTokens, tokenRows, tokenCols, transformer.params.axes)
   const dims = [txtTokens + tokenRows * tokenCols, transformer.params.headDim / 2]
   const rope = { cos: floatTensor(cos, dims), sin: floatTensor(sin, dims) }
-  return { sigmas, ...(await transformer.placeSteps(conditioning, rope)) }
-}
-
-type Clock = ReturnType<typeof startClock>
-
-function startClock({ busySeconds }: Models) {
-  const startedAt = performance.now()
-  const ortAtStart = busySeconds()
-  const seconds: Record<Stage, number> = {
-    lora: 0,
-    prompt: 0,
-    start: 0,
-    denoise: 0,
-    decode: 0,
-    safety: 0,
-    encode: 0,
-  }
-  return {
-    async time<T>(stage: Stage, work: () => Promise<T>): Promise<T> {
-      const stageStart = performance.now()
-      try {
-        return await work()
-      } finally {
-        seconds[stage] += (performance.now() - stageStart) / 1000
-      }
-    },
-    timings: () => ({
-      ...seconds,
-      total: (performance.now() - startedAt) / 1000,
-      ort: busySeconds() - ortAtStart,
-    }),
-  }
+  return { sigmas, ...(await transformer.bindSteps(conditioning, rope)) }
 }

@@ -1,45 +1,46 @@
 /**
- * What denoising starts from: noise, or an image z₀ with noise mixed in, x = σ·noise + (1 − σ)·z₀.
+ * The latents that denoising starts from: noise, or an image z₀ mixed with noise,
+ * x = σ·noise + (1 − σ)·z₀.
  * Source: diffusers FluxImg2ImgPipeline and FluxInpaintPipeline, with the encoder's mode for z₀.
  */
 
 import type { PixelSize, Start } from '../../plan/plan.js'
 import { readImage, readMask } from '../images/decode.js'
-import type { Encoder } from '../models/vaeEncoder.js'
-import type { Blend } from './denoise.js'
+import type { Encoder } from '../models/vae.js'
+import type { MaskBlend } from './denoise.js'
 import { latentChannels, packLatents, tokenGrid } from './latents.js'
 
 export type StartLatents = {
   /** Packed, at the noise level of the first step. */
   readonly latents: Float32Array
-  readonly blend?: Blend
+  readonly blend?: MaskBlend
 }
 
-/** The start of one picture: its own packed noise, and the level of the first step. */
-export type MakeStart = (noise: Float32Array, sigma: number) => StartLatents
+/** The start of one image, from its own packed noise and the level of the first step. */
+export type InitLatents = (noise: Float32Array, sigma: number) => StartLatents
 
 /**
- * Reads and encodes what all pictures of a plan start from. Throws a sentence when the image or the
- * mask cannot be read.
+ * Reads and encodes the image and mask that all images of a plan start from. Throws where one of
+ * them cannot be read.
  */
-export async function prepareStart(
+export async function prepareInitLatents(
   start: Start,
   size: PixelSize,
-  encode: Encoder['encode'],
+  encodeImage: Encoder['encode'],
   signal?: AbortSignal,
-): Promise<MakeStart> {
+): Promise<InitLatents> {
   if (start.kind === 'noise') return (noise) => ({ latents: noise })
   const mask =
     start.kind === 'inpaint' ? packMask(await readMask(start.mask, size), size) : undefined
   const image = await readImage(start.image.bytes, size)
   const { tokenRows, tokenCols } = tokenGrid(size)
-  const latents = packLatents(await encode(image, size, signal), tokenRows, tokenCols)
-  return startFromImage(latents, mask)
+  const latents = packLatents(await encodeImage(image, size, signal), tokenRows, tokenCols)
+  return initFromImage(latents, mask)
 }
 
 /** `imageLatents` and `mask` (1 = repaint) are packed. */
-export const startFromImage =
-  (imageLatents: Float32Array, mask?: Float32Array): MakeStart =>
+export const initFromImage =
+  (imageLatents: Float32Array, mask?: Float32Array): InitLatents =>
   (noise, sigma) => ({
     latents: addNoise(imageLatents, noise, sigma),
     ...(mask && { blend: keepUnmasked(imageLatents, noise, mask) }),
@@ -51,11 +52,15 @@ function addNoise(latents: Float32Array, noise: Float32Array, sigma: number): Fl
 }
 
 /**
- * x ← (1 − mask)·known + mask·x, with the image at x's own noise level as `known`. It is mixed from
- * the noise that the picture started from, not from its start latents (BFL's fork does that, and
+ * x ← (1 − mask)·known + mask·x, with the image at x's own noise level as `known`. It is mixed with
+ * the noise that the image started from, not with its start latents (BFL's fork does that, and
  * shifts the background).
  */
-function keepUnmasked(imageLatents: Float32Array, noise: Float32Array, mask: Float32Array): Blend {
+function keepUnmasked(
+  imageLatents: Float32Array,
+  noise: Float32Array,
+  mask: Float32Array,
+): MaskBlend {
   return (latents, sigma) =>
     addNoise(imageLatents, noise, sigma).map(
       (known, i) => (1 - mask[i]!) * known + mask[i]! * latents[i]!,

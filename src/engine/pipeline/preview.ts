@@ -1,12 +1,12 @@
 /**
- * What a picture will be like, told from the latents of a step. Flow matching's velocity is noise − image,
- * so the image is estimated as x − σ·v; averaged over blocks of latents it goes through the model's own
- * decoder, whichever that is, for a fraction of the time of a whole picture.
+ * A preview of an image, from the latents of a step: flow matching's velocity v is noise − image,
+ * so the image is about x − σ·v. It is averaged over blocks of latents and decoded by the model's
+ * own decoder, in a fraction of the time of a whole image.
  */
 
 import type { PixelSize } from '../../plan/plan.js'
 import { encodeImage } from '../images/encode.js'
-import type { Decoder } from '../models/vaeDecoder.js'
+import type { Decoder } from '../models/vae.js'
 import type { EncodedImage } from '../protocol.js'
 import { latentChannels, tokenGrid, unpackLatents } from './latents.js'
 
@@ -17,11 +17,11 @@ export type Step = {
   readonly sigma: number
 }
 
-// Of the longer side; 32 latents are 256 pixels, 1/16 of the work for a picture of 1024×1024.
+// Of the longer side; 32 latents are 256 pixels, 1/16 of the work for an image of 1024×1024.
 const maxLatents = 32
 const output = { format: 'webp', quality: 60 } as const
 
-/** The preview as a webp of at most 256 pixels a side. `size` is that of the picture. */
+/** The preview as a webp of at most 256 pixels a side. `size` is that of the image. */
 export async function makePreview(
   { latents, velocity, sigma }: Step,
   size: PixelSize,
@@ -43,7 +43,7 @@ export async function makePreview(
 
 type Grid = { readonly rows: number; readonly cols: number }
 
-/** Means of `block`×`block` latents [C, rows, cols]; what is left at the right and bottom edge is cut off. */
+/** Means of `block`×`block` latents [C, rows, cols]; incomplete blocks at the edges are cut off. */
 export function averageBlocks(latents: Float32Array, { rows, cols }: Grid, block: number) {
   const small = { rows: Math.floor(rows / block), cols: Math.floor(cols / block) }
   const values = new Float32Array(latentChannels * small.rows * small.cols)

@@ -1,18 +1,18 @@
-/** What every finished picture passes before it is encoded (replicate-contract §1.8). */
+/** The check that an image passes before it is encoded (replicate-contract §1.8). */
 import { FluxdError } from '../../errors.js'
 import type { GenerationPlan, PixelSize } from '../../plan/plan.js'
-import type { Part } from '../models/memory.js'
+import type { ManagedModel } from '../models/memory.js'
 import type { SafetyChecker } from '../models/safetyChecker.js'
 
-/** A checker, and who is told of the pictures it holds back. */
+/** A checker, and the callbacks for the images that it holds back. */
 export type SafetyGate = {
-  readonly checker: Part<SafetyChecker>
+  readonly checker: ManagedModel<SafetyChecker>
   readonly onFlagged: (image: number) => void
-  /** Why a picture could not be judged; it is flagged too. */
+  /** Why an image could not be judged; it is flagged, too. */
   readonly onError: (reason: string) => void
 }
 
-/** The gate that a plan's pictures must pass; throws where it wants one and there is none. */
+/** The gate of a plan's images; throws where the plan has `checkSafety` and there is no checker. */
 export function chooseGate(
   { checkSafety }: Pick<GenerationPlan, 'checkSafety'>,
   safety: SafetyGate | undefined,
@@ -25,7 +25,7 @@ export function chooseGate(
   )
 }
 
-/** Whether a picture may be handed over: tells of one that may not; without a gate all may. */
+/** Whether an image is safe (all are without a gate); calls the gate's callbacks otherwise. */
 export async function isSafe(
   gate: SafetyGate | undefined,
   rgb: Uint8Array,

@@ -1,6 +1,6 @@
 /**
- * Noise levels (sigmas, 1 = pure noise) of the steps, and the numbers by which the transformer is
- * told level and guidance: u = 1000·value, embedded as a sinusoid.
+ * Noise levels (sigmas, 1 = pure noise) of the steps, and the transformer's inputs for level and
+ * guidance: u = 1000·value, embedded as a sinusoid.
  */
 import { type SchedulerParams, sinusoidDim } from '../flux/params.js'
 
@@ -29,37 +29,18 @@ function dynamicShift(mu: number) {
 const staticShift = (shift: number) => (sigma: number) =>
   f32(f32(shift * sigma) / f32(1 + f32(f32(shift - 1) * sigma)))
 
-/** mu: linear in the tokens, through (baseImageSeqLen, baseShift) and (maxImageSeqLen, maxShift). */
+/** mu, linear in the tokens: (baseImageSeqLen, baseShift) to (maxImageSeqLen, maxShift). */
 function shiftExponent(scheduler: SchedulerParams, tokens: number): number {
   const { baseShift, maxShift, baseImageSeqLen, maxImageSeqLen } = scheduler
   const slope = (maxShift - baseShift) / (maxImageSeqLen - baseImageSeqLen)
   return baseShift + slope * (tokens - baseImageSeqLen)
 }
 
-/**
- * How u is rounded on its way into the sinusoid: not at all (float32), or in bfloat16 as the
- * references do when they run in bfloat16. 3500 becomes 3504, which is another embedding.
- */
-export const timestepRoundings = ['none', 'diffusers', 'bfl'] as const
-export type TimestepRounding = (typeof timestepRoundings)[number]
+/** u of a noise level: 1000·sigma in float32, as the embedding is computed in float32, too. */
+export const timestepArgument = (sigma: number): number => f32(1000 * sigma)
 
-/** u of a noise level. diffusers rounds 1000·sigma first, BFL sigma. */
-export function timestepArgument(sigma: number, rounding: TimestepRounding): number {
-  switch (rounding) {
-    case 'none':
-      return f32(1000 * sigma)
-    case 'diffusers':
-      return bfloat16(bfloat16(bfloat16(1000 * sigma) / 1000) * 1000)
-    case 'bfl':
-      return bfloat16(bfloat16(sigma) * 1000)
-    default:
-      return rounding satisfies never
-  }
-}
-
-/** u of a guidance; both references round it alike. */
-export const guidanceArgument = (guidance: number, rounding: TimestepRounding): number =>
-  rounding === 'none' ? f32(1000 * f32(guidance)) : bfloat16(bfloat16(guidance) * 1000)
+/** u of a guidance. */
+export const guidanceArgument = (guidance: number): number => f32(1000 * f32(guidance))
 
 /**
  * [cos(u·f_0) … cos(u·f_127), sin(u·f_0) … sin(u·f_127)], f_j = 10000^(−j/128); angles in float64.
@@ -74,15 +55,4 @@ export function timestepEmbedding(u: number): Float32Array {
     embedding[half + j] = Math.sin(angle)
   }
   return embedding
-}
-
-const float = new Float32Array(1)
-const bits = new Uint32Array(float.buffer)
-
-/** The nearest bfloat16 of a finite number, ties to even: the upper half of the float32. */
-function bfloat16(value: number): number {
-  float[0] = value
-  const pattern = bits[0]!
-  bits[0] = (pattern + 0x7fff + ((pattern >>> 16) & 1)) & 0xffff0000
-  return float[0]!
 }

@@ -7,7 +7,7 @@ import { openCheckpoint } from '../../../src/engine/checkpoint/checkpoint.js'
 import { loadModels } from '../../../src/engine/models/models.js'
 import { buildClipGraph, buildT5Graph } from '../../../src/engine/models/textEncoders.js'
 import { buildTransformerGraphs } from '../../../src/engine/models/transformer.js'
-import { buildAutoencoderGraphs } from '../../../src/engine/models/vaeDecoder.js'
+import { buildAutoencoderGraphs } from '../../../src/engine/models/vae.js'
 import { fixturePath } from '../../goldens.js'
 import { type Shapes, temporaryFolder, writeTensors } from '../../weightFiles.js'
 

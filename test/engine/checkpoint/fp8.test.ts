@@ -10,6 +10,7 @@ import { loadTransformer } from '../../../src/engine/models/transformer.js'
 import { fixturePath, goldenCase, readSafetensors } from '../../goldens.js'
 import { type Stored, temporaryFolder, writeStored } from '../../weightFiles.js'
 import { values } from '../lora/loraFiles.js'
+import { mergeAll } from '../lora/merging.js'
 import { fixtureLora, loadMerged, options, tinyDevBfl, velocity } from '../lora/tinyDev.js'
 import { fromE4m3, toE4m3 } from '../runtime/e4m3.js'
 
@@ -146,7 +147,7 @@ describe('an fp8 checkpoint', () => {
         rounding,
         threads: 1,
       })
-      const merged = await merger.merge([0.8])
+      const merged = await mergeAll(merger, [0.8])
       await merger.release()
       return velocity(await loadMerged(merged, component), golden)
     }

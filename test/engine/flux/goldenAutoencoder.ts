@@ -1,8 +1,8 @@
 /** The autoencoder of the golden cases in a dialect and a dtype of one's choice. */
 import { openAutoencoder, openLdmAutoencoder } from '../../../src/engine/checkpoint/checkpoint.js'
-import { buildAutoencoderGraphs } from '../../../src/engine/models/vaeDecoder.js'
+import { buildAutoencoderGraphs } from '../../../src/engine/models/vae.js'
 import type { Backend } from '../../../src/engine/runtime/backends/backend.js'
-import type { PictureDType } from '../../../src/engine/runtime/ops/vae.js'
+import type { ImageDType } from '../../../src/engine/runtime/ops/vae.js'
 import { floatTensor } from '../../../src/safetensors/tensor.js'
 import { fixturePath, type GoldenCase, goldenCase } from '../../goldens.js'
 
@@ -22,7 +22,7 @@ export const layouts = {
   },
 }
 
-const taps = { decoder: ['image'], encoder: ['mean', 'logvar'] } as const
+const debugOutputs = { decoder: ['image'], encoder: ['mean', 'logvar'] } as const
 const cases = { decoder: 'decode', encoder: 'encode' } as const
 const inputs = { decoder: 'latents', encoder: 'image' } as const
 
@@ -34,11 +34,11 @@ export async function runAutoencoder(
   layout: keyof typeof layouts,
   direction: keyof typeof cases,
   backend: Backend,
-  dtype: PictureDType = 'F32',
+  dtype: ImageDType = 'F32',
 ) {
   const { model, open } = layouts[layout]
   const graph = buildAutoencoderGraphs(open(), backend, dtype)[direction]
-  const models = { session: { graph, taps: taps[direction] } }
+  const models = { session: { graph, debugOutputs: debugOutputs[direction] } }
   const { session } = await backend.createSessions(models, options)
   const golden = goldenCase(`vae_${cases[direction]}_${model}`)
   const input = inputs[direction]

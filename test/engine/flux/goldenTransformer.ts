@@ -2,16 +2,13 @@
 import { openBflTransformer, openTransformer } from '../../../src/engine/checkpoint/checkpoint.js'
 import { buildTransformerGraphs } from '../../../src/engine/models/transformer.js'
 import { ropeTables } from '../../../src/engine/pipeline/latents.js'
-import {
-  guidanceArgument,
-  timestepArgument,
-  timestepEmbedding,
-} from '../../../src/engine/pipeline/schedule.js'
+import { timestepEmbedding } from '../../../src/engine/pipeline/schedule.js'
 import type { Backend } from '../../../src/engine/runtime/backends/backend.js'
 import type { SessionOptions } from '../../../src/engine/runtime/backends/ort/session.js'
 import type { Precision } from '../../../src/engine/runtime/ops/ops.js'
 import { floatTensor } from '../../../src/safetensors/tensor.js'
 import { fixturePath, type GoldenCase, readManifest } from '../../goldens.js'
+import { roundedGuidance, roundedTimestep } from '../pipeline/timestepRounding.js'
 
 export const checkpoints = {
   'tiny-dev': () => openTransformer(fixturePath('tiny-dev/transformer')),
@@ -54,10 +51,10 @@ export async function runTransformer(
   const inner = Object.keys(golden.outputs).filter((name) => name !== 'out')
   const outer = ['vec', 'txt_in']
 
-  const taps = inner.filter((name) => !outer.includes(name))
+  const debugOutputs = inner.filter((name) => !outer.includes(name))
   const models = {
-    conditioning: { graph: graphs.conditioning, taps: ['vec'] },
-    step: { graph: graphs.step, taps },
+    conditioning: { graph: graphs.conditioning, debugOutputs: ['vec'] },
+    step: { graph: graphs.step, debugOutputs },
   }
   const { conditioning, step } = await backend.createSessions(models, options)
   const hidden = input(golden, 'encoder_hidden_states')
@@ -65,8 +62,8 @@ export async function runTransformer(
   const { vec, txt, modulation } = await conditioning.run({
     hidden,
     pooled: input(golden, 'pooled', { batch: true }),
-    timesteps: embed(timestepArgument(sigma, timestep_rounding)),
-    ...(guidance && { guidance: embed(guidanceArgument(params['guidance'], timestep_rounding)) }),
+    timesteps: embed(roundedTimestep(sigma, timestep_rounding)),
+    ...(guidance && { guidance: embed(roundedGuidance(params['guidance'], timestep_rounding)) }),
   })
 
   const tables = ropeTables(hidden.dims[0]!, grid_rows, grid_cols, axes)

@@ -9,13 +9,12 @@ import { openLdmAutoencoder } from '../../../src/engine/checkpoint/checkpoint.js
 import { addClip } from '../../../src/engine/flux/clip.js'
 import { addT5, positionBuckets } from '../../../src/engine/flux/t5.js'
 import { openLora } from '../../../src/engine/lora/format/read.js'
-import { mergeLoras } from '../../../src/engine/lora/merge/merger.js'
 import {
   buildTransformerGraphs,
   loadTransformer,
   type Transformer,
 } from '../../../src/engine/models/transformer.js'
-import { buildAutoencoderGraphs } from '../../../src/engine/models/vaeDecoder.js'
+import { buildAutoencoderGraphs } from '../../../src/engine/models/vae.js'
 import { denoise } from '../../../src/engine/pipeline/denoise.js'
 import { ropeTables } from '../../../src/engine/pipeline/latents.js'
 import { getSchedule, timestepEmbedding } from '../../../src/engine/pipeline/schedule.js'
@@ -33,6 +32,7 @@ import {
   temporaryFolder,
   writeTensors,
 } from '../../weightFiles.js'
+import { mergeLoras } from '../lora/merging.js'
 import { sourcesOf } from '../lora/tinyDev.js'
 
 const options = { threads: 1, widenWeights: 'load' } as const
@@ -118,7 +118,7 @@ describe('F1, the transformer', () => {
   const tables = ropeTables(5, 3, 4, [4, 6, 6])
   const rope = { cos: floatTensor(tables.cos, [17, 8]), sin: floatTensor(tables.sin, [17, 8]) }
   const steps = async (transformer: Transformer, levels: readonly number[]) =>
-    transformer.placeSteps(await transformer.condition(conditions(levels)), rope)
+    transformer.bindSteps(await transformer.condition(conditions(levels)), rope)
   const conditions = (levels: readonly number[]) => ({
     prompt,
     timesteps: levels.map((sigma) => timestepEmbedding(1000 * sigma)),
@@ -159,7 +159,7 @@ describe('F1, the transformer', () => {
       values[`${name}.alpha`] = Float32Array.of(2)
     }
     const path = writeTensors(join(folder, 'lora.safetensors'), loraShapes, (key) => values[key]!)
-    const adapter = await openLora(path, { transformer: params }, 1)
+    const adapter = await openLora({ name: path, path }, { transformer: params }, 1)
     const weights = createWeights(file, tensors)
     const merged = await mergeLoras(weights.pristine, [{ adapter, scale: 0.8 }], {
       rounding: 'float32',
@@ -184,8 +184,8 @@ describe('F1, the transformer', () => {
     const { params, tensors } = readBflTransformer(file, source, { axes: [4, 6, 6] })
     const component = { source: file, params, weights: createWeights(file, tensors) }
     const dev = await loadTransformer(component, options)
-    const taps = buildTransformerGraphs(component).step.encode(['img_in', 'double0_img'])
-    const step = await createSession(taps, options)
+    const debugOutputs = buildTransformerGraphs(component).step.encode(['img_in', 'double0_img'])
+    const step = await createSession(debugOutputs, options)
     const { txt, modulation } = await dev.condition(conditions([0.75, 0.7]))
     const residual = async (i: number) => {
       const feeds = {

@@ -11,9 +11,12 @@ const options = { threads: 1, widenWeights: 'load' } as const
 const model = openSafetyModel(safetyFolder)
 const graphs = buildSafetyGraphs(model)
 
-/** What a graph makes of the reference's own pixels of picture `index`. */
-async function createRunner(graph: 'concepts' | 'classifier', taps: readonly string[] = []) {
-  const session = await createSession(graphs[graph].encode(taps), options)
+/** What a graph makes of the reference's own pixels of image `index`. */
+async function createRunner(
+  graph: 'concepts' | 'classifier',
+  debugOutputs: readonly string[] = [],
+) {
+  const session = await createSession(graphs[graph].encode(debugOutputs), options)
   const side = model[graph].params.imageSide
   const source = graph === 'concepts' ? 'clip_pixels' : 'vit_pixels'
   return (index: number) =>
@@ -21,8 +24,8 @@ async function createRunner(graph: 'concepts' | 'classifier', taps: readonly str
 }
 
 test('CLIP’s embeddings and cosines agree with StableDiffusionSafetyChecker', async () => {
-  const taps = ['image_embeds', 'concepts_cosines', 'specialCare_cosines']
-  const run = await createRunner('concepts', taps)
+  const debugOutputs = ['image_embeds', 'concepts_cosines', 'specialCare_cosines']
+  const run = await createRunner('concepts', debugOutputs)
   for (const index of safetyPictures.keys()) {
     const outputs = await run(index)
     // Seen: 2.1e-6 of values up to 3.5, and 4.2e-7.

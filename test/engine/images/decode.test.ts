@@ -2,7 +2,7 @@
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
 import { measureImage, readImage, readMask } from '../../../src/engine/images/decode.js'
-import { flat, fromRgb, noisePicture } from './pictures.js'
+import { flat, fromRgb, noisePicture } from './images.js'
 
 const { rgb, size } = noisePicture
 const noisePng = () => fromRgb(rgb, size).png().toBuffer()
@@ -142,7 +142,7 @@ function crc32(bytes: Uint8Array): number {
 }
 
 describe('a mask', () => {
-  // (numpy.asarray(picture.resize(size, NEAREST).convert('L'))[::8, ::8] / 255 >= 0.5) in Pillow 12.3.
+  // (numpy.asarray(image.resize(size, NEAREST).convert('L'))[::8, ::8] / 255 >= 0.5) in Pillow 12.3.
   test.each([
     [{ width: 32, height: 16 }, '10000101'],
     [
@@ -169,7 +169,7 @@ describe('a mask', () => {
     ])
   })
 
-  test('that is no picture says so', async () => {
+  test('that is no image says so', async () => {
     await expect(readMask(Buffer.from('mask'), size)).rejects.toThrow(
       /^Expected mask to be a picture/,
     )

@@ -1,7 +1,7 @@
 /** Resampling against Pillow 12.3: `Image.fromarray(source).resize(size, Image.LANCZOS)`. */
 import { expect, test } from 'vitest'
 import { resize } from '../../../src/engine/images/resample.js'
-import { noisePicture } from './pictures.js'
+import { noisePicture } from './images.js'
 
 const pillow = [
   {
@@ -26,12 +26,12 @@ const pillow = [
   },
 ]
 
-test.each(pillow)('a $name picture is that of Pillow, byte for byte', ({ size, want }) => {
+test.each(pillow)('a $name image is that of Pillow, byte for byte', ({ size, want }) => {
   const { rgb, size: from } = noisePicture
   expect(Buffer.from(resize(rgb, from, size, 'lanczos')).toString('base64')).toBe(want)
 })
 
-test('a picture of the same size is unchanged', () => {
+test('an image of the same size is unchanged', () => {
   const { rgb, size } = noisePicture
   expect(resize(rgb, size, size, 'lanczos')).toEqual(rgb)
 })

@@ -5,13 +5,15 @@ import { hashed, type Stored, temporaryFolder, writeStored } from '../../weightF
 
 /** A float32 number, as `.alpha` usually is. */
 export const number = (value: number): Stored => ({
-  ...{ dtype: 'F32', shape: [] },
+  dtype: 'F32',
+  shape: [],
   bytes: new Uint8Array(Float32Array.of(value).buffer),
 })
 
 /** A float32 tensor of these values. */
 export const values = (data: Float32Array, shape: readonly number[]): Stored => ({
-  ...{ dtype: 'F32', shape },
+  dtype: 'F32',
+  shape,
   bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
 })
 

@@ -2,14 +2,9 @@
 import { openBflTransformer, openTransformer } from '../../../src/engine/checkpoint/checkpoint.js'
 import type { LoraAdapter } from '../../../src/engine/lora/format/adapter.js'
 import { readLora } from '../../../src/engine/lora/format/read.js'
-import type { MergedTensors } from '../../../src/engine/lora/merge/merger.js'
 import { loadTransformer, type Transformer } from '../../../src/engine/models/transformer.js'
 import { ropeTables } from '../../../src/engine/pipeline/latents.js'
-import {
-  guidanceArgument,
-  timestepArgument,
-  timestepEmbedding,
-} from '../../../src/engine/pipeline/schedule.js'
+import { timestepEmbedding } from '../../../src/engine/pipeline/schedule.js'
 import { type Backend, portableBackend } from '../../../src/engine/runtime/backends/backend.js'
 import type { Precision } from '../../../src/engine/runtime/ops/ops.js'
 import { inMemory } from '../../../src/engine/runtime/weights/mergedTensorStore.js'
@@ -17,6 +12,8 @@ import { withMerged } from '../../../src/engine/runtime/weights/weights.js'
 import { openSafetensors } from '../../../src/safetensors/read.js'
 import { floatTensor } from '../../../src/safetensors/tensor.js'
 import { fixturePath, type GoldenCase } from '../../goldens.js'
+import { roundedGuidance, roundedTimestep } from '../pipeline/timestepRounding.js'
+import type { MergedTensors } from './merging.js'
 
 export const options = { threads: 1, widenWeights: 'load' } as const
 
@@ -57,12 +54,12 @@ export async function velocity(transformer: Transformer, golden: GoldenCase) {
   const hidden = floatTensor(data('encoder_hidden_states'), shape('encoder_hidden_states').slice(1))
   const conditioning = await transformer.condition({
     prompt: { hidden, pooled: floatTensor(data('pooled'), shape('pooled')) },
-    timesteps: [timestepEmbedding(timestepArgument(sigma, timestep_rounding))],
-    guidance: timestepEmbedding(guidanceArgument(guidance, timestep_rounding)),
+    timesteps: [timestepEmbedding(roundedTimestep(sigma, timestep_rounding))],
+    guidance: timestepEmbedding(roundedGuidance(guidance, timestep_rounding)),
   })
   const tables = ropeTables(hidden.dims[0]!, grid_rows, grid_cols, axes)
   const dims = [hidden.dims[0]! + grid_rows * grid_cols, headDim / 2]
   const rope = { cos: floatTensor(tables.cos, dims), sin: floatTensor(tables.sin, dims) }
-  const { predict, release } = await transformer.placeSteps(conditioning, rope)
+  const { predict, release } = await transformer.bindSteps(conditioning, rope)
   return predict(data('hidden_states'), 0).finally(release)
 }

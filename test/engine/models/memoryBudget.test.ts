@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest'
-import { createBudget, type Demand } from '../../../src/engine/models/memoryBudget.js'
+import { createMemoryBudget, type MemoryRequest } from '../../../src/engine/models/memoryBudget.js'
 
 const GB = 1e9
 // Sizes of the published checkpoints.
@@ -14,16 +14,16 @@ const sizes = {
 } as const
 type Name = keyof typeof sizes
 
-const part = (name: Name) => ({ name, bytes: sizes[name] * GB })
+const model = (name: Name) => ({ name, bytes: sizes[name] * GB })
 const shared: readonly Name[] = ['T5', 'CLIP', 'VAE']
 
-/** Demands one after the other; what each evicts and loads. */
-function serve(capacityGB: number, demands: readonly (readonly Name[])[], runGB = 2) {
-  const budget = createBudget(capacityGB * GB)
-  const decisions = demands.map((names) => {
-    const demand = { parts: names.map(part), runBytes: runGB * GB }
-    const { evict, load } = budget.admit(demand)
-    budget.leave(demand)
+/** Requests one after the other; what each evicts and loads. */
+function serve(capacityGB: number, requests: readonly (readonly Name[])[], runGB = 2) {
+  const budget = createMemoryBudget(capacityGB * GB)
+  const decisions = requests.map((names) => {
+    const request = { models: names.map(model), runBytes: runGB * GB }
+    const { evict, load } = budget.acquire(request)
+    budget.release(request)
     return { evict: evict.map(({ name }) => name), load: load.map(({ name }) => name) }
   })
   return { decisions, residents: budget.residents().map(({ name }) => name) }
@@ -53,13 +53,13 @@ describe.each([
   [45, 'both fp8 variants stay', [devFp8, schnellFp8, devFp8], [[], [], []]],
   [
     24,
-    'text encoders make room for the transformer',
+    'text encoders are evicted for the transformer',
     [shared, ['dev fp8', 'CLIP', 'VAE']],
     [[], ['T5']],
   ],
-] as const)('with %d GB %s', (capacity, _, demands, evictions) => {
-  test(`${demands.map((names) => names[0]).join(', ')}`, () => {
-    const { decisions } = serve(capacity, demands)
+] as const)('with %d GB %s', (capacity, _, requests, evictions) => {
+  test(`${requests.map((names) => names[0]).join(', ')}`, () => {
+    const { decisions } = serve(capacity, requests)
     expect(decisions.map(({ evict }) => evict)).toEqual(evictions)
   })
 })
@@ -76,9 +76,9 @@ test('a small part does not go where a larger one that must go anyway makes enou
   expect(decisions[2]!.evict).toEqual(['dev bf16'])
 })
 
-test('no order of demands exceeds the capacity or evicts what is needed', () => {
+test('no order of requests exceeds the capacity or evicts what is needed', () => {
   const names = Object.keys(sizes) as Name[]
-  const budget = createBudget(45 * GB)
+  const budget = createMemoryBudget(45 * GB)
   let state = 1
   const random = (below: number) => {
     state = (1664525 * state + 1013904223) % 2 ** 32
@@ -86,20 +86,20 @@ test('no order of demands exceeds the capacity or evicts what is needed', () => 
   }
   const loaded = new Set<string>()
   for (let i = 0; i < 2000; i++) {
-    const parts = [part(names[random(4)]!), ...shared.filter(() => random(2) === 0).map(part)]
+    const models = [model(names[random(4)]!), ...shared.filter(() => random(2) === 0).map(model)]
     const runBytes = random(8) * GB
-    const demand = { parts, runBytes }
-    const { evict, load } = budget.admit(demand)
-    budget.leave(demand)
+    const request = { models, runBytes }
+    const { evict, load } = budget.acquire(request)
+    budget.release(request)
     for (const { name } of evict) {
       expect(loaded.delete(name)).toBe(true)
-      expect(parts.map((each) => each.name)).not.toContain(name)
+      expect(models.map((each) => each.name)).not.toContain(name)
     }
     for (const { name } of load) {
       expect(loaded.has(name)).toBe(false)
       loaded.add(name)
     }
-    for (const { name } of parts) expect(loaded.has(name)).toBe(true)
+    for (const { name } of models) expect(loaded.has(name)).toBe(true)
     const bytes = [...loaded].reduce((sum, name) => sum + sizes[name as Name] * GB, runBytes)
     expect(bytes).toBeLessThanOrEqual(45 * GB)
     expect(
@@ -112,76 +112,76 @@ test('no order of demands exceeds the capacity or evicts what is needed', () => 
 })
 
 test('what could not be served alone is refused with the numbers, and changes nothing', () => {
-  const budget = createBudget(24 * GB)
-  serveOne(budget, { parts: [part('dev fp8')], runBytes: 0 })
-  expect(() => budget.admit({ parts: dev.map(part), runBytes: 3.1 * GB })).toThrow(
+  const budget = createMemoryBudget(24 * GB)
+  serveOne(budget, { models: [model('dev fp8')], runBytes: 0 })
+  expect(() => budget.acquire({ models: dev.map(model), runBytes: 3.1 * GB })).toThrow(
     'Expected a prediction that fits into 24.0 GB of memory but it needs 36.9 GB: dev bf16 23.8 GB, T5 9.5 GB, CLIP 300.0 MB, VAE 200.0 MB, its run 3.1 GB',
   )
-  expect(budget.residents()).toEqual([part('dev fp8')])
+  expect(budget.residents()).toEqual([model('dev fp8')])
 })
 
 test('a part that was dropped is loaded when it is next needed, and what is of no use without it', () => {
-  const budget = createBudget(80 * GB)
-  const base = { ...part('dev bf16'), name: 'base', of: 'dev bf16' }
-  serveOne(budget, { parts: [part('dev bf16'), base], runBytes: 0 })
-  expect(budget.drop('dev bf16')).toMatchObject([{ name: 'base' }])
-  expect(serveOne(budget, { parts: [base], runBytes: 0 }).load).toEqual([base])
+  const budget = createMemoryBudget(80 * GB)
+  const base = { ...model('dev bf16'), name: 'base', of: 'dev bf16' }
+  serveOne(budget, { models: [model('dev bf16'), base], runBytes: 0 })
+  expect(budget.forget('dev bf16')).toMatchObject([{ name: 'base' }])
+  expect(serveOne(budget, { models: [base], runBytes: 0 }).load).toEqual([base])
 })
 
-test('what is in use stays, whatever else is demanded meanwhile', () => {
-  const budget = createBudget(40 * GB)
-  const drawing: Demand = { parts: [part('dev bf16')], runBytes: 5 * GB }
-  serveOne(budget, { parts: [part('T5')], runBytes: 0 })
-  budget.admit(drawing)
-  expect(serveOne(budget, { parts: [part('CLIP')], runBytes: 0 }).evict).toEqual([])
-  const { evict } = serveOne(budget, { parts: [part('VAE')], runBytes: 2 * GB })
+test('what is in use stays, whatever else is requested meanwhile', () => {
+  const budget = createMemoryBudget(40 * GB)
+  const generation: MemoryRequest = { models: [model('dev bf16')], runBytes: 5 * GB }
+  serveOne(budget, { models: [model('T5')], runBytes: 0 })
+  budget.acquire(generation)
+  expect(serveOne(budget, { models: [model('CLIP')], runBytes: 0 }).evict).toEqual([])
+  const { evict } = serveOne(budget, { models: [model('VAE')], runBytes: 2 * GB })
   expect(evict).toMatchObject([{ name: 'T5' }])
-  expect(() => budget.admit({ parts: [part('schnell fp8')], runBytes: 0 })).toThrow(
+  expect(() => budget.acquire({ models: [model('schnell fp8')], runBytes: 0 })).toThrow(
     'Expected a prediction that fits into 40.0 GB of memory but it needs 44.0 GB: dev bf16 23.8 GB, schnell fp8 15.2 GB, its run 5.0 GB',
   )
-  budget.leave(drawing)
-  expect(serveOne(budget, { parts: [part('schnell fp8')], runBytes: 0 }).evict).toEqual([])
+  budget.release(generation)
+  expect(serveOne(budget, { models: [model('schnell fp8')], runBytes: 0 }).evict).toEqual([])
 })
 
 describe('what is useful and not necessary', () => {
-  const base = { ...part('dev bf16'), name: 'base', of: 'dev bf16' }
-  const names = (parts: readonly { name: string }[] = []) => parts.map(({ name }) => name)
+  const base = { ...model('dev bf16'), name: 'base', of: 'dev bf16' }
+  const names = (models: readonly { name: string }[] = []) => models.map(({ name }) => name)
 
   test('comes where there is room, and goes first when it was used first', () => {
-    const budget = createBudget(80 * GB)
-    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
-    expect(names(budget.offer(base)?.load)).toEqual(['base'])
-    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
-    expect(names(budget.offer(base)?.load)).toEqual([])
-    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
-    const { evict } = serveOne(budget, { parts: dev.map(part), runBytes: 25 * GB })
+    const budget = createMemoryBudget(80 * GB)
+    serveOne(budget, { models: [model('dev bf16')], runBytes: 0 })
+    expect(names(budget.acquireOptional(base)?.load)).toEqual(['base'])
+    serveOne(budget, { models: [model('dev bf16')], runBytes: 0 })
+    expect(names(budget.acquireOptional(base)?.load)).toEqual([])
+    serveOne(budget, { models: [model('dev bf16')], runBytes: 0 })
+    const { evict } = serveOne(budget, { models: dev.map(model), runBytes: 25 * GB })
     expect(names(evict)).toEqual(['base'])
   })
 
   test('drives out only what has not been used since it was last offered', () => {
-    const budget = createBudget(60 * GB)
-    const draw = (name: Name) => serveOne(budget, { parts: [part(name)], runBytes: 0 })
-    draw('schnell bf16')
-    draw('dev bf16')
-    expect(budget.offer(base)).toBeUndefined()
-    draw('schnell bf16')
-    draw('dev bf16')
-    expect(budget.offer(base)).toBeUndefined()
-    draw('dev bf16')
-    expect(names(budget.offer(base)?.evict)).toEqual(['schnell bf16'])
+    const budget = createMemoryBudget(60 * GB)
+    const generate = (name: Name) => serveOne(budget, { models: [model(name)], runBytes: 0 })
+    generate('schnell bf16')
+    generate('dev bf16')
+    expect(budget.acquireOptional(base)).toBeUndefined()
+    generate('schnell bf16')
+    generate('dev bf16')
+    expect(budget.acquireOptional(base)).toBeUndefined()
+    generate('dev bf16')
+    expect(names(budget.acquireOptional(base)?.evict)).toEqual(['schnell bf16'])
   })
 
   test('goes with what it belongs to, before it', () => {
-    const budget = createBudget(60 * GB)
-    serveOne(budget, { parts: [part('dev bf16')], runBytes: 0 })
-    budget.offer(base)
-    const { evict } = serveOne(budget, { parts: schnell.map(part), runBytes: 20 * GB })
+    const budget = createMemoryBudget(60 * GB)
+    serveOne(budget, { models: [model('dev bf16')], runBytes: 0 })
+    budget.acquireOptional(base)
+    const { evict } = serveOne(budget, { models: schnell.map(model), runBytes: 20 * GB })
     expect(names(evict)).toEqual(['base', 'dev bf16'])
   })
 })
 
-function serveOne(budget: ReturnType<typeof createBudget>, demand: Demand) {
-  const admission = budget.admit(demand)
-  budget.leave(demand)
-  return admission
+function serveOne(budget: ReturnType<typeof createMemoryBudget>, request: MemoryRequest) {
+  const plan = budget.acquire(request)
+  budget.release(request)
+  return plan
 }

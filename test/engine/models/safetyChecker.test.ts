@@ -1,4 +1,4 @@
-/** The two stages over whole pictures, and folders that are not a safety checker. */
+/** The two stages over whole images, and folders that are not a safety checker. */
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -27,7 +27,7 @@ describe('an image processor', () => {
   const { concepts, classifier } = openSafetyModel(safetyFolder)
 
   test.each([...safetyPictures.entries()])(
-    'makes the reference’s pixels of picture %i, to the last bit',
+    'makes the reference’s pixels of image %i, to the last bit',
     (index, { rgb, size }) => {
       for (const [{ params, processor }, golden] of [
         [concepts, 'clip_pixels'],
@@ -67,13 +67,13 @@ describe('the checker', () => {
   })
   afterAll(() => release(checker))
 
-  test.each(safetyPictures)('judges as the reference does: $role', async (picture) => {
-    const { rgb, size, flagged, label } = picture
+  test.each(safetyPictures)('judges as the reference does: $role', async (image) => {
+    const { rgb, size, flagged, label } = image
     const [, classifier] = checker.sessions
     const busyBefore = classifier!.busySeconds()
     const kind = flagged && label === 'nsfw' ? 'unsafe' : 'safe'
     expect(await checker.check(rgb, size)).toEqual({ kind })
-    // The second stage is asked about flagged pictures only.
+    // The second stage is asked about flagged images only.
     expect(classifier!.busySeconds() > busyBefore).toBe(flagged)
   })
 })
@@ -100,7 +100,7 @@ test('a second stage that breaks down leaves the verdict open', async () => {
   expect(await checkCopy(breakClassifier, 1)).toEqual({ kind: 'safe' })
 })
 
-test('a first stage that breaks down throws instead of letting pictures pass', async () => {
+test('a first stage that breaks down throws instead of letting images pass', async () => {
   const breakConcepts = (folder: string) =>
     editTensor(join(folder, conceptFile), 'concept_embeds_weights', () => Number.NaN)
   await expect(checkCopy(breakConcepts, 1)).rejects.toThrow(
@@ -203,12 +203,12 @@ describe('a folder that is no sound safety checker is refused:', () => {
       /expected tensor concept_embeds of shape \[17,12\] but it is missing/,
     ],
     [
-      'a picture size that is not the network’s',
+      'an image size that is not the network’s',
       (f) => editJson(join(f, classifierProcessor), { size: { height: 48, width: 48 } }),
       /the network reads pictures of side 32 but preprocessor_config\.json makes them 48/,
     ],
     [
-      'a crop larger than what is left of the picture',
+      'a crop larger than what is left of the image',
       (f) => editJson(join(f, conceptProcessor), { size: 24 }),
       /expected the processor to resize to at least its crop of 28 but it resizes to 24/,
     ],

@@ -1,13 +1,15 @@
 import { expect, test } from 'vitest'
-import { remember } from '../../../src/engine/models/textEncoders.js'
+import { createEmbeddingCache } from '../../../src/engine/models/textEncoders.js'
 import { floatTensor } from '../../../src/safetensors/tensor.js'
 
 function countEncodings() {
   const encoded: string[] = []
-  const encode = remember(async (prompt) => {
-    encoded.push(prompt)
-    return floatTensor(Float32Array.of(encoded.length), [1])
-  })
+  const cached = createEmbeddingCache()
+  const encode = (prompt: string) =>
+    cached(prompt, async () => {
+      encoded.push(prompt)
+      return floatTensor(Float32Array.of(encoded.length), [1])
+    })
   return { encode, encoded }
 }
 
@@ -33,10 +35,12 @@ test('what was not asked for lately is forgotten', async () => {
 
 test('a prompt that could not be encoded is tried again', async () => {
   let tries = 0
-  const encode = remember(async () => {
-    if (tries++ === 0) throw new Error('out of memory')
-    return floatTensor(Float32Array.of(1), [1])
-  })
+  const cached = createEmbeddingCache()
+  const encode = (prompt: string) =>
+    cached(prompt, async () => {
+      if (tries++ === 0) throw new Error('out of memory')
+      return floatTensor(Float32Array.of(1), [1])
+    })
   await expect(encode('a fox')).rejects.toThrow('out of memory')
   await expect(encode('a fox')).resolves.toBeDefined()
 })

@@ -1,30 +1,29 @@
-/** Pictures from pictures, with and without a mask: diffusers' pipelines (float32, CPU) as the truth. */
+/** Image to image, with and without a mask: equal to diffusers' pipelines (float32, CPU). */
 import { beforeAll, describe, expect, test } from 'vitest'
 import { FluxInput } from '../../../src/contract/input.js'
-import { createPromptEncoder, loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
+import { loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
 import { loadTransformer } from '../../../src/engine/models/transformer.js'
-import { loadDecoder } from '../../../src/engine/models/vaeDecoder.js'
-import { loadEncoder } from '../../../src/engine/models/vaeEncoder.js'
+import { loadDecoder, loadEncoder } from '../../../src/engine/models/vae.js'
 import { denoise } from '../../../src/engine/pipeline/denoise.js'
 import { prepare } from '../../../src/engine/pipeline/generate.js'
-import { prepareStart } from '../../../src/engine/pipeline/initLatents.js'
+import { prepareInitLatents } from '../../../src/engine/pipeline/initLatents.js'
 import { packLatents, tokenGrid, unpackLatents } from '../../../src/engine/pipeline/latents.js'
 import { startNoise } from '../../../src/engine/pipeline/rng/randn.js'
 import { stepsToRun } from '../../../src/plan/plan.js'
 import { draftPlan, finishPlan } from '../../../src/plan/planGeneration.js'
 import { expectClose, expectOutputs, type GoldenCase, goldenCase } from '../../goldens.js'
-import { fromRgb } from '../images/pictures.js'
+import { fromRgb } from '../images/images.js'
 import { checkpoints, listCases, noiseTolerance } from './layouts.js'
 
 const options = { threads: 1, widenWeights: 'load' } as const
 
 const cases = listCases('image_to_image', 'inpaint')
 
-/** The plan of a case from the wish of a user, with the pictures as the files that they would send. */
+/** The plan of a case, with the images as the files of a request. */
 async function planCase({ model, params, inputs }: GoldenCase) {
   const { prompt, width, height, steps, strength, g, seed } = params
   const size = { width, height }
-  const wish = FluxInput.parse({
+  const input = FluxInput.parse({
     prompt,
     image: 'data:',
     model: model === 'tiny-dev' ? 'dev' : 'schnell',
@@ -38,7 +37,7 @@ async function planCase({ model, params, inputs }: GoldenCase) {
     .toBuffer()
   const mask = inputs['mask_u8'] && (await greyPng(inputs['mask_u8'].data as Uint8Array, size))
   const settings = { noise: 'torch-cpu', goFastLoraMultiplier: 1.5, safetyChecker: false } as const
-  const draft = draftPlan(wish, [], settings)
+  const draft = draftPlan(input, [], settings)
   if (draft.kind === 'invalid') throw draft.error
   return finishPlan(draft, { image: { bytes, size }, mask, loras: [] })
 }
@@ -62,10 +61,8 @@ describe.each(cases)('$id from $layout', ({ id, layout }) => {
 
   beforeAll(async () => {
     const { text, transformer: component, autoencoder, scheduler } = checkpoints[layout]()
-    const encoder = createPromptEncoder(
-      (await loadClip(text, options)).encode,
-      (await loadT5(text, golden.params['msl'], options)).encode,
-    )
+    const clip = await loadClip(text, options)
+    const t5 = await loadT5(text, golden.params['msl'], options)
     const transformer = await loadTransformer(component, options)
     const decoder = await loadDecoder(autoencoder, options)
     const imageEncoder = await loadEncoder(autoencoder, options)
@@ -75,15 +72,15 @@ describe.each(cases)('$id from $layout', ({ id, layout }) => {
     const { predict, sigmas } = await prepare(
       plan,
       { transformer, scheduler },
-      await encoder.encode(plan.prompt),
+      { pooled: await clip.encode(plan.prompt), hidden: await t5.encode(plan.prompt) },
     )
-    const makeStart = await prepareStart(plan.start, plan.size, async (image, size) => {
+    const initLatents = await prepareInitLatents(plan.start, plan.size, async (image, size) => {
       const latents = await imageEncoder.encode(image, size)
       got['image_latents'] = latents
       return latents
     })
     noise = startNoise(plan.noise, plan.seed, plan.size)
-    const start = makeStart(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
+    const start = initLatents(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
     const stepLatents: number[] = []
     const packed = await denoise(predict, start.latents, sigmas, {
       blend: start.blend,

@@ -31,7 +31,7 @@ describe('packing', () => {
     expect(unpackLatents(packLatents(latents, rows, cols), rows, cols)).toEqual(latents)
   })
 
-  test('a picture of 1344×768 has 48 rows of 84 tokens', () => {
+  test('an image of 1344×768 has 48 rows of 84 tokens', () => {
     expect(tokenGrid({ width: 1344, height: 768 })).toEqual({ tokenRows: 48, tokenCols: 84 })
   })
 })

@@ -41,20 +41,22 @@ describe('with the embedded model', () => {
   afterAll(() => models.release())
 
   async function run(previews?: PreviewHooks, changes: Partial<GenerationPlan> = {}) {
-    const pictures: EncodedImage[] = []
+    const images: EncodedImage[] = []
     const { signal } = new AbortController()
-    const onImage = (_: number, image: EncodedImage) => pictures.push(image)
+    const onImage = (_: number, image: EncodedImage) => images.push(image)
     await generate({ ...plan, ...changes }, models, {
-      ...{ signal, onImage, previews },
+      signal,
+      onImage,
+      previews,
       onProgress: () => {},
     })
-    return pictures
+    return images
   }
 
-  test('previews come closer to the picture with every step, at a quarter of its area', async () => {
+  test('previews come closer to the image with every step, at a quarter of its area', async () => {
     const previews: EncodedImage[] = []
     const steps: number[] = []
-    const [picture] = await run({
+    const [image] = await run({
       isDue: () => true,
       onPreview({ step }, preview) {
         steps.push(step)
@@ -67,7 +69,7 @@ describe('with the embedded model', () => {
       width: 256,
       height: 192,
     })
-    const small = await sharp(picture!.bytes).resize(256, 192).removeAlpha().raw().toBuffer()
+    const small = await sharp(image!.bytes).resize(256, 192).removeAlpha().raw().toBuffer()
     const distances = await Promise.all(previews.map(({ bytes }) => meanDistance(bytes, small)))
     // 5.0 after the first step and 2.7 after the last but one were observed.
     expect(distances[0]).toBeLessThan(8)
@@ -75,7 +77,7 @@ describe('with the embedded model', () => {
     expect(distances).toEqual(distances.toSorted((a, b) => b - a))
   })
 
-  test('nobody who watches makes no preview, and previews change nothing', async () => {
+  test('without a subscription no preview is made, and previews change nothing', async () => {
     const none = await run({ isDue: () => false, onPreview: () => expect.unreachable() })
     const watched = await run({ isDue: () => true, onPreview: () => {} })
     expect(Buffer.from(watched[0]!.bytes)).toEqual(Buffer.from(none[0]!.bytes))

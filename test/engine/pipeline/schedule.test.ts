@@ -1,13 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import type { SchedulerParams } from '../../../src/engine/flux/params.js'
-import {
-  getSchedule,
-  guidanceArgument,
-  timestepArgument,
-  timestepEmbedding,
-  timestepRoundings,
-} from '../../../src/engine/pipeline/schedule.js'
+import { getSchedule, timestepEmbedding } from '../../../src/engine/pipeline/schedule.js'
 import { expectClose, readFixtureJson } from '../../goldens.js'
+import { roundedGuidance, roundedTimestep, timestepRoundings } from './timestepRounding.js'
 
 type Golden = {
   atol: number
@@ -47,7 +42,7 @@ describe.each(golden.schedules)('$model, $steps steps at $width×$height', (want
   })
 
   test.each(timestepRoundings)('sinusoid arguments rounded as %s', (rounding) => {
-    const u = sigmas.slice(0, -1).map((sigma) => timestepArgument(sigma, rounding))
+    const u = sigmas.slice(0, -1).map((sigma) => roundedTimestep(sigma, rounding))
     expectClose(u, want.sinusoid_argument[rounding], golden.atol)
   })
 })
@@ -58,9 +53,9 @@ test('a static shift moves the levels by shift·s / (1 + (shift − 1)·s)', () 
 })
 
 test.each(golden.guidance_rounding)('guidance $guidance in bfloat16 is $u_bf16', (want) => {
-  expect(guidanceArgument(want.guidance, 'diffusers')).toBe(want.u_bf16)
-  expect(guidanceArgument(want.guidance, 'bfl')).toBe(want.u_bf16)
-  expect(guidanceArgument(want.guidance, 'none')).toBe(1000 * want.guidance)
+  expect(roundedGuidance(want.guidance, 'diffusers')).toBe(want.u_bf16)
+  expect(roundedGuidance(want.guidance, 'bfl')).toBe(want.u_bf16)
+  expect(roundedGuidance(want.guidance, 'none')).toBe(1000 * want.guidance)
 })
 
 // Check values of diffusers' get_timestep_embedding in float32.

@@ -1,18 +1,18 @@
-/** Whole pictures: prompt, seed and steps in, diffusers' FluxPipeline (float32, CPU) as the truth. */
+/** Whole images from prompt and seed: equal to diffusers' FluxPipeline (float32, CPU). */
 import { beforeAll, describe, test } from 'vitest'
 import { portableBackend } from '../../../src/engine/runtime/backends/backend.js'
 import { expectClose, expectOutputs, goldenCase } from '../../goldens.js'
-import { drawPicture } from './goldenPicture.js'
+import { generateGolden } from './goldenImage.js'
 import { listCases, noiseTolerance } from './layouts.js'
 
 const cases = listCases('text_to_image')
 
 describe.each(cases)('$id from $layout', ({ id, layout }) => {
   const golden = goldenCase(id)
-  let got: Awaited<ReturnType<typeof drawPicture>>
+  let got: Awaited<ReturnType<typeof generateGolden>>
 
   beforeAll(async () => {
-    got = await drawPicture(golden, layout, portableBackend)
+    got = await generateGolden(golden, layout, portableBackend)
   })
 
   test('the noise is that of torch', () => {

@@ -1,78 +1,50 @@
-/** Transformers and adapters over the addon, of the tiny-dev checkpoint, and LoRAs for them. */
-import { afterAll, onTestFinished } from 'vitest'
+/** Transformers and models over the addon, of the tiny-dev checkpoint, and LoRAs for them. */
+import { onTestFinished } from 'vitest'
 import { openCheckpoint } from '../../../src/engine/checkpoint/checkpoint.js'
-import { openFactors } from '../../../src/engine/lora/merge/lowRank.js'
+import { readLoraFactors, scaleFactors } from '../../../src/engine/lora/merge/lowRank.js'
 import { listTargets } from '../../../src/engine/lora/merge/merger.js'
-import { type Adapters, createAdapters } from '../../../src/engine/models/loraSwitcher.js'
-import { createRoom } from '../../../src/engine/models/memory.js'
-import { createBudget } from '../../../src/engine/models/memoryBudget.js'
-import { loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
+import { loraSetKey } from '../../../src/engine/models/loraSet.js'
+import type { Models } from '../../../src/engine/models/models.js'
 import { loadTransformer, type Transformer } from '../../../src/engine/models/transformer.js'
-import type { Backend } from '../../../src/engine/runtime/backends/backend.js'
+import type { Backend, LowRankChanges } from '../../../src/engine/runtime/backends/backend.js'
 import { createFusedBackend } from '../../../src/engine/runtime/backends/native/backend.js'
 import type { LoraFile, Precision } from '../../../src/plan/plan.js'
 import { fixtureLora, options, pristine, tinyDev, velocity } from '../../engine/lora/tinyDev.js'
+import { fixtureFile, openWatched } from '../../engine/models/watchedModels.js'
 import { fixturePath, goldenCase } from '../../goldens.js'
-import { temporaryFolder } from '../../weightFiles.js'
 import { addon, device, fusedBackend } from './kit.js'
 
 export const backend = fusedBackend('F32')
-export const { transformer, text } = openCheckpoint(fixturePath('tiny-dev'))
+export const { text } = openCheckpoint(fixturePath('tiny-dev'))
 export const golden = goldenCase('lora_peft')
-const t5 = await loadT5(text, 16, options, backend)
-afterAll(() => t5.sessions[0]!.release())
 
-/** Adapters that note what they load. */
-export async function create(own: Backend, capacity = Number.POSITIVE_INFINITY) {
-  const loaded: string[] = []
-  const room = createRoom(createBudget(capacity))
-  const adapters = createAdapters(
-    { transformer, clip: text.clip },
-    {
-      ...{ name: 'dev', changesInPlace: true },
-      // One that has no room beside another is told by the capacity.
-      ...{ transformerBytes: { bf16: 2, fp8: 2 }, clipBytes: 0 },
-      t5: t5.encode,
-      loadTransformer: (component, precision, use) => {
-        loaded.push(precision)
-        return loadTransformer(component, options, precision, own, use)
-      },
-      loadClip: (clip) => {
-        loaded.push('clip')
-        return loadClip({ ...text, clip }, options, own)
-      },
-    },
-    { threads: 1, scratch: temporaryFolder(), maxBytesInMemory: 2 ** 30 },
-    room,
-  )
-  return { adapters, loaded, room }
+/** Models that list what they load. */
+export const create = (own: Backend, capacity = Number.POSITIVE_INFINITY) =>
+  openWatched(own, { capacity })
+
+export const lora = fixtureFile
+
+export type Use = { readonly precision: Precision; readonly loras: readonly LoraFile[] }
+
+/** The velocity and the pooled prompt, which show all that these LoRAs change. */
+export async function outputsOf(models: Models, { precision, loras }: Use): Promise<number[]> {
+  const set = await models.loadLoras(precision, loras)
+  const { pooled } = await models.encodePrompt('a red fox', set)
+  const { model, release } = await models.acquireTransformer(precision, set)
+  return [...(await velocity(model, golden).finally(release)), ...pooled.data]
 }
 
-export const lora = (name: string, scale: number): LoraFile => ({
-  name: 'lora',
-  path: fixturePath(`lora/lora_${name}.safetensors`),
-  scale,
-})
-
-export type Wish = { readonly precision: Precision; readonly loras: readonly LoraFile[] }
-
-/** What the networks make of a wish. */
-export async function draw(adapters: Adapters, { precision, loras }: Wish) {
-  const { enter, prompt } = await adapters.select(precision, loras)
-  const { pooled } = await prompt.encode('a red fox')
-  const { transformer, leave } = await enter()
-  return [...(await velocity(transformer, golden).finally(leave)), ...pooled.data]
+/** The changes of these LoRAs at any scales. */
+export async function changesOf(...names: readonly string[]) {
+  const adapters = names.map((name) => fixtureLora(`lora/lora_${name}.safetensors`))
+  const factors = await readLoraFactors(listTargets(pristine, adapters, 'float32'), 1)
+  const files = names.join()
+  return (scales: readonly number[]): LowRankChanges => ({
+    key: loraSetKey(files, scales),
+    files,
+    matrices: scaleFactors(factors, scales),
+  })
 }
-
-export const factorsOf = (...names: readonly string[]) =>
-  openFactors(
-    listTargets(
-      pristine,
-      names.map((name) => fixtureLora(`lora/lora_${name}.safetensors`)),
-      'float32',
-    ),
-    1,
-  )
 
 /** A transformer for one test. */
 export async function load(precision: Precision, own = backend): Promise<Transformer> {
@@ -107,8 +79,10 @@ export function countingBackend() {
   }
   const counting = { ...addon, WeightSet: CountingSet }
   const backend = createFusedBackend({
-    ...{ addon: counting, device },
-    ...{ dtype: 'F32', attention: 'float32' },
+    addon: counting,
+    device,
+    dtype: 'F32',
+    attention: 'float32',
   })
   return { calls, backend }
 }

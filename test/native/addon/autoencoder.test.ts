@@ -33,7 +33,7 @@ describe.each([
   })
 })
 
-test('a norm over more than one picture is refused', async () => {
+test('a norm over more than one image is refused', async () => {
   const graph = createGraph('norm')
   const x = graph.input('x', 'F32', ['n', 2, 3, 3])
   const affine = graph.floats([1, 1])
@@ -47,7 +47,7 @@ test('a norm over more than one picture is refused', async () => {
       { x: { dtype: 'F32', dims: [n, 2, 3, 3], data: new Float32Array(18 * n) } },
       { y: null },
     )
-  // A constant picture is its shift: SiLU of 1.
+  // A constant image is its shift: SiLU of 1.
   const { y: norm } = await run(1)
   expect(new Float32Array(norm!.data)[0]).toBeCloseTo(1 / (1 + Math.exp(-1)), 6)
   await expect(run(2)).rejects.toThrow('expected one picture but x has 2')

@@ -17,15 +17,23 @@ import { watchAddon } from './watched.js'
 
 const { watched, account } = watchAddon()
 const limit = 2
+const warnings: string[] = []
 const backend = createFusedBackend({
-  ...{ addon: watched, device, captures: limit },
-  ...{ dtype: 'F32', attention: 'float32' },
+  addon: watched,
+  device,
+  captures: limit,
+  onWarning: (message) => warnings.push(message),
+  dtype: 'F32',
+  attention: 'float32',
 })
 
 let writes = 0
 beforeEach(() => {
   writes = 0
-  const onWrite = () => void writes++
+  warnings.length = 0
+  const onWrite = () => {
+    writes++
+  }
   const counts = { made: 0, surplus: 0, copies: 0, loads: 0, runs: 0 }
   Object.assign(account, { ...counts, onWrite, onLoad() {} })
 })
@@ -68,8 +76,8 @@ describe('a repeated model', () => {
 
   test('writes what a run brings along, and copies what was placed when that changes', async () => {
     const [placed, other] = [
-      await session.place({ a: vector(5) }),
-      await session.place({ a: vector(7) }),
+      await session.bindInputs({ a: vector(5) }),
+      await session.bindInputs({ a: vector(7) }),
     ]
     writes = 0
     const b = vector(1)
@@ -113,6 +121,7 @@ describe('a repeated model', () => {
       expect(valuesOf(y)).toEqual([n - 1, 4])
     }
     expect([account.loads - loads, account.runs - runs]).toEqual([1, 4])
+    expect(warnings).toEqual([expect.stringMatching(/^no CUDA graph of a step .*: out of memory$/)])
     await own.release()
   })
 
@@ -125,20 +134,22 @@ describe('a repeated model', () => {
   })
 })
 
-test('pictures are bit for bit those of ordinary runs, whatever their sizes and order', async () => {
+test('images are bit for bit those of ordinary runs, whatever their sizes and order', async () => {
   const load = (own = backend) =>
     loadModels('dev', fixturePath('tiny-dev'), { threads: 1, backend: own })
   const captured = await load()
   const ordinary = await load(fusedBackend('F32'))
-  await draw({ ...foxPlan, size: { width: 64, height: 64 } }, captured)
+  await generateImage({ ...foxPlan, size: { width: 64, height: 64 } }, captured)
   const before = account.loads
   const sizes = [64, 96, 128, 64, 96, 128, 64]
   for (const [i, width] of sizes.entries()) {
     const plan = { ...foxPlan, size: { width, height: 64 }, seed: i, prompt: `a fox ${i}` }
-    expect(await draw(plan, captured), `picture ${i}`).toEqual(await draw(plan, ordinary))
+    expect(await generateImage(plan, captured), `image ${i}`).toEqual(
+      await generateImage(plan, ordinary),
+    )
   }
   const fp8 = { ...foxPlan, precision: 'fp8' } as const
-  expect(await draw(fp8, captured)).toEqual(await draw(fp8, ordinary))
+  expect(await generateImage(fp8, captured)).toEqual(await generateImage(fp8, ordinary))
   // The second size; the transformer of the other precision, and its only size.
   expect(account.loads - before).toBe(1 + 2 + 1)
   await captured.release()
@@ -146,12 +157,14 @@ test('pictures are bit for bit those of ordinary runs, whatever their sizes and 
   expect(account).toMatchObject({ surplus: 0, live: new Set() })
 })
 
-async function draw(plan: GenerationPlan, models: Models) {
-  const pictures: Uint8Array[] = []
+async function generateImage(plan: GenerationPlan, models: Models) {
+  const images: Uint8Array[] = []
   await generate(plan, models, {
     signal: new AbortController().signal,
     onProgress: () => {},
-    onImage: (_, { bytes }) => void pictures.push(bytes),
+    onImage(_, { bytes }) {
+      images.push(bytes)
+    },
   })
-  return pictures
+  return images
 }

@@ -40,7 +40,7 @@ afterAll(async () => {
   await ort.stop()
 })
 
-async function draw(engine: Engine, changes: Partial<GenerationPlan>) {
+async function generateImage(engine: Engine, changes: Partial<GenerationPlan>) {
   const { images } = await engine.generate(requestOf({ ...plan, ...changes }))
   return images[0]!.bytes
 }
@@ -62,7 +62,7 @@ const bytes = await sharp({
 // Observed: 1e-4 in bf16; 0.011 from an image, because the norms of the encoder add up in another
 // order; 0.23 with a LoRA, whose sum stays float32 here and is rounded to the checkpoint's bfloat16
 // there; 1.9 in fp8, where codes next to a rounding border fall on either side.
-describe('its pictures are those of onnxruntime-node', () => {
+describe('its images are those of onnxruntime-node', () => {
   test.each<[string, Partial<GenerationPlan>, number]>([
     ['schnell', {}, 0.01],
     ['dev', { variant: 'dev', guidance: 3.5, steps: 6 }, 0.01],
@@ -79,35 +79,42 @@ describe('its pictures are those of onnxruntime-node', () => {
       0.05,
     ],
   ])('%s', async (_, changes, tolerance) => {
-    const difference = await meanDifference(await draw(native, changes), await draw(ort, changes))
+    const difference = await meanDifference(
+      await generateImage(native, changes),
+      await generateImage(ort, changes),
+    )
     expect(difference).toBeLessThan(tolerance)
   })
 })
 
-describe('a LoRA that is prepared while another picture is made', () => {
+describe('a LoRA that is prefetched while another image is made', () => {
   const styled = (loras: GenerationPlan['loras']): GenerationPlan => ({
-    ...{ ...plan, variant: 'dev', guidance: 3.5, steps: 6 },
+    ...plan,
+    variant: 'dev',
+    guidance: 3.5,
+    steps: 6,
     loras,
   })
   const other = { name: 'lora', path: `${loras.builtin}/bocaaa--np.safetensors`, scale: 1 }
-  /** A picture, and what comes next is told when it has begun. */
-  async function drawBeside(loras: GenerationPlan['loras'], next: GenerationPlan['loras']) {
-    const onEvent = ({ kind }: GenerationEvent) =>
-      void (kind === 'lorasReady' && native.prefetch(requestOf(plan).draft, styled(next).loras))
+  /** An image of `loras`, during which `next` is prefetched. */
+  async function drawDuringPrefetch(loras: GenerationPlan['loras'], next: GenerationPlan['loras']) {
+    function onEvent({ kind }: GenerationEvent) {
+      if (kind === 'lorasReady') native.prefetch(requestOf(styled(next)).draft, next)
+    }
     const { images } = await native.generate(requestOf(styled(loras)), { onEvent })
     return images[0]!.bytes
   }
 
-  test('gives the pictures that it gives without, in this order and in another', async () => {
+  test('changes no image, whether it is used next or later', async () => {
     const sets = [lora(1), [other], lora(0.5), [], [...lora(0.7), other]]
     const want: Uint8Array[] = []
-    for (const set of sets) want.push(await draw(native, styled(set)))
+    for (const set of sets) want.push(await generateImage(native, styled(set)))
     expect(new Set(want.map((bytes) => Buffer.from(bytes).toString('base64'))).size).toBe(5)
     const turns = [0, 1, 0, 1, 3, 4, 2, 0, 3, 1]
-    for (const foresight of [1, 2])
+    for (const distance of [1, 2])
       for (const [i, now] of turns.entries()) {
-        const next = turns[(i + foresight) % turns.length]!
-        expect(await drawBeside(sets[now]!, sets[next]!)).toEqual(want[now])
+        const next = turns[(i + distance) % turns.length]!
+        expect(await drawDuringPrefetch(sets[now]!, sets[next]!)).toEqual(want[now])
       }
   })
 
@@ -115,38 +122,42 @@ describe('a LoRA that is prepared while another picture is made', () => {
     const path = join(temporaryFolder(), 'lora.safetensors')
     copyFileSync(loraPath, path)
     const known = [{ name: 'lora', path, digest: 'sha256:5f', scale: 1 }]
-    await drawBeside([], known)
-    // Whoever selects waits for what is being prepared.
-    await draw(native, styled([]))
+    await drawDuringPrefetch([], known)
+    // Loading waits for the prefetch.
+    await generateImage(native, styled([]))
     rmSync(path)
-    expect(await draw(native, styled(known))).toEqual(await draw(native, styled(lora(1))))
+    expect(await generateImage(native, styled(known))).toEqual(
+      await generateImage(native, styled(lora(1))),
+    )
   })
 
   test('and is broken fails its own prediction and no other', async () => {
     const path = join(temporaryFolder(), 'broken.safetensors')
     writeFileSync(path, 'no LoRA')
     const broken = [{ name: 'lora', path, scale: 1 }]
-    const want = await draw(native, styled(lora(1)))
-    expect(await drawBeside(lora(1), broken)).toEqual(want)
+    const want = await generateImage(native, styled(lora(1)))
+    expect(await drawDuringPrefetch(lora(1), broken)).toEqual(want)
     await expect(native.generate(requestOf(styled(broken)))).rejects.toMatchObject({
       code: 'lora_invalid',
     })
-    expect(await drawBeside(lora(1), broken)).toEqual(want)
-    expect(await draw(native, styled(lora(1)))).toEqual(want)
+    expect(await drawDuringPrefetch(lora(1), broken)).toEqual(want)
+    expect(await generateImage(native, styled(lora(1)))).toEqual(want)
   })
 
-  test('for a picture that is canceled is there for the one after it', async () => {
-    const want = await draw(native, styled([other]))
-    await drawBeside(lora(1), [other])
+  test('for an image that is canceled is there for the one after it', async () => {
+    const want = await generateImage(native, styled([other]))
+    await drawDuringPrefetch(lora(1), [other])
     const canceling = AbortSignal.abort()
     const canceled = native.generate(requestOf(styled([other])), { signal: canceling })
     await expect(canceled).rejects.toMatchObject({ code: 'canceled' })
-    expect(await drawBeside(lora(1), [])).toEqual(await draw(native, styled(lora(1))))
-    expect(await draw(native, styled([other]))).toEqual(want)
+    expect(await drawDuringPrefetch(lora(1), [])).toEqual(
+      await generateImage(native, styled(lora(1))),
+    )
+    expect(await generateImage(native, styled([other]))).toEqual(want)
   })
 })
 
-test('a variant that is not loaded has nothing to prepare', async () => {
+test('a variant that is not loaded prefetches nothing', async () => {
   await native.release('schnell')
   native.prefetch(requestOf(plan).draft, lora(1))
   native.prefetch(requestOf(plan).draft, [{ name: 'nowhere', path: '/nowhere', scale: 1 }])
@@ -165,7 +176,9 @@ test('a prediction is canceled inside a step, and the engine goes on', async () 
     ),
     {
       signal: canceling.signal,
-      onEvent: (event) => void (isProgress(event) && ++steps === 2 && canceling.abort()),
+      onEvent(event) {
+        if (isProgress(event) && ++steps === 2) canceling.abort()
+      },
     },
   )
   await expect(run).rejects.toMatchObject({ code: 'canceled' })
@@ -176,23 +189,25 @@ test('a prediction is canceled inside a step, and the engine goes on', async () 
 
 test('a released variant gives its memory back and loads again when it is needed', async () => {
   const large = { size: { width: 768, height: 768 }, steps: 1 }
-  const before = await draw(native, large)
+  const before = await generateImage(native, large)
   const loaded = residentMegabytes(native)
   await native.release('schnell')
   const returned = loaded - residentMegabytes(native)
   // Observed: 235.
   expect(returned).toBeGreaterThan(100)
-  expect(await draw(native, large)).toEqual(before)
+  expect(await generateImage(native, large)).toEqual(before)
 })
 
 test('a killed engine comes back with the same pictures', async () => {
-  const before = await draw(native, {})
+  const before = await generateImage(native, {})
   const killed = native.pid()!
   const run = native.generate(requestOf({ ...plan, steps: 50 }), {
-    onEvent: (event) => void (isProgress(event) && process.kill(killed, 'SIGKILL')),
+    onEvent(event) {
+      if (isProgress(event)) process.kill(killed, 'SIGKILL')
+    },
   })
   await expect(run).rejects.toMatchObject({ code: 'engine_died' })
-  expect(await draw(native, {})).toEqual(before)
+  expect(await generateImage(native, {})).toEqual(before)
   expect(native.pid()).not.toBe(killed)
 })
 

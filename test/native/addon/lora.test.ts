@@ -1,7 +1,7 @@
 /** LoRAs in the fused dialect, beside the base model whose weights they share. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { mergeLoras } from '../../../src/engine/lora/merge/merger.js'
 import type { Transformer } from '../../../src/engine/models/transformer.js'
+import { mergeLoras } from '../../engine/lora/merging.js'
 import { fixtureLora, loadMerged, pristine, tinyDev, velocity } from '../../engine/lora/tinyDev.js'
 import { expectOutputs, goldenCase, readManifest } from '../../goldens.js'
 import { fusedBackend } from './kit.js'

@@ -19,8 +19,10 @@ import { type Account, watchAddon } from './watched.js'
 
 const { watched, account } = watchAddon()
 const backend = createFusedBackend({
-  ...{ addon: watched, device },
-  ...{ dtype: 'F32', attention: 'float32' },
+  addon: watched,
+  device,
+  dtype: 'F32',
+  attention: 'float32',
 })
 const options = { threads: 1, widenWeights: 'load' } as const
 
@@ -39,7 +41,9 @@ function mixed(): Graph {
 }
 
 const quiet: Pick<Account, 'onWrite' | 'onRun'> = { onWrite() {}, onRun: (start) => start() }
-beforeEach(() => void Object.assign(account, { made: 0, surplus: 0, runs: 0, ...quiet }))
+beforeEach(() => {
+  Object.assign(account, { made: 0, surplus: 0, runs: 0, ...quiet })
+})
 
 describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind) => {
   let session: Session
@@ -49,10 +53,10 @@ describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind)
   afterAll(() => session.release())
 
   test('takes placed inputs for those of its runs, as often as it runs', async () => {
-    const common = await session.place({ a: vector(2, 3) })
+    const common = await session.bindInputs({ a: vector(2, 3) })
     const rows = [
-      await common.place({ b: vector(10, 20) }),
-      await common.place({ b: vector(-1, 1), c: vector(0, 0) }),
+      await common.bindInputs({ b: vector(10, 20) }),
+      await common.bindInputs({ b: vector(-1, 1), c: vector(0, 0) }),
     ]
     for (let i = 0; i < 3; i++) {
       const { y } = await rows[0]!.run({ c: vector(i, i) })
@@ -66,7 +70,7 @@ describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind)
 
   test('keeps the values as they were placed', async () => {
     const a = vector(2, 3)
-    const placed = await session.place({ a: { ...a, data: a.data.slice() } })
+    const placed = await session.bindInputs({ a: { ...a, data: a.data.slice() } })
     const { y } = await placed.run({ b: vector(1, 1), c: vector(0, 0) })
     expect(valuesOf(y)).toEqual([2, 3])
     await placed.release()
@@ -76,7 +80,7 @@ describe.each(['native', 'onnxruntime-node'] as const)('a session of %s', (kind)
 describe('a placed input', () => {
   test('cannot be used after its release, which comes after the runs before it', async () => {
     const session = await open(mixed())
-    const placed = await session.place({ a: vector(2, 3) })
+    const placed = await session.bindInputs({ a: vector(2, 3) })
     const inputs = { b: vector(1, 1), c: vector(0, 0) }
     const running = placed.run(inputs)
     await placed.release()
@@ -90,9 +94,9 @@ describe('a placed input', () => {
     const session = await open(mixed())
     const large = floatTensor(new Float32Array(2 ** 24).fill(1), [2 ** 24])
     const before = residentMegabytes()
-    for (let i = 0; i < 20; i++) await (await session.place({ a: large })).release()
+    for (let i = 0; i < 20; i++) await (await session.bindInputs({ a: large })).release()
     const after = residentMegabytes()
-    const placed = await session.place({ a: large })
+    const placed = await session.bindInputs({ a: large })
     // 64 MB. Observed: 0.1 MB after the releases, 64 MB with the last one in place.
     expect(after - before).toBeLessThan(32)
     expect(residentMegabytes() - after).toBeGreaterThan(48)
@@ -107,7 +111,7 @@ describe('a placed input', () => {
       if (++writes === 2) throw new Error('the bus is gone')
     }
     const inputs = { a: vector(1), b: vector(1), c: vector(1) }
-    await expect(session.place(inputs)).rejects.toThrow('the bus is gone')
+    await expect(session.bindInputs(inputs)).rejects.toThrow('the bus is gone')
     expect(account).toMatchObject({ made: 2, surplus: 0, live: new Set() })
     await session.release()
   })
@@ -136,7 +140,7 @@ describe('a signal', () => {
     const quick = await open(mixed())
     const canceling = new AbortController()
     setTimeout(() => canceling.abort(new Error('no longer wanted')), 50)
-    const placed = await session.place({ x: square })
+    const placed = await session.bindInputs({ x: square })
     await expect(placed.run({}, { signal: canceling.signal })).rejects.toThrow('no longer wanted')
     const inputs = { a: vector(2), b: vector(3), c: vector(4) }
     const { signal } = new AbortController()
@@ -198,14 +202,18 @@ describe('pictures', () => {
 
   type Hooks = { readonly signal?: AbortSignal; readonly onProgress?: (step: number) => void }
 
-  async function draw(own: GenerationPlan, { signal, onProgress }: Hooks = {}, of = models) {
-    const pictures: Uint8Array[] = []
+  async function generateImage(
+    own: GenerationPlan,
+    { signal, onProgress }: Hooks = {},
+    of = models,
+  ) {
+    const images: Uint8Array[] = []
     await generate(own, of, {
       signal: signal ?? new AbortController().signal,
       onProgress: ({ step }) => onProgress?.(step),
-      onImage: (_, { bytes }) => void pictures.push(bytes),
+      onImage: (_, { bytes }) => images.push(bytes),
     })
-    return pictures
+    return images
   }
 
   /** Ends what is enqueued by `start` before it can begin, however busy this machine is. */
@@ -221,7 +229,7 @@ describe('pictures', () => {
   const expectNothingLeft = () => expect(account).toMatchObject({ surplus: 0, live: new Set() })
 
   test('share what their steps have in common', async () => {
-    await draw(plan)
+    await generateImage(plan)
     // The text stream, two tables, and a row of modulation for each step.
     expect(account.made).toBe(3 + plan.steps)
     expectNothingLeft()
@@ -229,10 +237,10 @@ describe('pictures', () => {
 
   test('are bit for bit those of inputs that every step brings along', async () => {
     for (const own of [plan, { ...plan, precision: 'fp8' as const, size: square64 }]) {
-      const want = await draw(own, {}, unplaced)
+      const want = await generateImage(own, {}, unplaced)
       expect(want).toHaveLength(2)
       expect(account.made).toBe(0)
-      expect(await draw(own)).toEqual(want)
+      expect(await generateImage(own)).toEqual(want)
       expect(account.made).toBeGreaterThan(0)
       account.made = 0
     }
@@ -244,20 +252,23 @@ describe('pictures', () => {
     const canceling = new AbortController()
     account.onRun = (start) => (account.runs > index ? endBefore(start, canceling) : start())
     let steps = 0
-    const drawing = draw(own, { signal: canceling.signal, onProgress: () => void steps++ })
-    await expect(drawing).rejects.toMatchObject({ name: 'AbortError' })
+    const generating = generateImage(own, {
+      signal: canceling.signal,
+      onProgress: () => steps++,
+    })
+    await expect(generating).rejects.toMatchObject({ name: 'AbortError' })
     expect(account.runs).toBe(index + 1)
     expect(steps).toBe(Math.min(Math.max(index - 3, 0), 2))
     expectNothingLeft()
     account.onRun = (start) => start()
-    expect(await draw(own)).toEqual(await draw(own, {}, unplaced))
+    expect(await generateImage(own)).toEqual(await generateImage(own, {}, unplaced))
   })
 
   test('leave nothing on the device, 200 of them, whatever happens', async () => {
     const roll = createDice()
     const short = { ...plan, count: 1, steps: 2 }
-    const want = await draw(short)
-    const ends = { drawn: 0, failed: 0 }
+    const want = await generateImage(short)
+    const ends = { generated: 0, failed: 0 }
     for (let i = 0; i < 200; i++) {
       const canceling = new AbortController()
       const moment = roll(6)
@@ -284,15 +295,15 @@ describe('pictures', () => {
           return hooks
         },
       ]
-      await draw({ ...short, seed: i }, kinds[roll(kinds.length)]!()).then(
-        () => ends.drawn++,
+      await generateImage({ ...short, seed: i }, kinds[roll(kinds.length)]!()).then(
+        () => ends.generated++,
         () => ends.failed++,
       )
       expect(account, `generation ${i}`).toMatchObject({ surplus: 0, live: new Set() })
       Object.assign(account, quiet)
     }
-    expect(Math.min(ends.drawn, ends.failed)).toBeGreaterThan(20)
-    expect(await draw(short)).toEqual(want)
+    expect(Math.min(ends.generated, ends.failed)).toBeGreaterThan(20)
+    expect(await generateImage(short)).toEqual(want)
   })
 })
 

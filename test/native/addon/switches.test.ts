@@ -1,35 +1,43 @@
 /** LoRAs that are merged on the device, in place: the tiny-dev checkpoint through the CPU twins. */
-import { describe, expect, onTestFinished, test } from 'vitest'
-import { areLowRank, openFactors } from '../../../src/engine/lora/merge/lowRank.js'
-import { listTargets, mergeLoras } from '../../../src/engine/lora/merge/merger.js'
-import { unchanged } from '../../../src/engine/runtime/backends/backend.js'
+import { describe, expect, test } from 'vitest'
+import {
+  areLowRank,
+  readLoraFactors,
+  scaleFactors,
+} from '../../../src/engine/lora/merge/lowRank.js'
+import { listTargets } from '../../../src/engine/lora/merge/merger.js'
+import { loraSetKey } from '../../../src/engine/models/loraSet.js'
+import { type LowRankChanges, unchanged } from '../../../src/engine/runtime/backends/backend.js'
 import type { LoraFile } from '../../../src/plan/plan.js'
 import { writeLora } from '../../engine/lora/loraFiles.js'
+import { mergeLoras } from '../../engine/lora/merging.js'
 import { fixtureLora, loadMerged, pristine, tinyDev, velocity } from '../../engine/lora/tinyDev.js'
 import { expectOutputs, goldenCase, readManifest } from '../../goldens.js'
 import {
   backend,
+  changesOf,
   create,
   createDice,
-  draw,
-  factorsOf,
   golden,
   load,
   lora,
+  outputsOf,
   text,
-  type Wish,
+  type Use,
 } from './adapting.js'
 import { fusedBackend } from './kit.js'
 import { relativeError } from './numbers.js'
 
 async function lowRankChanges(
   uses: readonly { adapter: ReturnType<typeof fixtureLora>; scale: number }[],
-) {
+): Promise<LowRankChanges | undefined> {
   const adapters = uses.map(({ adapter }) => adapter)
   const targets = listTargets(pristine, adapters, 'float32')
   if (!areLowRank(targets)) return undefined
-  const factors = await openFactors(targets, 1)
-  return factors(uses.map(({ scale }) => scale))
+  const factors = await readLoraFactors(targets, 1)
+  const scales = uses.map(({ scale }) => scale)
+  const files = adapters.map(({ source }) => source).join()
+  return { key: loraSetKey(files, scales), files, matrices: scaleFactors(factors, scales) }
 }
 
 describe('merged in place', () => {
@@ -50,10 +58,10 @@ describe('merged in place', () => {
       const changes = await lowRankChanges(uses)
       if (!changes) return
       covered++
-      await base.adaptable!.adapt(changes)
+      await base.adaptable!.activate(changes)
       expectOutputs(golden, { [output]: await velocity(base, golden) })
     }
-    await base.adaptable!.adapt(unchanged)
+    await base.adaptable!.activate(unchanged)
     expect(await velocity(base, golden)).toEqual(before)
   })
 
@@ -68,7 +76,7 @@ describe('merged in place', () => {
     const use = { adapter: fixtureLora('lora/lora_peft.safetensors'), scale: 0.6 }
     const inPlace = await load(precision)
     const base = await velocity(inPlace, golden)
-    await inPlace.adaptable!.adapt((await lowRankChanges([use]))!)
+    await inPlace.adaptable!.activate((await lowRankChanges([use]))!)
     const merged = await mergeLoras(pristine, [use], { rounding: 'float32', threads: 1 })
     const fresh = await loadMerged(merged, tinyDev, precision, fusedBackend('F32'))
     const [got, want] = [await velocity(inPlace, golden), await velocity(fresh, golden)]
@@ -80,7 +88,11 @@ describe('merged in place', () => {
     const one = new Float32Array(1)
     const nowhere = { rank: 1, up: one, down: one, scale: one }
     await expect(
-      (await load('bf16')).adaptable!.adapt(new Map([['nowhere', nowhere]])),
+      (await load('bf16')).adaptable!.activate({
+        key: loraSetKey('nowhere', [1]),
+        files: 'nowhere',
+        matrices: new Map([['nowhere', nowhere]]),
+      }),
     ).rejects.toThrow('Expected the name of a weight to change but got nowhere')
   })
 })
@@ -103,66 +115,68 @@ const sets: readonly (readonly LoraFile[])[] = [
   [{ name: 'lora', path: clipOnly, scale: 1 }],
   [{ name: 'lora', path: clipOnly, scale: 0.5 }, lora('onetrainer', 1)],
 ]
-const wishes = (['bf16', 'fp8'] as const).flatMap((precision) =>
-  sets.map((loras): Wish => ({ precision, loras })),
+const uses = (['bf16', 'fp8'] as const).flatMap((precision) =>
+  sets.map((loras): Use => ({ precision, loras })),
 )
 
 test.each(['bf16', 'fp8'] as const)(
   '500 random switches in %s leave what a fresh transformer makes of each set',
   async (precision) => {
     // Factors that are used again at another scale stay on the device.
-    const peft = await factorsOf('peft')
-    const two = await factorsOf('kohya_dense', 'aitoolkit')
+    const peft = await changesOf('peft')
+    const two = await changesOf('kohya_dense', 'aitoolkit')
     const changes = [
       unchanged,
       ...[peft([1]), peft([-0.3]), two([0.7, 0.4]), two([0.1, -0.6])],
-      (await factorsOf('partial_qv'))([0.7]),
+      (await changesOf('partial_qv'))([0.7]),
     ]
     const fresh: Float32Array[] = []
     for (const one of changes) {
       const own = await load(precision, fusedBackend('F32'))
-      await own.adaptable!.adapt(one)
+      await own.adaptable!.activate(one)
       fresh.push(await velocity(own, golden))
     }
     const switched = await load(precision)
     const roll = createDice(changes.length)
     for (let i = 0; i < 500; i++) {
       const next = roll()
-      await switched.adaptable!.adapt(changes[next]!)
+      await switched.adaptable!.activate(changes[next]!)
       expect(await velocity(switched, golden), `switch ${i} to ${next}`).toEqual(fresh[next])
     }
   },
 )
 
 test.each([Number.POSITIVE_INFINITY, 4])(
-  'switches between precisions and kinds of LoRAs leave every picture as a fresh engine makes it, whatever is prepared (room: %d)',
+  'switches between precisions and kinds of LoRAs compute what a fresh engine does, whatever is prefetched (memory: %d)',
   async (capacity) => {
     const fresh: number[][] = []
-    for (const wish of wishes) {
-      const { adapters } = await create(fusedBackend('F32'))
-      fresh.push(await draw(adapters, wish))
-      await adapters.release()
+    for (const use of uses) {
+      const { models } = await create(fusedBackend('F32'))
+      fresh.push(await outputsOf(models, use))
+      await models.release()
     }
-    expect(new Set(fresh.map(String)).size).toBe(wishes.length)
-    const { adapters } = await create(backend, capacity)
-    const roll = createDice(wishes.length)
+    expect(new Set(fresh.map(String)).size).toBe(uses.length)
+    const { models } = await create(backend, capacity)
+    const roll = createDice(uses.length)
     for (let i = 0; i < 80; i++) {
-      const [next, { precision, loras }] = [roll(), wishes[roll()]!]
-      const drawing = draw(adapters, wishes[next]!)
-      void adapters.prepare(precision, loras)
-      expect(await drawing, `switch ${i} to ${next}`).toEqual(fresh[next])
+      const [next, { precision, loras }] = [roll(), uses[roll()]!]
+      const running = outputsOf(models, uses[next]!)
+      void models.prefetch(precision, loras)
+      expect(await running, `switch ${i} to ${next}`).toEqual(fresh[next])
     }
-    await adapters.release()
+    await models.release()
   },
 )
 
 test('a switch between LoRAs of low rank opens no session', async () => {
-  const { adapters, loaded } = await create(backend)
-  onTestFinished(() => adapters.release())
-  const use = async (loras: readonly LoraFile[]) =>
-    (await (await adapters.select('bf16', loras)).enter()).leave()
+  const { models, loaded } = await create(backend)
+  async function use(loras: readonly LoraFile[]) {
+    const set = await models.loadLoras('bf16', loras)
+    const { release } = await models.acquireTransformer('bf16', set)
+    release()
+  }
   for (const loras of sets.slice(0, 6)) await use(loras)
-  expect(loaded).toEqual(['bf16'])
+  expect(loaded).toEqual([])
   await use([lora('lokr', 1)])
-  expect(loaded).toEqual(['bf16', 'bf16'])
+  expect(loaded).toEqual(['dev bf16 with LoRAs'])
 })

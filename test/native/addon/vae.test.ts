@@ -10,8 +10,8 @@ import { afterAll, expect, test } from 'vitest'
 import { requestOf } from '../../../src/bench/cases.js'
 import { compareImages } from '../../../src/cli/similarity.js'
 import { readConfig } from '../../../src/config/config.js'
-import { createRoom } from '../../../src/engine/models/memory.js'
-import { createBudget } from '../../../src/engine/models/memoryBudget.js'
+import { createModelMemory } from '../../../src/engine/models/memory.js'
+import { createMemoryBudget } from '../../../src/engine/models/memoryBudget.js'
 import { loadModels } from '../../../src/engine/models/models.js'
 import { generate } from '../../../src/engine/pipeline/generate.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
@@ -38,7 +38,7 @@ afterAll(() => Promise.all(engines.map((engine) => engine.stop())))
 /** An engine over `schnell` and what it logs. */
 function start(vae: 'float32' | 'float16', schnell = checkpoints.schnell) {
   const lines: string[] = []
-  const logger = pino({ level: 'warn' }, { write: (line) => void lines.push(JSON.parse(line).msg) })
+  const logger = pino({ level: 'warn' }, { write: (line) => lines.push(JSON.parse(line).msg) })
   const config = {
     checkpoints: { ...checkpoints, schnell },
     threads,
@@ -47,11 +47,11 @@ function start(vae: 'float32' | 'float16', schnell = checkpoints.schnell) {
   } as const
   const engine = startEngine(config, logger)
   engines.push(engine)
-  const draw = async () => {
+  const generateImage = async () => {
     const { images } = await engine.generate(requestOf(plan))
     return images[0]!.bytes
   }
-  return { draw, lines }
+  return { generateImage, lines }
 }
 
 /** The embedded model with a number in its decoder that float16 does not have. */
@@ -67,35 +67,35 @@ function writeLoudModel(): string {
 }
 
 // Observed: 56 dB, between bytes.
-test('a picture decoded in float16 is that of float32', async () => {
+test('an image decoded in float16 is that of float32', async () => {
   const half = start('float16')
   const whole = start('float32')
-  const [got, want] = [await half.draw(), await whole.draw()]
+  const [got, want] = [await half.generateImage(), await whole.generateImage()]
   expect(got).not.toEqual(want)
   expect((await compareImages(got, want)).psnr).toBeGreaterThan(50)
   expect(half.lines).toEqual([])
 })
 
-test('a picture beyond the range of float16 is decoded in float32, as are all after it', async () => {
+test('an image beyond the range of float16 is decoded in float32, as are all after it', async () => {
   const model = writeLoudModel()
   const half = start('float16', model)
-  const want = await start('float32', model).draw()
-  expect(await half.draw()).toEqual(want)
-  expect(await half.draw()).toEqual(want)
+  const want = await start('float32', model).generateImage()
+  expect(await half.generateImage()).toEqual(want)
+  expect(await half.generateImage()).toEqual(want)
   expect(half.lines).toEqual([expect.stringMatching(/left the range of float16.*FLUXD_VAE/)])
 })
 
 test('a decoder that goes and comes again does not fail a second time', async () => {
   let overflows = 0
-  const room = createRoom(createBudget(Number.POSITIVE_INFINITY))
-  const decoding = { dtype: 'F16', onOverflow: () => void overflows++ } as const
-  const settings = { threads, backend: fusedBackend('F32'), room, decoding }
+  const memory = createModelMemory(createMemoryBudget(Number.POSITIVE_INFINITY))
+  const decoding = { dtype: 'F16', onOverflow: () => overflows++ } as const
+  const settings = { threads, backend: fusedBackend('F32'), memory, decoding }
   const models = await loadModels('schnell', writeLoudModel(), settings)
   const signal = new AbortController().signal
-  const draw = () => generate(plan, models, { signal, onProgress() {}, onImage() {} })
-  await draw()
-  await room.release([models.decoder])
-  await draw()
+  const generateImage = () => generate(plan, models, { signal, onProgress() {}, onImage() {} })
+  await generateImage()
+  await memory.unload([models.decoder])
+  await generateImage()
   await models.release()
   expect(overflows).toBe(1)
 })

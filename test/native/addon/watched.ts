@@ -24,8 +24,15 @@ export type Account = {
 
 export function watchAddon(): { readonly watched: Addon; readonly account: Account } {
   const account: Account = {
-    ...{ live: new Set(), made: 0, surplus: 0, copies: 0, loads: 0, runs: 0 },
-    ...{ onWrite: () => {}, onLoad: () => {}, onRun: (start) => start() },
+    live: new Set(),
+    made: 0,
+    surplus: 0,
+    copies: 0,
+    loads: 0,
+    runs: 0,
+    onWrite: () => {},
+    onLoad: () => {},
+    onRun: (start) => start(),
   }
 
   function watchTensor(tensor: DeviceTensor): DeviceTensor {

@@ -3,7 +3,7 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { createMediaClient } from '../../../src/net/fetchMedia.js'
-import { flat, toDataUri } from '../../engine/images/pictures.js'
+import { flat, toDataUri } from '../../engine/images/images.js'
 import { buildTestApp } from './testApp.js'
 
 const picture = async () => toDataUri(await flat(300, 200, 'navy').png().toBuffer())

@@ -7,7 +7,7 @@ import { requestOf } from '../../../src/bench/cases.js'
 import type { GenerationEvent } from '../../../src/engine/protocol.js'
 import type { GenerationPlan, Start } from '../../../src/plan/plan.js'
 import { type Engine, startEngine } from '../../../src/worker/engine/client.js'
-import { flat, fromRgb } from '../../engine/images/pictures.js'
+import { flat, fromRgb } from '../../engine/images/images.js'
 import { fixturePath } from '../../goldens.js'
 import { foxPlan } from './foxPlan.js'
 

@@ -72,7 +72,7 @@ test('a file that is no LoRA fails its own prediction and leaves the engine as i
     draw({ name: 'lora', path: '/nowhere.safetensors', scale: 1 }),
   ).rejects.toMatchObject({
     code: 'lora_invalid',
-    message: '/nowhere.safetensors: expected a LoRA file but nothing is there',
+    message: 'lora: expected a LoRA file but nothing is there',
   })
   expect(await draw(lora('kohya', 1))).toEqual(before)
 })

@@ -42,12 +42,24 @@ export type LoraReport = {
 /** Flux.1 dev as published, for files that were not made for the checkpoint at hand. */
 export const publishedBase: LoraBase = {
   transformer: {
-    ...{ heads: 24, headDim: 128, doubleBlocks: 19, singleBlocks: 38 },
-    ...{ inChannels: 64, txtDim: 4096, vecDim: 768, axes: [16, 56, 56], guidance: true },
+    heads: 24,
+    headDim: 128,
+    doubleBlocks: 19,
+    singleBlocks: 38,
+    inChannels: 64,
+    txtDim: 4096,
+    vecDim: 768,
+    axes: [16, 56, 56],
+    guidance: true,
   },
   clip: {
-    ...{ hidden: 768, layers: 12, heads: 12, mlpHidden: 3072 },
-    ...{ vocabulary: 49408, positions: 77, epsilon: 1e-5 },
+    hidden: 768,
+    layers: 12,
+    heads: 12,
+    mlpHidden: 3072,
+    vocabulary: 49408,
+    positions: 77,
+    epsilon: 1e-5,
   },
 }
 
@@ -58,11 +70,11 @@ export const isUsable = ({ modules, unmatched, faults }: LoraReport) =>
 /** Everything that `file` holds, as seen from the networks of `base`. */
 export function inspectLora(file: SafetensorsFile, base: LoraBase): LoraReport {
   const { groups, ignored, unmatched, twice } = sortKeys(file, base)
-  const control = catchFault('the file', file.path, () => refuseControlLora(file))
-  const scaling = catchFault('lora_adapter_metadata', file.path, () => readScaling(file))
+  const control = catchFault('the file', file.name, () => refuseControlLora(file))
+  const scaling = catchFault('lora_adapter_metadata', file.name, () => readScaling(file))
   const modules = groups.map((group) =>
-    catchFault(group.key.stem, file.path, () =>
-      reportModule(file.path, group, scaling.value ?? unscaled),
+    catchFault(group.key.stem, file.name, () =>
+      reportModule(file.name, group, scaling.value ?? unscaled),
     ),
   )
   const found = modules.flatMap(({ value }) => value ?? [])
@@ -94,7 +106,7 @@ function sortKeys(file: SafetensorsFile, base: LoraBase) {
     const key = parseKey(name, vocabulary)
     if (isIgnored(name)) ignored.push(name)
     else if (!key)
-      unmatched.push({ name, reason: reasonOf(file.path, unknownKey(file, name, vocabulary)) })
+      unmatched.push({ name, reason: reasonOf(file.name, unknownKey(file, name, vocabulary)) })
     else {
       const group = groups.get(key.stem) ?? { key, tensors: new Map() }
       const given = group.tensors.get(key.role)

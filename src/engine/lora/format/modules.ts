@@ -95,13 +95,26 @@ function addEmbedders(table: Table, params: FluxParams) {
 // A stream's names: BFL's, the number XLabs gives it, diffusers'.
 const streams = [
   {
-    ...{ bfl: 'img', xlabs: 1, modulation: 'norm1', mlp: 'ff', proj: 'to_out.0' },
-    ...{ qkv: ['to_q', 'to_k', 'to_v'], fused: 'to_qkv', normQ: 'norm_q', normK: 'norm_k' },
+    bfl: 'img',
+    xlabs: 1,
+    modulation: 'norm1',
+    mlp: 'ff',
+    proj: 'to_out.0',
+    qkv: ['to_q', 'to_k', 'to_v'],
+    fused: 'to_qkv',
+    normQ: 'norm_q',
+    normK: 'norm_k',
   },
   {
-    ...{ bfl: 'txt', xlabs: 2, modulation: 'norm1_context', mlp: 'ff_context', proj: 'to_add_out' },
-    ...{ qkv: ['add_q_proj', 'add_k_proj', 'add_v_proj'], fused: 'to_added_qkv' },
-    ...{ normQ: 'norm_added_q', normK: 'norm_added_k' },
+    bfl: 'txt',
+    xlabs: 2,
+    modulation: 'norm1_context',
+    mlp: 'ff_context',
+    proj: 'to_add_out',
+    qkv: ['add_q_proj', 'add_k_proj', 'add_v_proj'],
+    fused: 'to_added_qkv',
+    normQ: 'norm_added_q',
+    normK: 'norm_added_k',
   },
 ] as const
 

@@ -3,6 +3,7 @@
  * the file means. All known schemes are accepted (keys.ts, modules.ts, deltas.ts).
  */
 import { FluxdError, invalidLora } from '../../../errors.js'
+import type { LoraFile } from '../../../plan/plan.js'
 import {
   openSafetensors,
   type SafetensorsFile,
@@ -21,22 +22,22 @@ import { readScaling } from './scaling.js'
 export type LoraBase = { readonly transformer: FluxParams; readonly clip?: ClipParams }
 
 /**
- * The LoRA in the safetensors file at `path`, with all its values checked to be finite.
+ * The LoRA in a safetensors file, with all its values checked to be finite. Errors call it `name`.
  * Throws `lora_invalid` naming the first bad key, or saying what the file is instead of a LoRA.
  */
 export async function openLora(
-  path: string,
+  file: Pick<LoraFile, 'name' | 'path'>,
   base: LoraBase,
   threads: number,
 ): Promise<LoraAdapter> {
-  const adapter = readLora(openFile(path), base)
+  const adapter = readLora(openFile(file), base)
   await checkFinite(adapter, threads)
   return adapter
 }
 
-function openFile(path: string): SafetensorsFile {
+function openFile({ name, path }: Pick<LoraFile, 'name' | 'path'>): SafetensorsFile {
   try {
-    return openSafetensors(path)
+    return openSafetensors(path, name)
   } catch (cause) {
     if (cause instanceof FluxdError) throw invalidLora(cause.message, cause)
     throw cause
@@ -53,17 +54,17 @@ export function readLora(file: SafetensorsFile, base: LoraBase): LoraAdapter {
   const scaling = readScaling(file)
   const deltas = new Map<string, Delta[]>()
   for (const group of groups) {
-    const own = groupDeltas(file.path, group, scaling)
+    const own = groupDeltas(file.name, group, scaling)
     const twice = own.find(([name]) => deltas.has(name))
     if (twice)
-      throw changedTwice(file.path, group.key.stem, `another layer's change of ${twice[0]}`)
+      throw changedTwice(file.name, group.key.stem, `another layer's change of ${twice[0]}`)
     for (const [name, delta] of own) deltas.set(name, [...(deltas.get(name) ?? []), delta])
   }
   if (groups.length === 0)
     throw invalidLora(
-      `${file.path}: expected changes to at least one layer of Flux.1 but ${describeEmpty(ignored)}`,
+      `${file.name}: expected changes to at least one layer of Flux.1 but ${describeEmpty(ignored)}`,
     )
-  return { source: file.path, scheme: schemeOf(groups), deltas, ignored }
+  return { source: file.name, scheme: schemeOf(groups), deltas, ignored }
 }
 
 /** Every module of the networks, by name. */
@@ -97,7 +98,7 @@ function groupKeys(file: SafetensorsFile, vocabulary: Vocabulary, params: FluxPa
     const group = groups.get(key.module) ?? { key, tensors: new Map() }
     const given = group.tensors.get(key.role)
     if (given || group.key.stem !== key.stem)
-      throw changedTwice(file.path, name, (given ?? [...group.tensors.values()][0]!).name)
+      throw changedTwice(file.name, name, (given ?? [...group.tensors.values()][0]!).name)
     group.tensors.set(key.role, slice)
     groups.set(key.module, group)
   }
@@ -122,7 +123,7 @@ export function ignoredKeys(
 
 /** Why `key` cannot be read. */
 export function unknownKey(
-  { path, tensors }: SafetensorsFile,
+  { name: path, tensors }: SafetensorsFile,
   key: string,
   vocabulary: Vocabulary,
 ) {
@@ -149,7 +150,7 @@ const isBeyondLastBlock = (key: string, vocabulary: Vocabulary) =>
   parseKey(key.replace(/(?<=(?:blocks|layers)[._])\d+/, '0'), vocabulary) !== undefined
 
 /** Throws `lora_invalid` for BFL's control LoRAs. */
-export function refuseControlLora({ path, tensors }: SafetensorsFile) {
+export function refuseControlLora({ name: path, tensors }: SafetensorsFile) {
   const keys = [...tensors.keys()]
   const key = keys.find(isControlKey)
   if (key && keys.some(hasRole))

@@ -32,18 +32,18 @@ export function readScaling(file: SafetensorsFile): Scaling {
   }
   return {
     factor(key, alpha, rank) {
-      if (alpha) return alphaOf(file.path, alpha, rank) / rank
+      if (alpha) return alphaOf(file.name, alpha, rank) / rank
       const config = configs[key.network]
-      const factor = config ? configFactor(file.path, config, key, rank) : 1
+      const factor = config ? configFactor(file.name, config, key, rank) : 1
       if (isFloat32(factor)) return factor
       throw invalidLora(
-        `${file.path}: expected a finite alpha of ${key.stem} in lora_adapter_metadata but alpha / rank is ${factor}`,
+        `${file.name}: expected a finite alpha of ${key.stem} in lora_adapter_metadata but alpha / rank is ${factor}`,
       )
     },
   }
 }
 
-function readConfig({ path, metadata }: SafetensorsFile, prefix: string): Config | undefined {
+function readConfig({ name: path, metadata }: SafetensorsFile, prefix: string): Config | undefined {
   const text = metadata['lora_adapter_metadata']
   if (text === undefined) return undefined
   const own = Object.entries(parseJson(path, text))

@@ -21,5 +21,5 @@ export function groupBySize<T>(
   return groups
 }
 
-// Of LoRA files: a few hundredths of a second.
+// Reading this much of a LoRA file blocks the thread for a few hundredths of a second.
 export const maxBytesAtOnce = 16 * 2 ** 20

@@ -1,15 +1,15 @@
 /**
- * A set of LoRAs as one low-rank product per tensor, for devices that merge by themselves:
+ * A set of LoRAs as one low-rank product per tensor, for merges on the device:
  *
  *     W' = W + (up ⊙ scale)·down
  *
- * The LoRAs' ranks lie side by side, up [out, Σr] and down [Σr, in]; `up` holds every file's own
- * factor.
+ * The LoRAs' ranks are concatenated, up [out, Σr] and down [Σr, in]; `up` includes the factor
+ * alpha/rank of each file.
  */
 
 import type { TensorSlice } from '../../../safetensors/read.js'
 import type { FloatTensor } from '../../../safetensors/tensor.js'
-import type { LowRank, LowRankChanges } from '../../runtime/backends/backend.js'
+import type { LowRank } from '../../runtime/backends/backend.js'
 import { createSession } from '../../runtime/backends/ort/session.js'
 import { createGraph, type Graph, type Value } from '../../runtime/onnx/graph.js'
 import { widen } from '../../runtime/ops/dequantize.js'
@@ -17,52 +17,59 @@ import type { Change, Delta } from '../format/adapter.js'
 import { groupBySize, maxBytesAtOnce } from './chunks.js'
 import type { MergeTarget } from './mergeGraph.js'
 
-/** What a set changes with one scale per LoRA; the same arrays of factors for any scales. */
-export type Factors = (scales: readonly number[]) => LowRankChanges
-
-type FactorsOfTarget = Pick<LowRank, 'up' | 'down'> & {
-  readonly slice: string
+/** The factors of a matrix, and which columns of `up` each LoRA has. */
+type MatrixFactors = Pick<LowRank, 'up' | 'down'> & {
+  /** The matrix's slice of the checkpoint. */
+  readonly name: string
   readonly ranks: readonly { readonly lora: number; readonly rank: number }[]
 }
 
+/** The factors of a set of LoRAs, for any scales. */
+export type LoraFactors = readonly MatrixFactors[]
+
 type LowRankDelta = Extract<Change, { kind: 'lowRank' }>
 
-/** Whether there are tensors that every LoRA changes by products of low rank only. */
+/** Whether there are tensors, and every LoRA changes them by products of low rank only. */
 export const areLowRank = (targets: readonly MergeTarget[]) =>
   targets.length > 0 && targets.every(({ deltas }) => deltas.flat().every(isLowRank))
 
 const isLowRank = (delta: Delta): delta is LowRankDelta => delta.kind === 'lowRank'
 
-/** Reads the factors of LoRAs; another scale reads nothing. */
-export async function openFactors(
+/** Reads the factors of LoRAs from their files. */
+export async function readLoraFactors(
   targets: readonly MergeTarget[],
   threads: number,
-): Promise<Factors> {
-  const factors: FactorsOfTarget[] = []
+): Promise<LoraFactors> {
+  const factors: MatrixFactors[] = []
   for (const group of groupBySize(targets, storedBytes, maxBytesAtOnce))
     factors.push(...(await readFactors(group, threads)))
-  return (scales) =>
-    new Map(
-      factors.map(({ slice, ranks, up, down }) => {
-        const scale = Float32Array.from(
-          ranks.flatMap(({ lora, rank }) => Array(rank).fill(scales[lora])),
-        )
-        return [slice, { rank: scale.length, up, down, scale }]
-      }),
-    )
+  return factors
 }
+
+/** The product of every matrix, by its name, with one scale per LoRA; no factor is copied. */
+export const scaleFactors = (factors: LoraFactors, scales: readonly number[]) =>
+  new Map(
+    factors.map(({ name, ranks, up, down }): [string, LowRank] => {
+      const scale = Float32Array.from(
+        ranks.flatMap(({ lora, rank }) => Array(rank).fill(scales[lora])),
+      )
+      return [name, { rank: scale.length, up, down, scale }]
+    }),
+  )
 
 async function readFactors(
   targets: readonly MergeTarget[],
   threads: number,
-): Promise<FactorsOfTarget[]> {
+): Promise<MatrixFactors[]> {
   const options = { threads, widenWeights: 'run', arena: false } as const
   const session = await createSession(factorGraph(targets), options)
   const values = await session.run({}).finally(() => session.release())
   const dataOf = (name: string) => (values[name] as FloatTensor).data
   return targets.map(({ name, base, deltas }) => ({
-    ...{ slice: base.name, ranks: ranksOf(deltas) },
-    ...{ up: dataOf(`${name} up`), down: dataOf(`${name} down`) },
+    name: base.name,
+    ranks: ranksOf(deltas),
+    up: dataOf(`${name} up`),
+    down: dataOf(`${name} down`),
   }))
 }
 

@@ -8,7 +8,7 @@ import { createGraph, type Graph, type Value } from '../../runtime/onnx/graph.js
 import { cast, widen } from '../../runtime/ops/dequantize.js'
 import type { Change, Delta, Dora, Factor } from '../format/adapter.js'
 
-/** `bf16` and `f16` leave values that those dtypes can hold, nearest with ties to even. */
+/** `bf16` and `f16` round to values of those dtypes, nearest with ties to even. */
 export type Rounding = 'float32' | 'bf16' | 'f16'
 
 /** A tensor of the base and what each adapter, by index, adds to it. */
@@ -50,7 +50,7 @@ const read = (graph: Graph, slice: TensorSlice, file: string): Value =>
 
 type Scope = {
   readonly graph: Graph
-  /** Which adapter's file the deltas lie in. */
+  /** The prefix for the tensors of the deltas' adapter. */
   readonly files: string
   readonly base: TensorSlice
   /** The base tensor as float32. */

@@ -3,9 +3,9 @@
  *
  *     W' = W + Σ scale·Δ    from the checkpoint's own W, in float32, rounded once at the end
  *
- * Small ONNX graphs do it, whose initializers point into the checkpoint and the LoRA files and
+ * Small ONNX graphs compute it, whose initializers point into the checkpoint and the LoRA files and
  * whose only input is the scales: another scale is another run of the same session.
- * Nothing is ever subtracted, so the order of past merges leaves no trace.
+ * No merge is ever subtracted, so a result does not depend on the merges before it.
  */
 import type { TensorSlice } from '../../../safetensors/read.js'
 import { elementCount, type FloatTensor, floatTensor } from '../../../safetensors/tensor.js'
@@ -14,12 +14,7 @@ import type { Delta, LoraAdapter } from '../format/adapter.js'
 import { groupBySize } from './chunks.js'
 import { type MergeTarget, mergeGraph, type Rounding } from './mergeGraph.js'
 
-export type LoraUse = { readonly adapter: LoraAdapter; readonly scale: number }
-
-/** The tensors that differ from the base model's, by name. */
-export type MergedTensors = ReadonlyMap<string, FloatTensor>
-
-/** One of them, with the rounding that was applied to it. */
+/** A tensor that differs from the base model's, with the rounding that was applied to it. */
 export type MergedTensor = {
   readonly name: string
   readonly tensor: FloatTensor
@@ -29,13 +24,11 @@ export type MergedTensor = {
 /** A set of LoRAs over a base model, ready for any scales. */
 export type Merger = {
   /**
-   * The merged tensors for one scale per LoRA. A tensor that only LoRAs of scale 0 touch is left
-   * out: it is the base model's.
+   * The merged tensors for one scale per LoRA, of which no more than a few are in memory at a time.
+   * A tensor that only LoRAs of scale 0 change is left out: it is the base model's.
    */
-  readonly merge: (scales: readonly number[]) => Promise<MergedTensors>
-  /** The same one after the other, of which no more than a few are in memory at a time. */
   readonly mergeEach: (scales: readonly number[]) => AsyncIterable<MergedTensor>
-  /** What `merge` may return, whatever the scales. */
+  /** The tensors that the LoRAs can change. */
   readonly targets: readonly MergeTarget[]
   readonly release: () => Promise<void>
 }
@@ -46,28 +39,12 @@ export type MergeOptions = {
   readonly threads: number
 }
 
-// What one graph's float32 results may fill: they are all in memory at once.
+// The most bytes of one graph's float32 results, which are all in memory at once.
 const maxGroupBytes = 256 * 2 ** 20
-
-/** The merged tensors of `base` with each LoRA at its scale; all LoRAs' deltas add up in order. */
-export async function mergeLoras(
-  base: ReadonlyMap<string, TensorSlice>,
-  loras: readonly LoraUse[],
-  options: MergeOptions,
-): Promise<MergedTensors> {
-  const active = loras.filter(({ scale }) => scale !== 0)
-  const adapters = active.map(({ adapter }) => adapter)
-  const merger = await createMerger(base, adapters, options)
-  try {
-    return await merger.merge(active.map(({ scale }) => scale))
-  } finally {
-    await merger.release()
-  }
-}
 
 /**
  * A merger of `adapters` into `base`, the pristine tensors of one network by name. Deltas of
- * another network's tensors are left to its own merger.
+ * another network's tensors are ignored.
  */
 export async function createMerger(
   base: ReadonlyMap<string, TensorSlice>,
@@ -104,13 +81,7 @@ export async function createMerger(
     }
   }
 
-  async function merge(scales: readonly number[]) {
-    const merged = new Map<string, FloatTensor>()
-    for await (const { name, tensor } of mergeEach(scales)) merged.set(name, tensor)
-    return merged
-  }
-
-  return { merge, mergeEach, targets, release }
+  return { mergeEach, targets, release }
 }
 
 /** Which tensors of `base` these LoRAs change, and what each adds. */

@@ -12,19 +12,19 @@ const twoPi = Math.fround(2 * Math.PI)
 /** `count` values; of `seed` only the low 32 bits count, a negative one in two's complement. */
 export function mersenneNormal(count: number, seed: number): Float32Array {
   const random = createMersenne(seed)
-  return count < 16 ? drawPairs(count, random) : drawBlocks(count, random)
+  return count < 16 ? generatePairs(count, random) : generateBlocks(count, random)
 }
 
-/** One word per value. A rest that does not fill a block has the last 16 values drawn anew. */
-function drawBlocks(count: number, random: () => number): Float32Array {
+/** One word per value. An incomplete last block regenerates the last 16 values. */
+function generateBlocks(count: number, random: () => number): Float32Array {
   const values = new Float32Array(count)
-  const draw = (from: number) => {
+  const fill = (from: number) => {
     for (let i = from; i < count; i++) values[i] = (random() & 0xffffff) * 2 ** -24
   }
-  draw(0)
+  fill(0)
   for (let start = 0; start + 16 <= count; start += 16) makeNormal(values, start)
   if (count % 16 !== 0) {
-    draw(count - 16)
+    fill(count - 16)
     makeNormal(values, count - 16)
   }
   return values
@@ -41,7 +41,7 @@ function makeNormal(values: Float32Array, start: number) {
 }
 
 /** In float64 from 53-bit uniform values, cosine first. */
-function drawPairs(count: number, random: () => number): Float32Array {
+function generatePairs(count: number, random: () => number): Float32Array {
   const values = new Float32Array(count)
   const uniform = () => ((random() & 0x1fffff) * 2 ** 32 + random()) * 2 ** -53
   for (let i = 0; i < count; i += 2) {

@@ -1,11 +1,11 @@
 /**
- * The normal numbers of torch.randn on a CUDA device, float32, from a fresh generator: Philox4x32-10
- * with key = seed and counter (call, 0, thread, 0), made normal by Box–Muller.
+ * The normal numbers of torch.randn on a CUDA device, float32, from a fresh generator:
+ * Philox4x32-10 with key = seed and counter (call, 0, thread, 0), made normal by Box–Muller.
  * Source: ATen/native/cuda/DistributionTemplates.h, curand_philox4x32_x.h and curand_normal.h.
  * The device's approximate sine and cosine (__sincosf) differ from ours by about 1e-6.
  */
 
-/** Threads per block, and the blocks of the grid on an H100: 132 multiprocessors with 2048 threads. */
+/** Threads per block, and blocks of the grid on an H100: 132 multiprocessors of 2048 threads. */
 const blockSize = 256
 const maxBlocks = 132 * 8
 
@@ -21,7 +21,7 @@ const toAngle = Math.fround(Math.fround(2 ** -32) * Math.fround(2 * Math.PI))
 /**
  * `count` values; `seed` is a 64-bit integer, a negative one in two's complement.
  * The grid decides which thread makes which value: from the smaller grid's 256·blocks-th value on,
- * devices with another number of blocks draw others. A picture of 1024² has 262,144 values.
+ * devices with another number of blocks give others. An image of 1024² has 262,144 values.
  */
 export function philoxNormal(count: number, seed: number, blocks = maxBlocks): Float32Array {
   const values = new Float32Array(count)
@@ -75,7 +75,7 @@ function multiplyHigh(a: number, b: number): number {
   return (aHigh * bHigh + (middle >>> 16) + ((aLow * bHigh + (middle & 0xffff)) >>> 16)) | 0
 }
 
-/** Box–Muller in float32, sine first: values[at] and, where it still is in the array, one `stride` on. */
+/** Box–Muller in float32, sine first: values[at], and values[at + stride] if it is in the array. */
 function writePair(values: Float32Array, at: number, stride: number, x: number, y: number) {
   const uniform = Math.fround(Math.fround(x) * toUnit + toUnit / 2)
   const angle = Math.fround(Math.fround(y) * toAngle + toAngle / 2)

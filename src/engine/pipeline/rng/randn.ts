@@ -1,4 +1,4 @@
-/** The noise that a picture starts from, equal to torch's for the same seed. */
+/** The noise that an image starts from, equal to torch's for the same seed. */
 import type { NoiseSource, PixelSize } from '../../../plan/plan.js'
 import { latentChannels } from '../latents.js'
 import { mersenneNormal } from './mt19937.js'
@@ -6,7 +6,7 @@ import { philoxNormal } from './philox.js'
 
 /**
  * `count` normal values of torch.randn(count, float32) with a fresh generator of that device.
- * `seed` is an integer as torch.Generator.manual_seed takes it: 64 bits, negative in two's complement.
+ * `seed` is an integer as for torch.Generator.manual_seed: 64 bits, negative in two's complement.
  */
 export function randn(source: NoiseSource, count: number, seed: number): Float32Array {
   switch (source) {
@@ -19,6 +19,6 @@ export function randn(source: NoiseSource, count: number, seed: number): Float32
   }
 }
 
-/** Noise as unpacked latents [16, H/8, W/8], as the references draw it; see `packLatents`. */
+/** Noise as unpacked latents [16, H/8, W/8], in the references' order; see `packLatents`. */
 export const startNoise = (source: NoiseSource, seed: number, { width, height }: PixelSize) =>
   randn(source, (latentChannels * height * width) / 64, seed)

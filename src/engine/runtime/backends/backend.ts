@@ -1,16 +1,16 @@
-/** Who runs graphs: the dialect they are written in, and how they become sessions. */
+/** What turns graphs into sessions on a device, and the operators that it has for them. */
 
 import { elementCount, storedBytes } from '../../../safetensors/tensor.js'
 import type { Graph } from '../onnx/graph.js'
 import type { Ops, Precision } from '../ops/ops.js'
 import { portableOps } from '../ops/portable.js'
-import { type PictureDType, pictureOps } from '../ops/vae.js'
+import { type ImageDType, imageOps } from '../ops/vae.js'
 import { createSession, type Session, type SessionOptions } from './ort/session.js'
 
 export type Model = {
   readonly graph: Graph
-  /** The inner values that its session returns beside the outputs. */
-  readonly taps?: readonly string[]
+  /** The inner values that its session returns in addition to the outputs. */
+  readonly debugOutputs?: readonly string[]
   /** Whether many runs of the same shapes follow each other. */
   readonly isRepeated?: boolean
 }
@@ -23,30 +23,45 @@ export type LowRank = {
   readonly scale: Float32Array
 }
 
-/** What is added to matrices, by the names of their slices of the checkpoint. */
-export type LowRankChanges = ReadonlyMap<string, LowRank>
+/** The files and scales of a set of LoRAs, in order: equal keys mean equal weights. */
+export type LoraSetKey = string & { readonly __brand: 'LoraSetKey' }
 
-export const unchanged: LowRankChanges = new Map()
+/** What a set of LoRAs adds to a network's matrices. */
+export type LowRankChanges = {
+  readonly key: LoraSetKey
+  /** The files alone: sets of equal files have equal factors, up to their scales. */
+  readonly files: string
+  /** By the names of the matrices' slices of the checkpoint. */
+  readonly matrices: ReadonlyMap<string, LowRank>
+}
 
-/** What can be done to weights that sessions use. */
-export type Adaptation = {
+export const unchanged: LowRankChanges = {
+  key: '' as LoraSetKey,
+  files: '',
+  matrices: new Map(),
+}
+
+/** Weights of sessions that LoRAs can be merged into, in place. */
+export type LoraWeights = {
+  /** The set that is merged into the weights; undefined while it changes and after a failure. */
+  readonly active: () => LoraSetKey | undefined
   /**
    * Makes every weight the checkpoint's own with these changes and no others, in place: sessions
-   * see it in their next run, and none may be running. So do other sessions that share a weight,
-   * until it is changed again; the same map again costs nothing.
+   * compute with it from their next run on, and none may be running. The same holds for other
+   * sessions that share a weight. Does nothing where the set is active already.
    */
-  readonly adapt: (changes: LowRankChanges) => Promise<void>
+  readonly activate: (changes: LowRankChanges) => Promise<void>
   /**
-   * Uploads changes beside those in use, also while sessions run: `adapt` to the same map then uploads
-   * nothing, and leaves those that were in use in their place. There is room for one set.
+   * Uploads the factors of another set, also while sessions run: activating it then uploads
+   * nothing, and keeps the factors of the set that was active staged. One set can be staged.
    */
   readonly stage: (changes: LowRankChanges) => Promise<void>
 }
 
 /** Networks whose weights can be changed, and the values that every change starts from. */
-export type Adaptable = Adaptation & { readonly base: WeightBase }
+export type Adaptable = LoraWeights & { readonly base: WeightBase }
 
-/** A copy of the weights as they are without changes: with it, changes come much faster. */
+/** A copy of the unmerged weights on the device: with it, merges are much faster. */
 export type WeightBase = {
   readonly bytes: number
   readonly keep: () => Promise<void>
@@ -56,31 +71,36 @@ export type WeightBase = {
 export type Backend = {
   /** What the weights of sessions over these graphs take of the device's memory. */
   readonly weightBytes: (graphs: readonly Graph[], options: SessionOptions) => number
-  /** The words in which `graph` is to be written. */
+  /** The operators that `graph` is built from. */
   readonly ops: (graph: Graph, precision?: Precision) => Ops
-  /** The same for networks over pictures, and what they compute in. */
-  readonly pictureOps: (graph: Graph, dtype: PictureDType) => Ops
+  /** The operators of networks over images, which compute in `dtype`. */
+  readonly imageOps: (graph: Graph, dtype: ImageDType) => Ops
   /** A session of each model; weights that the models have in common are held once. */
   readonly createSessions: <Name extends string>(
     models: Readonly<Record<Name, Model>>,
     options: SessionOptions,
   ) => Promise<Readonly<Record<Name, Session>>>
-  /** The same, over weights that can be changed; absent where each session has its own. */
+  /** The same over weights that LoRAs can be merged into; absent where sessions have their own. */
   readonly createAdaptable?: <Name extends string>(
     models: Readonly<Record<Name, Model>>,
     options: SessionOptions,
-  ) => Promise<Adaptable & { readonly sessions: Readonly<Record<Name, Session>> }>
+  ) => Promise<{
+    readonly sessions: Readonly<Record<Name, Session>>
+    readonly adaptable: Adaptable
+  }>
 }
 
 /** onnxruntime-node on the CPU, in float32. */
 export const portableBackend: Backend = {
   ops: portableOps,
-  pictureOps: (graph, dtype) => pictureOps(graph, { dtype, groupNorm: 'chain' }),
+  imageOps: (graph, dtype) => imageOps(graph, { dtype, groupNorm: 'chain' }),
   // Weights that stay mapped take no memory that others could not have.
   weightBytes: (graphs, { widenWeights }) =>
     widenWeights === 'run' ? 0 : sumOver(graphs, ({ dims }) => 4 * elementCount(dims)),
   createSessions: (models, options) =>
-    forEachModel(models, ({ graph, taps }) => createSession(graph.encode(taps), options)),
+    forEachModel(models, ({ graph, debugOutputs }) =>
+      createSession(graph.encode(debugOutputs), options),
+    ),
 }
 
 /** As `Backend.weightBytes`, of sessions that copy weights as their graphs hold them. */

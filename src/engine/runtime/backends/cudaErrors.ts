@@ -1,9 +1,9 @@
-/** What it means for the caller, and for this process, that something failed on the GPU. */
+/** Turns failures on the GPU into errors that say whether this process can go on. */
 import { FluxdError } from '../../../errors.js'
 
 /**
- * `engine_failed` with the words of CUDA or ONNX Runtime, or `engine_died` where this process has lost
- * the GPU. `what` completes "Expected …"; `advice` follows the reason.
+ * `engine_failed` with the words of CUDA or ONNX Runtime, or `engine_died` where this process has
+ * lost the GPU. `what` completes "Expected …"; `advice` follows the reason.
  */
 export function gpuFailure(what: string, cause: unknown, advice = ''): FluxdError {
   if (cause instanceof FluxdError) return cause
@@ -20,13 +20,13 @@ export const loadFailure = (cause: unknown) =>
   gpuFailure(
     'ONNX Runtime to open the graph on the GPU',
     cause,
-    '; `fluxd doctor` tells what is missing',
+    '; `fluxd doctor` shows what is missing',
   )
 
 export const runFailure = (cause: unknown) =>
   gpuFailure('ONNX Runtime to run the graph on the GPU', cause)
 
-// After one of CUDA's errors nothing runs in this process any more, unless memory was all it lacked.
+// After an error of CUDA, nothing runs in this process any more, unless only memory was lacking.
 // The first line is ONNX Runtime's way to say so, the second that of native/cuda.
 const isLasting = new RegExp(
   [

@@ -41,22 +41,22 @@ export type Graph = {
     options?: NodeOptions,
   ) => Value[]
   /**
-   * The rows of all parts, one below the other, in a dtype of the graph's choice; the session is
-   * given them. Asking twice gives the same value.
+   * The rows of all parts, one below the other, in this dtype; they are passed to the session. A
+   * second call gives the same value.
    */
   readonly shared: (parts: readonly TensorSource[], dtype: SharedWeight['dtype']) => Value
-  /** What `shared` was asked for. */
+  /** The weights that `shared` was called for. */
   readonly sharedWeights: () => readonly SharedWeight[]
-  /** Every tensor that comes with the graph. */
+  /** Every tensor of the graph that is no input. */
   readonly initializers: () => readonly Pick<Initializer, 'name' | 'dtype' | 'dims'>[]
-  /** The tensor as stored; asking twice gives the same value. */
+  /** The tensor as stored; a second call gives the same value. */
   readonly weight: (source: TensorSource) => Value
   readonly floats: (values: ArrayLike<number>, dims?: readonly number[]) => Value
   readonly int64s: (values: readonly number[], dims?: readonly number[]) => Value
-  /** Gives an inner float32 value a name under which `encode` can make it an output. */
-  readonly tap: (name: string, value: Value) => void
-  /** The model's bytes; `taps` are inner values to return as well. */
-  readonly encode: (taps?: readonly string[]) => Uint8Array
+  /** Names an inner float32 value, which `encode` can make an output. */
+  readonly debugOutput: (name: string, value: Value) => void
+  /** The model's bytes; `debugOutputs` names inner values to return as well. */
+  readonly encode: (debugOutputs?: readonly string[]) => Uint8Array
 }
 
 /** A weight that sessions share instead of reading it from a file of their own. */
@@ -79,8 +79,8 @@ export function createGraph(name: string): Graph {
   const initializers = new Map<string, Initializer>()
   const inputs: ValueInfo[] = []
   const outputs: ValueInfo[] = []
-  const taps = new Map<string, Value>()
-  const given = new Map<string, SharedWeight>()
+  const debugOutputs = new Map<string, Value>()
+  const external = new Map<string, SharedWeight>()
 
   function many(op: string, operands: readonly Value[], count: number, options: NodeOptions = {}) {
     const { attributes = {}, domain = '' } = options
@@ -107,15 +107,15 @@ export function createGraph(name: string): Graph {
     const name = `${parts.map((part) => part.name).join('+')} as ${dtype}` as Value
     const [, ...rest] = parts[0]!.shape
     const dims = [parts.reduce((rows, { shape }) => rows + shape[0]!, 0), ...rest]
-    given.set(name, { name, dtype, dims, parts })
-    initializers.set(name, { name, dtype, dims, source: { kind: 'given' } })
+    external.set(name, { name, dtype, dims, parts })
+    initializers.set(name, { name, dtype, dims, source: { kind: 'external' } })
     const scale = scaleOf(name)
     if (dtype === 'F8_E4M3')
       initializers.set(scale, {
         name: scale,
         dtype: 'F32',
         dims: dims.slice(0, 1),
-        source: { kind: 'given' },
+        source: { kind: 'external' },
       })
     return name
   }
@@ -125,20 +125,22 @@ export function createGraph(name: string): Graph {
   }
 
   function encode(wanted: readonly string[] = []) {
-    const tapped = wanted.map((tap): GraphNode => {
-      const value = taps.get(tap)
+    const debugNodes = wanted.map((output): GraphNode => {
+      const value = debugOutputs.get(output)
       if (!value)
-        throw new RangeError(`Expected one of the taps ${[...taps.keys()]} but got ${tap}`)
-      return { op: 'Identity', domain: '', inputs: [value], outputs: [tap], attributes: {} }
+        throw new RangeError(
+          `Expected one of the debug outputs ${[...debugOutputs.keys()]} but got ${output}`,
+        )
+      return { op: 'Identity', domain: '', inputs: [value], outputs: [output], attributes: {} }
     })
     checkInlineBytes(name, initializers.values())
-    const tapInfo = wanted.map((tap) => ({ name: tap, dtype: 'F32' as const, dims: undefined }))
+    const debugInfo = wanted.map((name) => ({ name, dtype: 'F32' as const, dims: undefined }))
     return encodeModel({
       name,
-      nodes: withoutUnused([...nodes, ...tapped], [...outputs.map(nameOf), ...wanted]),
+      nodes: withoutUnused([...nodes, ...debugNodes], [...outputs.map(nameOf), ...wanted]),
       initializers: [...initializers.values()],
       inputs,
-      outputs: [...outputs, ...tapInfo],
+      outputs: [...outputs, ...debugInfo],
     })
   }
 
@@ -156,12 +158,14 @@ export function createGraph(name: string): Graph {
     nodes: many,
     weight,
     shared,
-    sharedWeights: () => [...given.values()],
+    sharedWeights: () => [...external.values()],
     initializers: () => [...initializers.values()],
     floats: (values, dims = [values.length]) => inline('F32', Float32Array.from(values), dims),
     int64s: (values, dims = [values.length]) =>
       inline('I64', BigInt64Array.from(values, BigInt), dims),
-    tap: (tapName, value) => void taps.set(tapName, value),
+    debugOutput(outputName, value) {
+      debugOutputs.set(outputName, value)
+    },
     encode,
   }
 }
@@ -182,7 +186,7 @@ function withoutUnused(nodes: readonly GraphNode[], outputs: readonly string[]):
 function placeOf(tensor: TensorSource): Initializer['source'] {
   if ('values' in tensor) return { kind: 'inline', bytes: bytesOf(tensor.values) }
   const { file, offset, byteLength } = tensor
-  return { kind: 'external', file, offset, byteLength }
+  return { kind: 'file', file, offset, byteLength }
 }
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView) =>
@@ -193,6 +197,7 @@ function checkInlineBytes(name: string, initializers: Iterable<Initializer>) {
   for (const { source } of initializers) total += source.kind === 'inline' ? source.bytes.length : 0
   if (total > maxInlineBytes)
     throw new RangeError(
-      `Expected at most ${maxInlineBytes} bytes of merged weights in graph ${name} but got ${total}`,
+      `Expected at most ${maxInlineBytes} bytes of merged weights in graph ${name} ` +
+        `but got ${total}`,
     )
 }

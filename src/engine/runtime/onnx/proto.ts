@@ -106,16 +106,16 @@ export type Initializer = {
   readonly source:
     | { readonly kind: 'inline'; readonly bytes: Uint8Array }
     | {
-        readonly kind: 'external'
+        readonly kind: 'file'
         readonly file: string
         readonly offset: number
         readonly byteLength: number
       }
-    /** The session is given the values, under this name. */
-    | { readonly kind: 'given' }
+    /** The values are passed to the session, under this name. */
+    | { readonly kind: 'external' }
 }
 
-type External = Extract<Initializer['source'], { kind: 'external' }>
+type FileSource = Extract<Initializer['source'], { kind: 'file' }>
 
 export type OnnxGraph = {
   readonly name: string
@@ -153,7 +153,7 @@ export function encodeModel(graph: OnnxGraph): Uint8Array {
   return ModelProto.encode(message).finish()
 }
 
-// A domain that only our addon knows must not stand in a model without its operators.
+// Only our addon registers the domain `fluxd`: a model without its operators must not import it.
 const usedDomains = ({ nodes }: OnnxGraph): Domain[] => [
   ...new Set(['' as const, ...nodes.map(({ domain }) => domain)]),
 ]
@@ -188,18 +188,18 @@ function attributeMessage(value: Attribute) {
 function initializerMessage({ name, dtype, dims, source }: Initializer) {
   const head = { name, dims, data_type: onnxType[dtype] }
   if (source.kind === 'inline') return { ...head, raw_data: source.bytes }
-  const entries = source.kind === 'given' ? nowhere : placeOf(source)
+  const entries = source.kind === 'external' ? nowhere : locationOf(source)
   const external_data = Object.entries(entries).map(([key, value]) => ({ key, value }))
   return { ...head, external_data, data_location: 1 }
 }
 
-/** What a session over `encodeModel`'s bytes needs to be configured with: paths start at the root. */
+/** The session configuration for `encodeModel`'s bytes: paths start at the root. */
 export const modelConfig = { 'session.model_external_initializers_file_folder_path': '/' } as const
 
-// ONNX Runtime looks whether a file is there even where it will never be read.
+// ONNX Runtime checks that a file exists even where it never reads it.
 const nowhere = { location: 'dev/null' }
 
-const placeOf = ({ file, offset, byteLength }: External) => ({
+const locationOf = ({ file, offset, byteLength }: FileSource) => ({
   location: file.replace(/^\//, ''),
   offset: String(offset),
   length: String(byteLength),

@@ -1,8 +1,8 @@
 /**
  * Dialect `cuda`: operators for which ONNX Runtime's own CUDA provider has bfloat16 kernels. Inside
- * a graph all values are bfloat16, but for the rotation by angles and for fp8's scales, which are
- * float32; what goes in and comes out is float32, because the JavaScript binding knows no bfloat16.
- * Networks over pictures have no such kernels and are written in `portable`.
+ * a graph all values are bfloat16, except for the rotation by angles and for fp8's scales, which are
+ * float32; inputs and outputs are float32, because the JavaScript binding has no bfloat16.
+ * Networks over images have no such kernels and are written in `portable`.
  */
 
 import type { Graph, Value } from '../onnx/graph.js'
@@ -13,8 +13,8 @@ import type { AttentionOptions, Columns, Epilogue, Ops, Precision } from './ops.
 import { portableOps } from './portable.js'
 
 /**
- * Who attends: `flash` is ONNX's Attention, a FlashAttention-2 kernel inside the provider; `cudnn`
- * is com.microsoft's MultiHeadAttention, which needs cuDNN.
+ * The attention operator: `flash` is ONNX's Attention, a FlashAttention-2 kernel inside the provider;
+ * `cudnn` is com.microsoft's MultiHeadAttention, which needs cuDNN.
  */
 export type AttentionKernel = 'flash' | 'cudnn'
 
@@ -43,7 +43,10 @@ export function cudaOps(outer: Graph, { precision, attention: kernel, dtype }: C
   }
 
   const portable = portableOps(graph, precision, {
-    ...{ weight, product, float, narrow },
+    weight,
+    product,
+    float,
+    narrow,
     round: (x) => narrow(roundRowsToE4m3(outer, float(x))),
   })
 
@@ -85,9 +88,9 @@ export function cudaOps(outer: Graph, { precision, attention: kernel, dtype }: C
   }
 }
 
-/** The graph with float32 at its border and `dtype` inside. */
+/** The graph with float32 inputs and outputs, and `dtype` inside. */
 function withBorder(outer: Graph, dtype: CudaOptions['dtype']) {
-  // The float32 value that each was made of, and back.
+  // The float32 value of each inner value, and the reverse.
   const floats = new Map<Value, Value>()
   const narrowed = new Map<Value, Value>()
 
@@ -114,7 +117,7 @@ function withBorder(outer: Graph, dtype: CudaOptions['dtype']) {
     },
     output: (name, value, type, dims) =>
       outer.output(name, type === 'F32' ? float(value) : value, type, dims),
-    tap: (name, value) => outer.tap(name, float(value)),
+    debugOutput: (name, value) => outer.debugOutput(name, float(value)),
     floats: (values, dims) => narrow(outer.floats(values, dims)),
   }
   return { graph, narrow, float }

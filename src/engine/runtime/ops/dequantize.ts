@@ -1,4 +1,4 @@
-/** Stored weights as float32 values of a graph, whatever dtype their file holds. */
+/** Stored weights as float32 values of a graph, for every dtype of a file. */
 import type { Graph, Value } from '../onnx/graph.js'
 import { onnxType } from '../onnx/proto.js'
 import type { TensorSource } from '../weights/weights.js'
@@ -12,6 +12,6 @@ export function widen(graph: Graph, source: TensorSource): Value {
   return graph.node('Mul', [values, graph.floats([source.scale])])
 }
 
-/** x in another dtype; what is too large for an fp8 dtype becomes its largest value. */
+/** x in another dtype; values too large for an fp8 dtype become its largest value. */
 export const cast = (graph: Graph, x: Value, dtype: keyof typeof onnxType): Value =>
   graph.node('Cast', [x], { attributes: { to: onnxType[dtype] } })

@@ -1,9 +1,9 @@
 /**
- * Dialect `fused`: what the blocks of a transformer do becomes few, large operators of our addon
- * (domain `fluxd`, formulas in native/include/fluxd/kernels.h), over weights that sessions share.
- * In bfloat16, the values inside the blocks and the weights of all linear layers are so; all else is
- * float32: what goes into and out of a graph, modulation, angles, and networks without blocks. Those
- * over pictures are written in the dialect of pictures.ts.
+ * Dialect `fused`: a transformer's blocks as few, large operators of our addon (domain `fluxd`,
+ * formulas in native/include/fluxd/kernels.h), over weights that sessions share. With bfloat16, the
+ * values inside the blocks and the weights of all linear layers have that dtype; all else is
+ * float32: inputs and outputs, modulation, angles, and networks without blocks. Networks over
+ * images use the dialect of vae.ts.
  */
 
 import { absent, type Graph, scaleOf, type Value } from '../onnx/graph.js'
@@ -26,7 +26,7 @@ export type FusedOptions = {
   /** Of the values inside the blocks and of weights; float32 is for tests without a GPU. */
   readonly dtype: 'F32' | 'BF16'
   readonly precision: Precision
-  /** Who attends; the CPU can do so in float32 only. */
+  /** The attention operator; `float32` is the only one on the CPU. */
   readonly attention: AttentionKernel | 'float32'
 }
 
@@ -41,14 +41,14 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   const { dtype, precision, attention: kernel } = options
   const { shared } = graph
   const { isInner, inner, narrow, widen } = innerValues(graph, dtype)
-  // Words that only move values take those of either dtype; all others compute in float32.
+  // Operators that only move values take both dtypes; all others compute in float32.
   const moving = portableOps(graph)
   const portable = portableOps({
     ...graph,
     node: (op, inputs, options) => graph.node(op, inputs.map(widen), options),
     nodes: (op, inputs, count, options) => graph.nodes(op, inputs.map(widen), count, options),
     output: (name, value, ...type) => graph.output(name, widen(value), ...type),
-    tap: (name, value) => graph.tap(name, widen(value)),
+    debugOutput: (name, value) => graph.debugOutput(name, widen(value)),
   })
   const fluxd = (op: string, inputs: readonly Value[], attributes = {}) =>
     graph.node(op, inputs, { domain: 'fluxd', attributes })
@@ -62,7 +62,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   const linear = (x: Value, layer: Layer) =>
     widen(inner(fluxd('Linear', [narrow(x), shared([layer.weight], dtype), biasOf(layer)])))
 
-  // By the normed value, what it was made of: fp8 takes it in another dtype.
+  // The operands of each normed value: fp8 computes it again, in another dtype.
   const norms = new Map<Value, readonly Value[]>()
 
   function modulatedNorm(x: Value, scale: Value, shift: Value): Value {
@@ -88,10 +88,10 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
   const quantizeRows = (parts: readonly Value[]) =>
     toRows(manyOf('QuantizeRows', parts.map(narrow), 2))
 
-  // By the result of an ungated `Linear`, how to have another value in front of it.
+  // For the result of an ungated `Linear`, a function that writes another value in front of it.
   const behind = new Map<Value, (left: Value) => Value>()
 
-  /** The second of two values is made where it is wanted, if a layer makes it. */
+  /** Where a layer computes the second value, it writes it next to the first: no Concat. */
   function join([left, right]: readonly [Value, Value]): Value {
     const follow = behind.get(right)
     return follow ? follow(narrow(left)) : concat([left, right], 1)
@@ -106,7 +106,7 @@ export function fusedOps(graph: Graph, options: FusedOptions): Ops {
     return y
   }
 
-  /** ONNX Runtime knows the dtype of an fp8 product by its bias, so there must be one. */
+  /** ONNX Runtime infers the dtype of an fp8 product from its bias, so there must be one. */
   function biasOfNone(weights: readonly TensorSource[]): Value {
     if (precision === 'bf16') return absent
     const out = weights.reduce((sum, { shape }) => sum + shape[0]!, 0)

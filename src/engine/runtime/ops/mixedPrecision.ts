@@ -1,10 +1,10 @@
-/** Values of two dtypes in one graph: float32 at its border, another inside. */
+/** Values of two dtypes in one graph: float32 inputs and outputs, another dtype inside. */
 import type { Graph, Value } from '../onnx/graph.js'
 import { cast } from './dequantize.js'
 
 /**
- * Keeps book of the values that have the dtype inside; all others are float32. Both ways between
- * the two are a cast at most, and none where the value is known in the other dtype.
+ * Records which values have the inner dtype; all others are float32. A conversion is at most one
+ * cast, and none where the value exists in the other dtype already.
  */
 export function innerValues(graph: Graph, dtype: 'F32' | 'F16' | 'BF16') {
   const known = new Set<Value>()

@@ -1,6 +1,6 @@
 /**
- * The vocabulary in which the networks are written. A dialect decides which ONNX nodes each word
- * becomes. Sequences are [N, D] (batch 1 needs no axis of its own), pictures are [1, C, H, W].
+ * The operators that the networks are built from. A dialect decides which ONNX nodes each operator
+ * becomes. Sequences are [N, D] (batch 1 needs no axis of its own), images are [1, C, H, W].
  */
 import type { Graph, Value } from '../onnx/graph.js'
 import type { Layer, TensorSource } from '../weights/weights.js'
@@ -11,10 +11,10 @@ export type Precision = 'bf16' | 'fp8'
 /** Angles of each row, [N, headDim/2]. */
 export type RopeTables = { readonly cos: Value; readonly sin: Value }
 
-/** The input of a layer: one value, or the columns of two side by side, which nobody need join. */
+/** The input of a layer: one value, or the columns of two side by side, which need no Concat. */
 export type Columns = Value | readonly [Value, Value]
 
-/** What becomes of t = x·Wᵀ + b: GELU (by tanh) of it, or residual + gate·t, where gate is [out]. */
+/** Applied to t = x·Wᵀ + b: GELU (by tanh) of it, or residual + gate·t, where gate is [out]. */
 export type Epilogue =
   | { readonly kind: 'gelu' }
   | { readonly kind: 'gated'; readonly residual: Value; readonly gate: Value }

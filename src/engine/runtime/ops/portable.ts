@@ -23,7 +23,7 @@ const fluxEpsilon = 1e-6
 const microsoft = 'com.microsoft'
 const lastIndex = Number.MAX_SAFE_INTEGER
 
-/** What a dialect whose values are of another dtype does in its own way. */
+/** What a dialect of another dtype overrides. */
 export type Numbers = {
   /** A weight in the dialect's dtype. */
   readonly weight: (source: TensorSource) => Value
@@ -73,7 +73,7 @@ export function portableOps(
 
   function embedding(table: TensorSource, ids: Value): Value {
     const pick = (rows: Value) => node('Gather', [rows, ids], { attributes: { axis: 0 } })
-    // Gather has no fp8; of other dtypes only the rows are widened, and the table stays in its file.
+    // Gather has no fp8; of other dtypes only the gathered rows are widened, not the table.
     if (table.dtype === 'F32' || table.dtype === 'F8_E4M3') return pick(weight(table))
     return cast(graph, pick(graph.weight(table)), 'F32')
   }

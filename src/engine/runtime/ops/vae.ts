@@ -1,7 +1,8 @@
 /**
- * Dialect for networks over pictures, whose convolutions know no bfloat16: float32, or float16
- * inside and float32 at the border. Norms are one operator of our addon (domain `fluxd`, formula in
- * native/include/fluxd/kernels.h) or a chain of stock ones; their statistics are float32 either way.
+ * Dialect for networks over images, whose convolutions have no bfloat16: float32, or float16 inside
+ * and float32 at the inputs and outputs. Norms are one operator of our addon (domain `fluxd`,
+ * formula in native/include/fluxd/kernels.h) or a chain of ONNX ones; their statistics are float32
+ * in both cases.
  */
 import type { Graph, Value } from '../onnx/graph.js'
 import type { Layer, TensorSource } from '../weights/weights.js'
@@ -10,20 +11,20 @@ import { innerValues } from './mixedPrecision.js'
 import type { Ops } from './ops.js'
 import { floatNumbers, portableOps } from './portable.js'
 
-export type PictureDType = 'F32' | 'F16'
+export type ImageDType = 'F32' | 'F16'
 
-export type PictureOptions = {
+export type ImageOptions = {
   /** Of the values inside. */
-  readonly dtype: PictureDType
+  readonly dtype: ImageDType
   readonly groupNorm: 'chain' | 'fused'
 }
 
-export function pictureOps(graph: Graph, { dtype, groupNorm: kind }: PictureOptions): Ops {
+export function imageOps(graph: Graph, { dtype, groupNorm: kind }: ImageOptions): Ops {
   const { isInner, inner, narrow, widen } = innerValues(graph, dtype)
   const floats = portableOps({
     ...graph,
     output: (name, value, ...type) => graph.output(name, widen(value), ...type),
-    tap: (name, value) => graph.tap(name, widen(value)),
+    debugOutput: (name, value) => graph.debugOutput(name, widen(value)),
   })
   const within = portableOps(graph, 'bf16', floatNumbers(graph, weight))
 
@@ -34,7 +35,7 @@ export function pictureOps(graph: Graph, { dtype, groupNorm: kind }: PictureOpti
   }
 
   function fusedNorm(x: Value, { weight: scale, bias: shift }: Layer, groups: number, silu: 0 | 1) {
-    if (!shift) throw new RangeError(`Expected a bias beside ${scale.name}`)
+    if (!shift) throw new RangeError(`Expected a bias for ${scale.name}`)
     return inner(
       graph.node('GroupNorm', [narrow(x), floats.weight(scale), floats.weight(shift)], {
         domain: 'fluxd',

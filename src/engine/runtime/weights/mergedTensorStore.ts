@@ -11,7 +11,7 @@ import type { TensorInMemory, TensorSource } from './weights.js'
 export type TensorStore = {
   /** Where the values are kept. Those for `BF16` must be values that bfloat16 can hold. */
   readonly keep: (name: string, tensor: FloatTensor, dtype: TensorInMemory['dtype']) => TensorSource
-  /** Gives memory or disk back. Sessions that exist by then go on. */
+  /** Frees memory or disk. Existing sessions are not affected. */
   readonly release: () => void
 }
 
@@ -27,7 +27,7 @@ export function inMemory(
 export const createMemoryStore = (): TensorStore => ({ keep: inMemory, release: () => {} })
 
 /**
- * A store in a new file below `folder`, which need not exist, with room for `bytes` of tensors.
+ * A store in a new file below `folder`, which need not exist, for `bytes` of tensors.
  * Throws `engine_failed` when the disk has less.
  */
 export function createFileStore(folder: string, bytes: number): TensorStore {
@@ -65,7 +65,8 @@ function checkSpace(folder: string, bytes: number) {
   if (bavail * bsize < bytes)
     throw new FluxdError(
       'engine_failed',
-      `Expected ${bytes} free bytes in ${folder} for merged weights but there are ${bavail * bsize}`,
+      `Expected ${bytes} free bytes in ${folder} for merged weights ` +
+        `but there are ${bavail * bsize}`,
     )
 }
 

@@ -22,20 +22,20 @@ export type TensorSource = TensorSlice | TensorInMemory
 export type Layer = { readonly weight: TensorSource; readonly bias?: TensorSource }
 
 export type Weights = {
-  /** The tensor `name`; throws `checkpoint_invalid` if it is missing or of another shape or dtype. */
+  /** Throws `checkpoint_invalid` if the tensor is missing or of another shape or dtype. */
   readonly tensor: (name: string, shape: readonly number[]) => TensorSource
   /** `name.weight` of this shape, with `name.bias` of its first dim. */
   readonly layer: (name: string, shape: readonly number[]) => Layer
   readonly all: () => readonly TensorSlice[]
-  /** The checkpoint's own tensors by name, whatever has been merged. */
+  /** The checkpoint's own tensors by name, without merged LoRAs. */
   readonly pristine: ReadonlyMap<string, TensorSlice>
-  /** The names that no network has asked for. */
+  /** The names of tensors that no network uses. */
   readonly unused: () => string[]
 }
 
 const usable: readonly StoredDType[] = ['F32', 'F16', 'BF16', 'F8_E4M3']
 
-/** The weights of one network; `source` is the file or folder that messages name. */
+/** The weights of one network; messages name the file or folder `source`. */
 export function createWeights(source: string, tensors: ReadonlyMap<string, TensorSlice>): Weights {
   const used = new Set<string>()
 
@@ -51,7 +51,8 @@ export function createWeights(source: string, tensors: ReadonlyMap<string, Tenso
       )
     if (!usable.includes(slice.dtype))
       throw invalidCheckpoint(
-        `${source}: expected tensor ${name} in ${usable.join(', ')} but it is ${slice.dtype}, which is not supported yet`,
+        `${source}: expected tensor ${name} in ${usable.join(', ')} but it is ${slice.dtype}, ` +
+          'which is not supported yet',
       )
     used.add(name)
     return slice
@@ -93,11 +94,12 @@ const layersOf =
     bias: tensor(`${name}.bias`, shape.slice(0, 1)),
   })
 
-/** Throws when the file holds tensors no network uses: it is of another size or kind than thought. */
+/** Throws when the file has tensors that no network uses: it is of another size or kind. */
 export function refuseUnused(source: string, weights: Weights, ignored: RegExp = /$^/) {
   const foreign = weights.unused().filter((name) => !ignored.test(name))
   if (foreign.length > 0)
     throw invalidCheckpoint(
-      `${source}: ${foreign.length} tensors have no place in this model, the first is ${foreign[0]}; does the config fit the file?`,
+      `${source}: ${foreign.length} tensors have no place in this model, the first is ` +
+        `${foreign[0]}; does the config fit the file?`,
     )
 }

@@ -2,10 +2,10 @@
 import { describe, expect, test } from 'vitest'
 import { openTextSide } from '../../../../src/engine/checkpoint/checkpoint.js'
 import { readLora } from '../../../../src/engine/lora/format/read.js'
-import { mergeLoras } from '../../../../src/engine/lora/merge/merger.js'
 import { openSafetensors } from '../../../../src/safetensors/read.js'
 import { expectClose, fixturePath, readSafetensors } from '../../../goldens.js'
 import { number, product, writeLora } from '../loraFiles.js'
+import { mergeLoras } from '../merging.js'
 import { pristine, tinyDev } from '../tinyDev.js'
 
 const text = openTextSide(fixturePath('tiny-dev'))

@@ -11,8 +11,13 @@ import { number, values, writeLora } from '../loraFiles.js'
 import { tinyDev } from '../tinyDev.js'
 
 const clip = {
-  ...{ hidden: 16, mlpHidden: 32, layers: 2, heads: 2 },
-  ...{ vocabulary: 600, positions: 77, epsilon: 1e-5 },
+  hidden: 16,
+  mlpHidden: 32,
+  layers: 2,
+  heads: 2,
+  vocabulary: 600,
+  positions: 77,
+  epsilon: 1e-5,
 }
 const base = { transformer: tinyDev.params, clip }
 
@@ -641,7 +646,8 @@ describe('a file is refused', () => {
       /expected one magnitude per row in \S+dora_scale but it is \[1,32\]: per column it cannot be merged into 3 layers$/,
     ],
   ])('%s', async (_, write, message) => {
-    const opening = openLora(write(), base, 1)
+    const path = write()
+    const opening = openLora({ name: path, path }, base, 1)
     await expect(opening).rejects.toThrow(message)
     await expect(opening).rejects.toMatchObject({ code: 'lora_invalid', status: 422 })
   })
@@ -650,6 +656,6 @@ describe('a file is refused', () => {
 test('every adapter of the fixtures opens and is finite', async () => {
   for (const scheme of ['peft', 'kohya', 'loha', 'lokr', 'comfy', 'xlabs', 'onetrainer'])
     await expect(
-      openLora(fixturePath(`lora/lora_${scheme}.safetensors`), base, 1),
+      openLora({ name: scheme, path: fixturePath(`lora/lora_${scheme}.safetensors`) }, base, 1),
     ).resolves.toBeDefined()
 })

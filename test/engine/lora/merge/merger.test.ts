@@ -1,12 +1,13 @@
 /** Every LoRA case of the fixtures, from the adapter's file to the velocity. */
 import { describe, expect, test } from 'vitest'
 import type { Rounding } from '../../../../src/engine/lora/merge/mergeGraph.js'
-import { createMerger, mergeLoras } from '../../../../src/engine/lora/merge/merger.js'
+import { createMerger } from '../../../../src/engine/lora/merge/merger.js'
 import { createGraph } from '../../../../src/engine/runtime/onnx/graph.js'
 import { inMemory } from '../../../../src/engine/runtime/weights/mergedTensorStore.js'
 import { withMerged } from '../../../../src/engine/runtime/weights/weights.js'
 import { floatTensor } from '../../../../src/safetensors/tensor.js'
 import { expectClose, expectOutputs, goldenCase, readManifest } from '../../../goldens.js'
+import { mergeAll, mergeLoras } from '../merging.js'
 import { fixtureLora, loadMerged, pristine, tinyDev, tinyDevBfl, velocity } from '../tinyDev.js'
 
 const cases = readManifest().cases.filter(({ kind }) => kind === 'lora')
@@ -51,7 +52,7 @@ describe.each(cases)('$id', ({ id, params }) => {
 // ‖W' − W‖ per diffusers module. Merging at scales 1 and −1 leaves out W: (W + Δ) − (W − Δ) = 2Δ.
 async function deltaNorms(adapter: ReturnType<typeof fixtureLora>) {
   const merger = await createMerger(pristine, [adapter], { rounding: 'float32', threads: 1 })
-  const [plus, minus] = [await merger.merge([1]), await merger.merge([-1])]
+  const [plus, minus] = [await mergeAll(merger, [1]), await mergeAll(merger, [-1])]
   await merger.release()
   const squares: Record<string, number> = {}
   for (const [name, { data }] of plus) {
@@ -71,8 +72,10 @@ describe('a merge', () => {
   test('at scale 0 touches nothing', async () => {
     expect(await mergeLoras(pristine, [{ adapter: peft, scale: 0 }], float32)).toEqual(new Map())
     const merger = await createMerger(pristine, [peft, kohya], float32)
-    expect(await merger.merge([0, 0])).toEqual(new Map())
-    expect([...(await merger.merge([0, 1])).keys()].sort()).toEqual([...kohya.deltas.keys()].sort())
+    expect(await mergeAll(merger, [0, 0])).toEqual(new Map())
+    expect([...(await mergeAll(merger, [0, 1])).keys()].sort()).toEqual(
+      [...kohya.deltas.keys()].sort(),
+    )
     await merger.release()
   })
 
@@ -117,8 +120,8 @@ describe('a merge', () => {
 
   test('refuses scales that are no numbers or too few', async () => {
     const merger = await createMerger(pristine, [peft], float32)
-    await expect(merger.merge([Number.NaN])).rejects.toThrow(/Expected 1 finite LoRA scales/)
-    await expect(merger.merge([])).rejects.toThrow(/Expected 1 finite LoRA scales but got \[\]/)
+    await expect(mergeAll(merger, [Number.NaN])).rejects.toThrow(/Expected 1 finite LoRA scales/)
+    await expect(mergeAll(merger, [])).rejects.toThrow(/Expected 1 finite LoRA scales but got \[\]/)
     await merger.release()
   })
 

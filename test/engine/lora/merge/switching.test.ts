@@ -4,15 +4,11 @@ import { copyFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { readLora } from '../../../../src/engine/lora/format/read.js'
-import {
-  createMerger,
-  type MergedTensors,
-  type Merger,
-  mergeLoras,
-} from '../../../../src/engine/lora/merge/merger.js'
+import { createMerger, type Merger } from '../../../../src/engine/lora/merge/merger.js'
 import { openSafetensors } from '../../../../src/safetensors/read.js'
 import { fixturePath, goldenCase } from '../../../goldens.js'
 import { temporaryFolder } from '../../../weightFiles.js'
+import { type MergedTensors, mergeAll, mergeLoras } from '../merging.js'
 import { fixtureLora, loadMerged, pristine, tinyDev, velocity } from '../tinyDev.js'
 
 const options = { rounding: 'bf16', threads: 1 } as const
@@ -58,7 +54,7 @@ test('a thousand random switches give the bits of a fresh merge', async () => {
   for (let i = 0; i < 1000; i++) {
     const set = random(sets.length)
     const scale = scales[random(scales.length)]!
-    const merged = await mergers[set]!.merge(scalesOf(sets[set]!, scale))
+    const merged = await mergeAll(mergers[set]!, scalesOf(sets[set]!, scale))
     expect(digest(merged)).toBe(fresh.get(`${set} at ${scale}`))
   }
 })
@@ -69,24 +65,24 @@ test('another scale never reads the LoRA file again', async () => {
   const adapter = readLora(openSafetensors(file), { transformer: tinyDev.params })
   const merger = await createMerger(pristine, [adapter], options)
   rmSync(file)
-  expect(digest(await merger.merge([0.6]))).toBe(digest(await mergers[0]!.merge([0.6])))
-  expect(digest(await merger.merge([3]))).toBe(digest(await mergers[0]!.merge([3])))
+  expect(digest(await mergeAll(merger, [0.6]))).toBe(digest(await mergeAll(mergers[0]!, [0.6])))
+  expect(digest(await mergeAll(merger, [3]))).toBe(digest(await mergeAll(mergers[0]!, [3])))
   await merger.release()
 })
 
 test('sessions of several sets side by side predict as each alone', async () => {
   const golden = goldenCase('lora_two')
   const load = async (set: number, scale: number) =>
-    loadMerged(await mergers[set]!.merge(scalesOf(sets[set]!, scale)))
-  const wishes = [
+    loadMerged(await mergeAll(mergers[set]!, scalesOf(sets[set]!, scale)))
+  const uses = [
     [0, 1],
     [3, 0.6],
     [0, -1],
     [4, 0],
   ] as const
   const alone: Float32Array[] = []
-  for (const [set, scale] of wishes) alone.push(await velocity(await load(set, scale), golden))
-  const sessions = await Promise.all(wishes.map(([set, scale]) => load(set, scale)))
+  for (const [set, scale] of uses) alone.push(await velocity(await load(set, scale), golden))
+  const sessions = await Promise.all(uses.map(([set, scale]) => load(set, scale)))
   for (const i of [2, 0, 3, 1, 0, 3, 2, 1])
     expect(await velocity(sessions[i]!, golden)).toEqual(alone[i])
   expect(alone[3]).toEqual(await velocity(await loadMerged(new Map()), golden))

@@ -70,7 +70,7 @@ describe('torch CUDA noise', () => {
   })
 })
 
-test('noise of a picture has 16 values per 8×8 pixels', () => {
+test('noise of an image has 16 values per 8×8 pixels', () => {
   expect(startNoise('torch-cuda', 0, { width: 1344, height: 768 })).toHaveLength(16 * 168 * 96)
 })
 

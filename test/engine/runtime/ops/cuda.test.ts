@@ -41,7 +41,7 @@ const backendOf = (
 ): Backend => ({
   ops: (graph, precision = 'bf16') =>
     cudaOps(through(graph), { precision, attention, dtype: 'F32' }),
-  pictureOps: portableBackend.pictureOps,
+  imageOps: portableBackend.imageOps,
   createSessions: portableBackend.createSessions,
   weightBytes: portableBackend.weightBytes,
 })
@@ -143,7 +143,7 @@ describe('rounded to bfloat16', () => {
     }
   })
 
-  test('a picture of the embedded model is like that of float32', async () => {
+  test('an image of the embedded model is like that of float32', async () => {
     const draw = async (own: Backend) => {
       const models = await loadModels('dev', embedded, { threads: 0, backend: own })
       try {

@@ -25,7 +25,7 @@ function stepNodes(options: FusedOptions): Node[] {
   const component = openTransformer(fixturePath('tiny-dev/transformer'))
   const { step } = buildTransformerGraphs(component, options.precision, {
     ops: (graph, precision = 'bf16') => fusedOps(graph, { ...options, precision }),
-    pictureOps: () => expect.fail('Expected no picture'),
+    imageOps: () => expect.fail('Expected no image'),
     createSessions: () => Promise.reject(new Error('Expected no session')),
     weightBytes: () => 0,
   })

@@ -1,8 +1,7 @@
 /**
- * The one description of the native addon (native/addon, in C++). Everything that takes time runs
- * on the one thread of its device, in the order of the calls, and returns a promise; only
- * WeightSet.stage has a thread of its own. What is passed to such a call must not be changed before
- * its promise settles.
+ * The types of the native addon (native/addon, in C++). Every call that returns a promise runs on
+ * the one thread of its device, in the order of the calls; only WeightSet.stage has a thread of its
+ * own. Arguments of such a call must not be changed before its promise settles.
  */
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -14,7 +13,7 @@ export type NativeDType = 'F32' | 'F16' | 'BF16' | 'F8_E4M3' | 'U8' | 'I32' | 'I
 
 export type Addon = {
   /**
-   * Opens the libonnxruntime.so.1 at `library`, which must come before all else, and returns its
+   * Opens the libonnxruntime.so.1 at `library`, which must be the first call, and returns its
    * version. It is the same copy that onnxruntime-node has opened, where that is loaded.
    */
   readonly open: (library: string) => string
@@ -92,34 +91,34 @@ export type LowRankChange = {
   readonly scale?: Float32Array
 }
 
-/** Weights on a device; sessions over them are given every one whose name their graph has. */
+/** Weights on a device; a session over them uses those whose names its graph has. */
 export type WeightSet = {
   /**
-   * `base` says where merges take the base from: the sources, read anew, or a second copy on the
-   * device; with `none` nothing can be merged, and files and memory are let go.
+   * `base` says where merges take the base from: the sources, read again, or a second copy on
+   * the device; with `none` nothing can be merged, and files and memory are released.
    */
   readonly upload: (
     sources: readonly WeightSource[],
     options: { readonly base: 'none' | 'files' | 'device'; readonly threads: number },
   ) => Promise<void>
-  /** The base with these changes and no others, in place: sessions see it in their next run. */
+  /** Makes the weights the base with these changes and no others, for the sessions' next run. */
   readonly merge: (changes: readonly LowRankChange[]) => Promise<void>
   /**
-   * Uploads the factors of the next set beside those in use, on a thread of its own: runs go on, and
-   * merges leave it alone.
+   * Uploads the factors of another set, on a thread of its own: runs continue, and merges do not
+   * change it.
    */
   readonly stage: (changes: readonly LowRankChange[]) => Promise<void>
   /**
-   * Like `merge`, of what was staged; those that were in use take its place, so that another swap
-   * goes back to them. Throws while a `stage` is under way.
+   * Like `merge`, of the staged factors; the active ones become the staged ones, so that another
+   * swap reverts it. Throws while a `stage` is running.
    */
   readonly swap: () => Promise<void>
-  /** Like `merge`, of the changes in use with other scales [rank], one array for each change. */
+  /** Like `merge`, of the active factors with other scales [rank], one array for each change. */
   readonly rescale: (scales: readonly Float32Array[]) => Promise<void>
   /** Makes or frees the copy of the base on the device; sessions may not run meanwhile. */
   readonly keepBase: () => Promise<void>
   readonly dropBase: () => Promise<void>
-  /** Of the weights and their base; the factors of changes come on top. */
+  /** Of the weights and their base, without the factors of changes. */
   readonly bytes: () => number
   /** Sessions keep the weights until they are released themselves. */
   readonly release: () => Promise<void>
@@ -131,22 +130,22 @@ export type NativeSessionOptions = {
   readonly optimization: 'disabled' | 'basic' | 'all'
   /** ONNX Runtime's session configuration entries. */
   readonly config?: Readonly<Record<string, string>>
-  /** Options of the CUDA provider, for a GPU; which one the device says. */
+  /** Options of the CUDA provider, without the GPU's number, which the device has. */
   readonly cuda?: Readonly<Record<string, string>>
-  /** Of two weights with one name the later is meant. */
+  /** Of two weights with one name the later is used. */
   readonly weights?: readonly WeightSet[]
 }
 
 export type NativeSession = {
   /** Rejects with ONNX Runtime's text. */
   readonly load: (model: Uint8Array, options: NativeSessionOptions) => Promise<void>
-  /** Outputs that are null come back; device tensors are written in place. */
+  /** Outputs that are null are returned; device tensors are written in place. */
   readonly run: (
     inputs: Readonly<Record<string, HostTensorView | DeviceTensor>>,
     outputs: Readonly<Record<string, DeviceTensor | null>>,
     config?: Readonly<Record<string, string>>,
   ) => Promise<Record<string, HostTensor>>
-  /** Ends runs that wait or run; their promises reject. */
+  /** Ends waiting and running runs; their promises reject. */
   readonly terminate: () => void
   /** After the runs that were started before. */
   readonly release: () => Promise<void>
@@ -154,10 +153,10 @@ export type NativeSession = {
 
 const folder = new URL('../../../../../native/build/', import.meta.url)
 
-/** Where the addon lies when it has been built. */
+/** The path of the addon when it has been built. */
 export const addonPath = fileURLToPath(new URL('fluxd_native.node', folder))
 
-/** Where the CUDA kernels lie when they have been built. */
+/** The path of the CUDA kernels when they have been built. */
 export const cudaLibrary = fileURLToPath(new URL('libfluxd_cuda.so', folder))
 
 /** Whether the addon has been built. */

@@ -1,9 +1,9 @@
 /**
- * Runs as CUDA graphs: one launch in the place of one for each kernel. A graph holds the addresses of
- * all that it reads and writes, so each set of shapes has inputs and outputs of its own. It also has
- * a session of its own, over the same weights, in which nothing else ever runs: a graph uploads the
- * tables of Concat and Split anew each time, from memory that ONNX Runtime 1.29 gives to whatever
- * runs next in that session (microsoft/onnxruntime#32121).
+ * Runs as CUDA graphs: one launch instead of one for each kernel. A graph holds the addresses that
+ * it reads and writes, so each set of shapes has inputs and outputs of its own. It also has a
+ * session of its own, over the same weights, in which nothing else runs: a graph uploads the tables
+ * of Concat and Split again each time, from memory that ONNX Runtime 1.29 reuses for the next run
+ * in that session (microsoft/onnxruntime#32121).
  */
 
 import { mapValues, type RunOptions } from '../ort/session.js'
@@ -17,6 +17,8 @@ export type CaptureSettings = {
   readonly load: () => Promise<LoadedSession>
   /** How many sets of shapes are captured; each takes the memory of a run. */
   readonly limit: number
+  /** Gets a sentence when shapes cannot be captured. */
+  readonly onWarning: (message: string) => void
 }
 
 type Captured = {
@@ -25,33 +27,38 @@ type Captured = {
 }
 
 /**
- * `ordinary`, whose runs of the shapes that come first are captured from their second run on. Such
- * a run goes on when it is canceled: half a captured graph would be replayed ever after. Shapes that
- * cannot be captured, mostly for want of memory, run as before.
+ * `ordinary`, whose runs of the first `limit` shapes are captured from their second run on. Such a
+ * run is not ended when it is canceled: half a graph would be captured, and replayed from then on.
+ * Shapes that cannot be captured, mostly for lack of memory, run as before.
  */
 export function createCapturing(ordinary: Executor, settings: CaptureSettings): Executor {
   const captured = new Map<string, Captured>()
-  const proven = new Set<Captured>()
+  const replayed = new Set<Captured>()
   const refused = new Set<string>()
+
+  function refuse(key: string, cause: unknown) {
+    refused.add(key)
+    settings.onWarning(`no CUDA graph of a step over ${key}, which runs as before: ${cause}`)
+  }
 
   async function prepare(key: string, operands: Operands, results: Results) {
     try {
       captured.set(key, await prepareCapture(operands, results, settings))
-    } catch {
-      refused.add(key)
+    } catch (cause) {
+      refuse(key, cause)
     }
   }
 
   async function replay(key: string, own: Captured, operands: Operands, options: RunOptions) {
     try {
       const results = await own.replay(operands)
-      proven.add(own)
+      replayed.add(own)
       return results
     } catch (cause) {
       captured.delete(key)
       await own.release()
-      if (proven.delete(own)) throw cause
-      refused.add(key)
+      if (replayed.delete(own)) throw cause
+      refuse(key, cause)
       // Where the GPU itself is lost, this says so.
       return ordinary.run(operands, options)
     }
@@ -115,15 +122,15 @@ async function prepareCapture(
   }
 }
 
-/** Gives the tensors the operands' values; those that lie on the device keep them for the next run. */
+/** Writes the operands' values into the tensors; those on the device are copied only once. */
 function createWriter(tensors: Readonly<Record<string, DeviceTensor>>) {
   const written = new Map<string, Operand>()
   return async (operands: Operands) => {
     for (const [name, operand] of Object.entries(operands)) {
-      if ('placed' in operand && written.get(name) === operand) continue
+      if ('tensor' in operand && written.get(name) === operand) continue
       written.delete(name)
-      await ('placed' in operand
-        ? tensors[name]!.copyFrom(operand.placed)
+      await ('tensor' in operand
+        ? tensors[name]!.copyFrom(operand.tensor)
         : tensors[name]!.write(operand.data))
       written.set(name, operand)
     }

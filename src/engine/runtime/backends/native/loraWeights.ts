@@ -1,79 +1,79 @@
 /**
- * A set of weights on a device, and the book of what it is changed by. The device has room for two
- * sets of factors: those in use, and beside them those that were staged or were in use before.
+ * The weights of a device's weight set, and the ledger of the LoRAs in them. The device holds the
+ * factors of two sets of LoRAs: the active one, and one that was staged or active before.
  */
 
 import { createMutex } from '../../../../async/mutex.js'
 import type { SharedWeight } from '../../onnx/graph.js'
-import { type Adaptation, type LowRankChanges, unchanged } from '../backend.js'
+import { type LoraWeights, type LowRankChanges, unchanged } from '../backend.js'
 import type { LowRankChange, WeightSet } from './addon.js'
 
-export type AdaptableSet = Adaptation & {
+/** What the device holds of a set of LoRAs. */
+type Entry = Pick<LowRankChanges, 'key' | 'files'>
+
+export type ReleasableLoraWeights = LoraWeights & {
   /** Sessions keep the weights until they are released themselves. */
   readonly release: () => Promise<void>
 }
 
 /**
- * The set that `weights` were uploaded to; changes of other weights are none of its concern. Calls
- * wait for each other: staging is done on a thread of its own, so the order of calls to the device
- * says nothing.
+ * The ledger of `set`, to which `weights` were uploaded; changes of other weights are left to other
+ * sets. Calls wait for each other: the addon stages on a thread of its own, so that the order of
+ * calls to it says nothing. An entry is written only after the addon's call has succeeded.
  */
-export function createAdaptableSet(set: WeightSet, weights: readonly SharedWeight[]): AdaptableSet {
+export function createLoraWeights(
+  set: WeightSet,
+  weights: readonly SharedWeight[],
+): ReleasableLoraWeights {
   const inTurn = createMutex()
-  // Undefined while they change and after a failure: then nobody knows.
-  let current: LowRankChanges | undefined = unchanged
-  let beside: LowRankChanges | undefined
+  let active: Entry | undefined = unchanged
+  let staged: Entry | undefined
 
-  const listOwn = (changes: LowRankChanges) =>
-    weights.flatMap((weight) => changesOf(weight, changes))
+  const listOwn = ({ matrices }: LowRankChanges) =>
+    weights.flatMap((weight) => changesOf(weight, matrices))
 
-  async function adapt(changes: LowRankChanges) {
-    if (current === changes) return
-    const before = current
-    current = undefined
-    if (beside === changes) await exchange(before)
-    else if (before && haveSameFactors(before, changes))
+  async function activate(changes: LowRankChanges) {
+    if (active?.key === changes.key) return
+    const before = active
+    active = undefined
+    if (staged?.key === changes.key) await swap(before)
+    else if (before?.files === changes.files)
       await set.rescale(listOwn(changes).map(({ scale }) => scale))
     else await set.merge(listOwn(changes))
-    current = changes
+    active = entryOf(changes)
   }
 
-  async function exchange(before: LowRankChanges | undefined) {
-    beside = undefined
+  async function swap(before: Entry | undefined) {
+    staged = undefined
     await set.swap()
-    beside = before
+    staged = before
   }
 
   async function stage(changes: LowRankChanges) {
-    const isThere = beside === changes || (current && haveSameFactors(current, changes))
-    if (isThere) return
-    beside = undefined
+    if (staged?.key === changes.key || active?.files === changes.files) return
+    staged = undefined
     await set.stage(listOwn(changes))
-    beside = changes
+    staged = entryOf(changes)
   }
 
   return {
-    adapt: (changes) => inTurn(() => adapt(changes)),
+    active: () => active?.key,
+    activate: (changes) => inTurn(() => activate(changes)),
     stage: (changes) => inTurn(() => stage(changes)),
     release: () => inTurn(() => set.release()),
   }
 }
 
-/** Whether they differ in scale at most: then the device has the factors already. */
-const haveSameFactors = (one: LowRankChanges, other: LowRankChanges) =>
-  one.size === other.size &&
-  [...other].every(([name, { up, down }]) => {
-    const known = one.get(name)
-    return known?.up === up && known.down === down
-  })
+/** Without the factors, which would stay in the host's memory. */
+const entryOf = ({ key, files }: LowRankChanges): Entry => ({ key, files })
 
 /** The changes of a weight's parts, by the rows where they lie. */
-function changesOf({ name, parts }: SharedWeight, changes: LowRankChanges) {
+function changesOf({ name, parts }: SharedWeight, matrices: LowRankChanges['matrices']) {
   let end = 0
   return parts.flatMap((part) => {
     const rows = part.shape[0]!
     end += rows
-    const change = changes.get(part.name)
+    const change = matrices.get(part.name)
     return change ? [{ name, begin: end - rows, rows, ...change } satisfies LowRankChange] : []
   })
 }

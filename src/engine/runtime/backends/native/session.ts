@@ -1,4 +1,4 @@
-/** Sessions of the native addon: inputs stay on its device, and runs can be ended. */
+/** Sessions of the native addon: bound inputs stay on its device, and a signal ends runs. */
 
 import type { Tensor } from '../../../../safetensors/tensor.js'
 import {
@@ -17,16 +17,16 @@ import type {
   NativeSession,
 } from './addon.js'
 
-/** An input of a run, by where its values lie. */
+/** An input of a run: values in JavaScript's memory, or a tensor on the device. */
 export type Operand = { readonly dtype: NativeDType; readonly dims: readonly number[] } & (
   | { readonly data: ArrayBufferView }
-  | { readonly placed: DeviceTensor }
+  | { readonly tensor: DeviceTensor }
 )
 
 export type Operands = Readonly<Record<string, Operand>>
 export type Results = Readonly<Record<string, HostTensor>>
 
-/** A graph as it is run on a device. */
+/** Runs one graph on a device. */
 export type Executor = {
   readonly run: (operands: Operands, options: RunOptions) => Promise<Results>
   readonly release: () => Promise<void>
@@ -35,28 +35,28 @@ export type Executor = {
 export type ExecutorSettings = {
   readonly addon: Addon
   readonly device: NativeDevice
-  /** What it means that the device failed. */
+  /** The error for a failure of the device. */
   readonly failure: (cause: unknown) => unknown
 }
 
 export type LoadedSession = {
   readonly session: NativeSession
-  /** Gives back all that was loaded. */
+  /** Frees the session and its weights. */
   readonly release: () => Promise<void>
 }
 
-/** The runs of a session for these outputs. A signal ends all of them, those that wait too. */
+/** Runs a session for these outputs. A signal ends its runs, waiting ones included. */
 export function createExecutor(
   { session, release }: LoadedSession,
   outputs: readonly string[],
 ): Executor {
-  const wanted = Object.fromEntries(outputs.map((name) => [name, null]))
+  const requested = Object.fromEntries(outputs.map((name) => [name, null]))
   return {
     async run(operands, { signal }) {
       const end = () => session.terminate()
       signal?.addEventListener('abort', end)
       try {
-        return await session.run(mapValues(operands, toInput), wanted)
+        return await session.run(mapValues(operands, toInput), requested)
       } catch (cause) {
         throw signal?.aborted && isTermination(cause) ? signal.reason : cause
       } finally {
@@ -70,7 +70,7 @@ export function createExecutor(
 // A run that fails for another reason while it is being ended has failed for that reason.
 const isTermination = (cause: unknown) => /terminate flag/.test(String(cause))
 
-const toInput = (operand: Operand) => ('placed' in operand ? operand.placed : operand)
+const toInput = (operand: Operand) => ('tensor' in operand ? operand.tensor : operand)
 
 /** A session whose runs are those of `executor`. */
 export function createNativeSession(
@@ -101,10 +101,10 @@ export function createNativeSession(
     try {
       for (const [name, input] of Object.entries(inputs)) {
         const { dtype, dims, data } = toOperand(input)
-        const placed = new addon.Tensor(device, dtype, dims)
-        tensors.push(placed)
-        await placed.write(data)
-        operands[name] = { dtype, dims, placed }
+        const tensor = new addon.Tensor(device, dtype, dims)
+        tensors.push(tensor)
+        await tensor.write(data)
+        operands[name] = { dtype, dims, tensor }
       }
       return { operands, release }
     } catch (cause) {
@@ -113,15 +113,15 @@ export function createNativeSession(
     }
   }
 
-  const over = (placed: Operands): Runnable => ({
-    run: (inputs, options) => run({ ...placed, ...mapValues(inputs, toOperand) }, options),
-    async place(inputs) {
+  const bind = (bound: Operands): Runnable => ({
+    run: (inputs, options) => run({ ...bound, ...mapValues(inputs, toOperand) }, options),
+    async bindInputs(inputs) {
       const { operands, release } = await upload(inputs)
-      return { ...over({ ...placed, ...operands }), release }
+      return { ...bind({ ...bound, ...operands }), release }
     },
   })
 
-  return { ...over({}), busySeconds: () => busyMs / 1000, release: executor.release }
+  return { ...bind({}), busySeconds: () => busyMs / 1000, release: executor.release }
 }
 
 const nativeDTypes = {

@@ -1,7 +1,7 @@
 /** Dialect `cuda` in sessions of onnxruntime-node with its CUDA provider. */
 
 import { type AttentionKernel, cudaOps } from '../../ops/cuda.js'
-import { pictureOps } from '../../ops/vae.js'
+import { imageOps } from '../../ops/vae.js'
 import { type Backend, copiedBytes, forEachModel } from '../backend.js'
 import { createSession } from './session.js'
 
@@ -9,9 +9,9 @@ import { createSession } from './session.js'
 export const createCudaBackend = (attention: AttentionKernel): Backend => ({
   weightBytes: copiedBytes,
   ops: (graph, precision = 'bf16') => cudaOps(graph, { precision, attention, dtype: 'BF16' }),
-  pictureOps: (graph, dtype) => pictureOps(graph, { dtype, groupNorm: 'chain' }),
+  imageOps: (graph, dtype) => imageOps(graph, { dtype, groupNorm: 'chain' }),
   createSessions: (models, options) =>
-    forEachModel(models, ({ graph, taps }) =>
-      createSession(graph.encode(taps), { ...options, device: 'cuda' }),
+    forEachModel(models, ({ graph, debugOutputs }) =>
+      createSession(graph.encode(debugOutputs), { ...options, device: 'cuda' }),
     ),
 })

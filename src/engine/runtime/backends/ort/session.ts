@@ -36,14 +36,14 @@ export type Runnable = {
   /** Runs the graph once; the values of all its outputs, by name. */
   readonly run: (inputs: Tensors, options?: RunOptions) => Promise<Tensors>
   /**
-   * The same with these inputs given already: they lie where it runs, for as many runs as follow, and
-   * must not be changed until they are released.
+   * The graph with these inputs bound: they are on the session's device for all runs that follow,
+   * and must not be changed until they are released.
    */
-  readonly place: (inputs: Tensors) => Promise<Placed>
+  readonly bindInputs: (inputs: Tensors) => Promise<BoundInputs>
 }
 
-export type Placed = Runnable & {
-  /** Gives the memory of the inputs that were placed last back; it cannot run after this. */
+export type BoundInputs = Runnable & {
+  /** Frees the memory of the inputs that were bound last; it cannot run after this. */
   readonly release: () => Promise<void>
 }
 
@@ -78,16 +78,16 @@ export async function createSession(model: Uint8Array, options: SessionOptions):
   }
 }
 
-/** `run` with inputs that stay in JavaScript's memory wherever they are placed. */
-export const createRunnable = (run: Runnable['run'], placed: Tensors = {}): Runnable => ({
-  run: (inputs, options) => run({ ...placed, ...inputs }, options),
-  place: async (inputs) => ({
-    ...createRunnable(run, { ...placed, ...inputs }),
+/** `run` with bound inputs that stay in JavaScript's memory. */
+export const createRunnable = (run: Runnable['run'], bound: Tensors = {}): Runnable => ({
+  run: (inputs, options) => run({ ...bound, ...inputs }, options),
+  bindInputs: async (inputs) => ({
+    ...createRunnable(run, { ...bound, ...inputs }),
     release: async () => {},
   }),
 })
 
-/** What `map` makes of each value, under its name. */
+/** The results of `map` for each value, by the value's name. */
 export const mapValues = <From, To>(
   values: Readonly<Record<string, From>>,
   map: (value: From, name: string) => To,

@@ -1,4 +1,4 @@
-/** Seconds of whole pictures, of their stages, and of a step. */
+/** Seconds of whole images, of their stages, and of a step. */
 
 import type { GenerationTimings } from '../engine/protocol.js'
 import { type GenerationPlan, stepsToRun } from '../plan/plan.js'
@@ -6,12 +6,12 @@ import type { Engine } from '../worker/engine/client.js'
 import { requestOf } from './cases.js'
 import { medianOf, round, type Spread, spreadOf } from './statistics.js'
 
-/** Seconds but for the share; stages are medians. */
-export type PictureSeconds = {
+/** Seconds, except for the share; stages are medians. */
+export type ImageSeconds = {
   readonly picture: Spread
   readonly step: Spread
   readonly stages: Readonly<Record<'prompt' | 'denoise' | 'decode' | 'encode', number>>
-  /** The share of a picture's time that is not spent inside ONNX Runtime. */
+  /** The share of an image's time that is not spent inside ONNX Runtime. */
   readonly outsideOrt: number
 }
 
@@ -20,12 +20,12 @@ export type Measuring = {
   readonly signal?: AbortSignal | undefined
 }
 
-/** Makes a plan's picture `repeats` times, after a step that warms everything up. */
-export async function measurePictures(
+/** Makes a plan's image `repeats` times, after a step that warms everything up. */
+export async function measureImages(
   planOf: (round: number) => GenerationPlan,
   repeats: number,
   { engine, signal }: Measuring,
-): Promise<PictureSeconds> {
+): Promise<ImageSeconds> {
   const options = { ...(signal && { signal }) }
   const warmUp = planOf(0)
   await engine.generate(requestOf({ ...warmUp, steps: warmUp.firstStep + 1 }), options)
@@ -35,7 +35,7 @@ export async function measurePictures(
   return summarise(timings, stepsToRun(warmUp))
 }
 
-function summarise(timings: readonly GenerationTimings[], steps: number): PictureSeconds {
+function summarise(timings: readonly GenerationTimings[], steps: number): ImageSeconds {
   const middle = (stage: keyof GenerationTimings) => round(medianOf(timings.map((t) => t[stage])))
   return {
     picture: rounded(spreadOf(timings.map(({ total }) => total))),

@@ -1,20 +1,20 @@
-/** Whole pictures in the fused dialect: text encoders, transformer and decoder through the addon. */
+/** Whole images in the fused dialect: text encoders, transformer and decoder through the addon. */
 import { describe, expect, test } from 'vitest'
 import { readConfig } from '../../../src/config/config.js'
 import { loadModels } from '../../../src/engine/models/models.js'
 import { type Backend, portableBackend } from '../../../src/engine/runtime/backends/backend.js'
 import type { GenerationPlan } from '../../../src/plan/plan.js'
 import { drawPng, pixelsOf, sketch } from '../../embedded/studio.js'
-import { drawPicture } from '../../engine/pipeline/goldenPicture.js'
+import { generateGolden } from '../../engine/pipeline/goldenImage.js'
 import { listCases } from '../../engine/pipeline/layouts.js'
 import { expectOutputs, goldenCase } from '../../goldens.js'
 import { fusedBackend } from './kit.js'
 
 test.each(listCases('text_to_image'))(
-  '$id from $layout is the picture of diffusers, step by step',
+  '$id from $layout is the image of diffusers, step by step',
   async ({ id, layout }) => {
     const golden = goldenCase(id)
-    const { outputs } = await drawPicture(golden, layout, fusedBackend('F32'))
+    const { outputs } = await generateGolden(golden, layout, fusedBackend('F32'))
     expectOutputs(golden, outputs)
   },
 )
@@ -22,11 +22,15 @@ test.each(listCases('text_to_image'))(
 describe('the embedded model', () => {
   const { checkpoints, threads } = readConfig({})
   const plan: GenerationPlan = {
-    ...{ ...sketch, prompt: 'a red circle on a white background' },
-    ...{ variant: 'schnell', steps: 4, guidance: 0, seed: 3 },
+    ...sketch,
+    prompt: 'a red circle on a white background',
+    variant: 'schnell',
+    steps: 4,
+    guidance: 0,
+    seed: 3,
   }
 
-  async function draw(precision: GenerationPlan['precision'], backend: Backend) {
+  async function generateImage(precision: GenerationPlan['precision'], backend: Backend) {
     const models = await loadModels('schnell', checkpoints.schnell, { threads, backend })
     const png = await drawPng(models, { ...plan, precision })
     await models.release()
@@ -42,10 +46,10 @@ describe('the embedded model', () => {
     ['fp8', 'F32', 4],
     ['fp8', 'BF16', 4],
   ] as const)(
-    'draws the picture of the portable dialect: %s in %s',
+    'draws the image of the portable dialect: %s in %s',
     async (precision, dtype, tolerance) => {
-      const portable = await draw(precision, portableBackend)
-      const fused = await draw(precision, fusedBackend(dtype))
+      const portable = await generateImage(precision, portableBackend)
+      const fused = await generateImage(precision, fusedBackend(dtype))
       expect(meanDifference(fused, portable)).toBeLessThan(tolerance)
     },
   )

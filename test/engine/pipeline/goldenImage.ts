@@ -1,9 +1,9 @@
-/** The golden cases of whole pictures, through any backend. */
+/** The golden cases of whole images, through any backend. */
 
-import { createPromptEncoder, loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
-import { loadTransformer } from '../../../src/engine/models/transformer.js'
-import { loadDecoder } from '../../../src/engine/models/vaeDecoder.js'
-import { denoise, type Predict } from '../../../src/engine/pipeline/denoise.js'
+import { loadClip, loadT5 } from '../../../src/engine/models/textEncoders.js'
+import { loadTransformer, type Predict } from '../../../src/engine/models/transformer.js'
+import { loadDecoder } from '../../../src/engine/models/vae.js'
+import { denoise } from '../../../src/engine/pipeline/denoise.js'
 import { prepare } from '../../../src/engine/pipeline/generate.js'
 import { packLatents, tokenGrid, unpackLatents } from '../../../src/engine/pipeline/latents.js'
 import { startNoise } from '../../../src/engine/pipeline/rng/randn.js'
@@ -13,8 +13,8 @@ import { checkpoints } from './layouts.js'
 
 const options = { threads: 1, widenWeights: 'load' } as const
 
-/** Everything that the case knows of a picture's way from its prompt to its pixels. */
-export async function drawPicture(
+/** All that the case has values of, from the prompt to the pixels. */
+export async function generateGolden(
   { params }: GoldenCase,
   layout: keyof typeof checkpoints,
   backend: Backend,
@@ -23,17 +23,15 @@ export async function drawPicture(
   const size = { width, height }
   const { tokenRows, tokenCols } = tokenGrid(size)
   const { text, transformer: component, autoencoder, scheduler } = checkpoints[layout]()
-  const encoder = createPromptEncoder(
-    (await loadClip(text, options, backend)).encode,
-    (await loadT5(text, msl, options, backend)).encode,
-  )
+  const clip = await loadClip(text, options, backend)
+  const t5 = await loadT5(text, msl, options, backend)
   const transformer = await loadTransformer(component, options, 'bf16', backend)
   const decoder = await loadDecoder(autoencoder, options, backend)
-  const predictorOf = async (words: string, t5Words?: string) =>
+  const predictorOf = async (words: string, t5Words = words) =>
     prepare(
       { size, steps, firstStep: 0, guidance: g },
       { transformer, scheduler },
-      await encoder.encode(words, { t5Prompt: t5Words }),
+      { pooled: await clip.encode(words), hidden: await t5.encode(t5Words) },
     )
   const { predict, sigmas } = await predictorOf(prompt, prompt_2)
   const guided = negative

@@ -1,7 +1,7 @@
-/** The autoencoder's way out: latents → pixels. */
+/** The autoencoder: pixels → latents with its encoder, latents → pixels with its decoder. */
 
 import type { PixelSize } from '../../plan/plan.js'
-import { floatTensor } from '../../safetensors/tensor.js'
+import { type FloatTensor, floatTensor } from '../../safetensors/tensor.js'
 import type { Component } from '../checkpoint/checkpoint.js'
 import { addDecoder, addEncoder } from '../flux/autoencoder.js'
 import type { AutoencoderParams } from '../flux/params.js'
@@ -14,7 +14,7 @@ import {
   type Tensors,
 } from '../runtime/backends/ort/session.js'
 import { createGraph } from '../runtime/onnx/graph.js'
-import type { PictureDType } from '../runtime/ops/vae.js'
+import type { ImageDType } from '../runtime/ops/vae.js'
 import { refuseUnused } from '../runtime/weights/weights.js'
 
 export type Decoder = {
@@ -30,25 +30,53 @@ export type Decoder = {
 /** Both directions; throws when the checkpoint does not fit its params. */
 export function buildAutoencoderGraphs(
   { params, weights, source }: Component<AutoencoderParams>,
-  { pictureOps }: Pick<Backend, 'pictureOps'> = portableBackend,
-  dtype: PictureDType = 'F32',
+  { imageOps }: Pick<Backend, 'imageOps'> = portableBackend,
+  dtype: ImageDType = 'F32',
 ) {
   const decoder = createGraph('decoder')
-  addDecoder(pictureOps(decoder, dtype), params, weights)
+  addDecoder(imageOps(decoder, dtype), params, weights)
   const encoder = createGraph('encoder')
-  addEncoder(pictureOps(encoder, dtype), params, weights)
+  addEncoder(imageOps(encoder, dtype), params, weights)
   refuseUnused(source, weights)
   return { decoder, encoder }
 }
 
+export type Encoder = {
+  /** An image [3, H, W] in [−1, 1] → scaled latents [C, H/8, W/8]: the mode, nothing is sampled. */
+  readonly encode: (
+    image: Float32Array,
+    size: PixelSize,
+    signal?: AbortSignal,
+  ) => Promise<Float32Array>
+  readonly sessions: readonly Session[]
+}
+
+/** Loads the encoder, in float32. */
+export async function loadEncoder(
+  component: Component<AutoencoderParams>,
+  options: SessionOptions,
+  backend: Backend = portableBackend,
+): Promise<Encoder> {
+  const graph = buildAutoencoderGraphs(component, backend).encoder
+  const { session } = await backend.createSessions({ session: { graph } }, options)
+  return {
+    async encode(image, { width, height }, signal) {
+      const inputs = { image: floatTensor(image, [1, 3, height, width]) }
+      const { latents } = await session.run(inputs, { signal })
+      return (latents as FloatTensor).data
+    },
+    sessions: [session],
+  }
+}
+
 /** What a decoder computes in. */
 export type Decoding = {
-  readonly dtype: PictureDType
-  /** A picture has left the range of float16: there will be no other in it. */
+  readonly dtype: ImageDType
+  /** Called when an image left the range of float16: the decoder has changed to float32. */
   readonly onOverflow?: () => void
 }
 
-/** The decoder; one in float16 is replaced by one in float32 before it returns a broken picture. */
+/** Loads the decoder; one in float16 becomes one in float32 before it returns a broken image. */
 export async function loadDecoder(
   component: Component<AutoencoderParams>,
   options: SessionOptions,
@@ -56,7 +84,7 @@ export async function loadDecoder(
   { dtype, onOverflow }: Decoding = { dtype: 'F32' },
 ): Promise<Decoder> {
   const { latentChannels } = component.params
-  const open = async (dtype: PictureDType) => {
+  const open = async (dtype: ImageDType) => {
     const graph = buildAutoencoderGraphs(component, backend, dtype).decoder
     return (await backend.createSessions({ session: { graph } }, options)).session
   }
@@ -72,7 +100,7 @@ export async function loadDecoder(
   }
 }
 
-/** `half` until one of its pictures is not made of numbers; `openFloat` from that one on. */
+/** Runs `half` until one of its images is not finite, and the session of `openFloat` after that. */
 function replacedOnOverflow(
   half: Session,
   openFloat: () => Promise<Session>,

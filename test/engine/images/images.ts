@@ -1,4 +1,4 @@
-/** Small pictures for tests. */
+/** Small images for tests. */
 import sharp from 'sharp'
 
 /** numpy.random.default_rng(3).integers(0, 256, (7, 11, 3), uint8). */
@@ -12,13 +12,13 @@ export const noisePicture = {
   ),
 }
 
-/** Raw rgb as a sharp picture, to be encoded in any format. */
+/** Raw rgb as a sharp image, to be encoded in any format. */
 export const fromRgb = (
   rgb: Uint8Array,
   { width, height }: { readonly width: number; readonly height: number },
 ) => sharp(rgb, { raw: { width, height, channels: 3 } })
 
-/** A picture of one colour. */
+/** An image of one colour. */
 export const flat = (width: number, height: number, background: string) =>
   sharp({ create: { width, height, channels: 3, background } })
 
