@@ -16,7 +16,7 @@ export type ReplicateServices = {
   readonly deployments: DeploymentStore
   readonly runs: RunCounts
   readonly publicUrl: PublicUrl
-  /** How pictures are told; `auto` means as URLs unless a request asks for something else. */
+  /** `auto` is what present.ts chooses for the client of each request. */
   readonly outputMode: OutputForm | 'auto'
   /** `whsec_…`, with which webhooks are signed. */
   readonly webhookKey: string
