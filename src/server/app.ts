@@ -20,6 +20,7 @@ import { releaseConnections } from './http/gracefulClose.js'
 import { addHeaders } from './http/headers.js'
 import { metricsRoutes } from './http/metrics.js'
 import { acceptForms } from './http/multipart.js'
+import { createOriginCheck } from './http/originCheck.js'
 import { outputRoutes } from './http/outputFiles.js'
 import { probeRoutes } from './http/probes.js'
 import { createPublicUrl } from './http/publicUrl.js'
@@ -78,9 +79,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // What these add to routes they add to those that are registered later.
   app.register(async (routes) => {
     await addHeaders(routes, config.corsOrigins)
-    // Who came from elsewhere needs a key, even when the last one has been removed.
-    const isOpen = async () => isLoopback(config.host) && !(await services.keys.areConfigured())
-    guardRoutes(routes, services.keys, isOpen)
+    guardRoutes(routes, {
+      keys: services.keys,
+      // A server that other machines reach needs a key, even when the last one has been removed.
+      isOpen: async () => isLoopback(config.host) && !(await services.keys.areConfigured()),
+      assertNoForeignPage: createOriginCheck(config),
+    })
     await limitRates(routes)
     rereadCatalog(routes, services.catalog)
     await addDocs(routes, readBuild().version)

@@ -45,12 +45,12 @@ test('without a public URL the receiver gets that of the host which the request 
   const receiver = await startReceiver()
   const { app } = await buildTestApp({}, undefined, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
   const payload = { input: { prompt: 'p' }, webhook: receiver.url }
-  const headers = { host: 'fluxd.internal:5000' }
+  const headers = { host: 'fluxd.localhost:5000' }
   await app.inject({ method: 'POST', url: model, payload, headers })
   await vi.waitFor(() => expect(receiver.bodies().at(-1)?.status).toBe('succeeded'))
   const { output, urls } = receiver.bodies().at(-1)
-  expect(output[0]).toMatch(/^http:\/\/fluxd\.internal:5000\/files\//)
-  expect(urls.get).toMatch(/^http:\/\/fluxd\.internal:5000\/v1\/predictions\//)
+  expect(output[0]).toMatch(/^http:\/\/fluxd\.localhost:5000\/files\//)
+  expect(urls.get).toMatch(/^http:\/\/fluxd\.localhost:5000\/v1\/predictions\//)
 })
 
 test('start is told as processing, and completed is the last', async () => {
