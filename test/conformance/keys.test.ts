@@ -32,8 +32,10 @@ test.each(['Bearer', 'Token'])('a key is taken as %s', async (scheme) => {
   expect((await request('/v1/account', { headers })).status).toBe(200)
 })
 
-test('pictures, streams and signed downloads need no key', async () => {
-  const { url, request } = await startServer({ environment })
+test('images, streams and signed downloads need no key', async () => {
+  const { url, request } = await startServer({
+    environment: { ...environment, FLUXD_OUTPUT_MODE: 'url' },
+  })
   const replicate = withKey(url, auth)
   const created = await replicate.predictions.create({ model: 'fluxd/flux', input, wait: true })
   const file = await replicate.files.create(Buffer.from('x'))

@@ -31,7 +31,7 @@ const statusOf = ({ body }: Received) => JSON.parse(body).status as string
 test('start and completed carry what GET tells, and the signature that the client checks', async () => {
   const receiver = await startReceiver()
   const { replicate, url } = await startServer({
-    environment: { ...environment, FLUXD_PUBLIC_URL: 'http://fluxd.example' },
+    environment: { ...environment, FLUXD_PUBLIC_URL: 'https://fluxd.example' },
   })
   const created = await replicate.predictions.create({
     model: 'fluxd/flux',

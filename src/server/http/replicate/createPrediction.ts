@@ -62,7 +62,7 @@ const asStarting = (prediction: ReplicatePrediction): ReplicatePrediction => ({
 })
 
 function toRequest(
-  { model, deployment }: Target,
+  { model, version, deployment }: Target,
   body: CreateNamedPrediction,
   request: FastifyRequest,
   catalog: Catalog,
@@ -70,6 +70,7 @@ function toRequest(
   const seconds = parseCancelAfter(request.headers['cancel-after'])
   return {
     ...createRequest(model, body.input, body, request, catalog),
+    version,
     surface: 'replicate',
     deployment,
     deadline: seconds === undefined ? undefined : new Date(Date.now() + seconds * 1000),

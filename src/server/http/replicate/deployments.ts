@@ -1,6 +1,7 @@
 /** `/v1/deployments`: names for one version of a model, kept in the store (replicate-contract §3.12). */
 import type { FastifyInstance } from 'fastify'
 import type { z } from 'zod'
+import type { Catalog } from '../../../catalog/catalog.js'
 import {
   CreateDeployment,
   type Deployment,
@@ -26,31 +27,14 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
     return deployment
   }
 
-  /** Throws unless the release can run. */
-  function check(release: StoredDeployment): StoredDeployment {
-    expectVersion(catalog, `${release.model}:${release.version}`)
-    if (release.minInstances <= release.maxInstances) return release
-    throw problem(
-      422,
-      'Invalid deployment',
-      `Expected min_instances to be at most max_instances but received ${release.minInstances} and ${release.maxInstances}`,
-    )
-  }
-
   app.get('/deployments', { schema: { querystring: CursorQuery } }, async (request) => {
     const { results, ...cursors } = cutPage(await deployments.list(), request.query.cursor)
     return toPage({ results: results.map(toDeployment), ...cursors }, request, publicUrl)
   })
 
   app.post('/deployments', { schema: { body: CreateDeployment }, ...change }, async (request) => {
-    const { min_instances, max_instances, ...fields } = request.body
-    const release = check({
-      ...fields,
-      minInstances: min_instances,
-      maxInstances: max_instances,
-      number: 1,
-      createdAt: new Date(),
-    })
+    const release = createRelease(request.body)
+    assertRunnable(catalog, release)
     if (await deployments.insert(release)) return toDeployment(release)
     throw problem(
       422,
@@ -68,16 +52,8 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
     { schema: { params: NamePath, body: UpdateDeployment }, ...change },
     async (request) => {
       const current = await expectDeployment(request.params)
-      const { min_instances, max_instances, ...fields } = request.body
-      const release = check({
-        ...current,
-        ...(fields.version !== undefined && { version: fields.version }),
-        ...(fields.hardware !== undefined && { hardware: fields.hardware }),
-        minInstances: min_instances ?? current.minInstances,
-        maxInstances: max_instances ?? current.maxInstances,
-        number: current.number + 1,
-        createdAt: new Date(),
-      })
+      const release = changeRelease(current, request.body, catalog)
+      assertRunnable(catalog, release)
       await deployments.update(release)
       return toDeployment(release)
     },
@@ -90,6 +66,48 @@ export function deploymentRoutes(server: FastifyInstance, services: ReplicateSer
       await deployments.remove((await expectDeployment(request.params)).name)
       return reply.code(204).send()
     },
+  )
+}
+
+const createRelease = (body: CreateDeployment): StoredDeployment => ({
+  name: body.name,
+  model: body.model,
+  version: body.version,
+  hardware: body.hardware,
+  minInstances: body.min_instances,
+  maxInstances: body.max_instances,
+  number: 1,
+  createdAt: new Date(),
+})
+
+/** Another model without a version means the version that it has now. */
+function changeRelease(
+  current: StoredDeployment,
+  changes: UpdateDeployment,
+  catalog: Catalog,
+): StoredDeployment {
+  const { model = current.model } = changes
+  const known = model === current.model ? current.version : expectVersion(catalog, model).version
+  return {
+    name: current.name,
+    model,
+    version: changes.version ?? known,
+    hardware: changes.hardware ?? current.hardware,
+    minInstances: changes.min_instances ?? current.minInstances,
+    maxInstances: changes.max_instances ?? current.maxInstances,
+    number: current.number + 1,
+    createdAt: new Date(),
+  }
+}
+
+/** Throws the 422 of a release that names an unknown version or impossible instances. */
+function assertRunnable(catalog: Catalog, release: StoredDeployment): void {
+  expectVersion(catalog, `${release.model}:${release.version}`)
+  if (release.minInstances <= release.maxInstances) return
+  throw problem(
+    422,
+    'Invalid deployment',
+    `Expected min_instances to be at most max_instances but received ${release.minInstances} and ${release.maxInstances}`,
   )
 }
 

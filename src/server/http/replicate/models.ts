@@ -12,9 +12,9 @@ import {
   type Model as WireModel,
 } from '../../../contract/model.js'
 import { wholePage } from '../../../contract/page.js'
-import type { ZodTypeProvider } from '../zod.js'
+import type { ZodApp, ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
-import { notFound, problem } from './errors.js'
+import { notFound } from './errors.js'
 import { expectModel, NamePath, VersionPath } from './lookup.js'
 import { cutPage, toPage } from './pagination.js'
 
@@ -24,17 +24,22 @@ const ListQuery = z.object({
   sort_direction: z.enum(['asc', 'desc']).optional(),
 })
 
-/** Who makes predictions need not be who decides what there is to predict with. */
+/** What there is to predict with is the operator's to decide. */
 const change = { config: { access: 'admin' } } as const
 
 export function modelRoutes(server: FastifyInstance, services: ReplicateServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { catalog, publicUrl } = services
   const presentAll = createModelPresenter(services)
-  const toVersion = createVersions()
-  const presentOne = async (model: Model, request: FastifyRequest) =>
-    (await presentAll([model], request))[0]!
+  listRoutes(app, services, presentAll)
+  oneModelRoutes(app, services, presentAll)
+  versionRoutes(app, services)
+}
 
+function listRoutes(
+  app: ZodApp,
+  { catalog, publicUrl }: ReplicateServices,
+  presentAll: PresentModels,
+): void {
   async function present(
     models: readonly Model[],
     cursor: string | undefined,
@@ -57,12 +62,22 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
     handler: (request) =>
       present(searchModels(catalog.list(), readQuery(request.body)), undefined, request),
   })
+}
+
+function oneModelRoutes(
+  app: ZodApp,
+  { catalog }: ReplicateServices,
+  presentAll: PresentModels,
+): void {
+  const presentOne = async (model: Model, request: FastifyRequest) =>
+    (await presentAll([model], request))[0]!
 
   app.post('/models', { schema: { body: CreateModel }, ...change }, async (request, reply) => {
-    const { owner, name, description, weights_url } = request.body
+    const { owner, name, visibility, description, weights_url } = request.body
     const model = await catalog.add(
       { owner, name },
       {
+        visibility,
         ...(description && { description }),
         ...(weights_url && { loras: [{ source: weights_url }] }),
       },
@@ -107,6 +122,10 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
     expectModel(catalog, request.params)
     return wholePage([])
   })
+}
+
+function versionRoutes(app: ZodApp, { catalog }: ReplicateServices): void {
+  const toVersion = createVersions()
 
   app.get('/models/:owner/:name/versions', { schema: { params: NamePath } }, (request) =>
     wholePage([toVersion(expectModel(catalog, request.params))]),
@@ -115,25 +134,26 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
   app.get(
     '/models/:owner/:name/versions/:version',
     { schema: { params: VersionPath } },
-    (request) =>
-      toVersion(expectVersionOf(expectModel(catalog, request.params), request.params.version)),
+    (request) => {
+      const { version: id } = request.params
+      // An alias is the id by which this client knows the version.
+      return { ...toVersion(expectVersionOf(expectModel(catalog, request.params), id)), id }
+    },
   )
 
   app.delete(
     '/models/:owner/:name/versions/:version',
-    { schema: { params: VersionPath } },
-    (request) => {
+    { schema: { params: VersionPath }, ...change },
+    async (request, reply) => {
       expectVersionOf(expectModel(catalog, request.params), request.params.version)
-      throw problem(
-        422,
-        'Version cannot be deleted',
-        'A version is what its model comes to; delete the model instead.',
-      )
+      // A model has one version; without it there is nothing to serve.
+      await catalog.remove(request.params)
+      return reply.code(202).send()
     },
   )
 }
 
-/** Bytes of what models are searched for. */
+/** Bytes of a search text. */
 const longestQuery = 4096
 
 /** Newest first. */
@@ -160,9 +180,14 @@ function readQuery(body: unknown): string {
   }
 }
 
-export function createModelPresenter({ runs, publicUrl }: ReplicateServices) {
+export type PresentModels = (
+  models: readonly Model[],
+  request: FastifyRequest,
+) => Promise<WireModel[]>
+
+export function createModelPresenter({ runs, publicUrl }: ReplicateServices): PresentModels {
   const toVersion = createVersions()
-  return async (models: readonly Model[], request: FastifyRequest): Promise<WireModel[]> => {
+  return async (models, request) => {
     const counts = await runs.count()
     return models.map((model) => {
       const name = `${model.owner}/${model.name}`
@@ -181,7 +206,7 @@ const toWireModel = (
   owner: model.owner,
   name: model.name,
   description: model.description,
-  visibility: 'private',
+  visibility: model.visibility,
   is_official: false,
   github_url: null,
   paper_url: null,
@@ -192,7 +217,7 @@ const toWireModel = (
   latest_version: version,
 })
 
-/** Tells of versions; the schema of each is made once, as a changed model is another object. */
+/** Describes versions; each schema is made once, as a changed model is another object. */
 function createVersions(): (model: Model) => ModelVersion {
   const known = new WeakMap<Model, ModelVersion>()
   return (model) => {

@@ -41,15 +41,17 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     { ...creation, schema: { body: CreatePrediction } },
     (request, reply) => {
       const { version, ...body } = request.body
-      return admit({ model: expectVersion(catalog, version) }, body, request, reply)
+      return admit(expectVersion(catalog, version), body, request, reply)
     },
   )
 
   app.post(
     '/models/:owner/:name/predictions',
     { ...creation, schema: { body: CreateNamedPrediction, params: NamePath } },
-    (request, reply) =>
-      admit({ model: expectModel(catalog, request.params) }, request.body, request, reply),
+    (request, reply) => {
+      const model = expectModel(catalog, request.params)
+      return admit({ model, version: model.version }, request.body, request, reply)
+    },
   )
 
   app.post(
