@@ -31,8 +31,11 @@ export type Files = {
   readonly list: (kind: FileKind, page: FilePage) => Promise<ListedFile[]>
   /** All bytes of a file; throws `not_found`. */
   readonly read: (id: string) => Promise<Uint8Array>
-  /** Its bytes, for a reply; throws `not_found`. */
-  readonly stream: (id: string) => Promise<Readable>
+  /** Its bytes, or those of `range`, whose end is the last of them; throws `not_found`. */
+  readonly stream: (
+    id: string,
+    range?: { readonly start: number; readonly end: number },
+  ) => Promise<Readable>
   /** True when it was there. */
   readonly remove: (id: string) => Promise<boolean>
   /** What it was made from and what it came to. */
@@ -138,9 +141,9 @@ export async function createFiles(options: FilesOptions): Promise<Files> {
       await expect(id)
       return readFile(pathOf(id))
     },
-    stream: async (id) => {
+    stream: async (id, range) => {
       await expect(id)
-      return createReadStream(pathOf(id))
+      return createReadStream(pathOf(id), range)
     },
     remove,
     removeOfPrediction: async (predictionId) =>

@@ -1,6 +1,5 @@
 /**
- * `/v1/files`: uploads, which predictions name as input. `urls.get` tells of a file and does not hold
- * it; its bytes are at `urls.download`, whose signature stands for a key (replicate-contract §3.7).
+ * `/v1/files`: uploads, which predictions name as input. `urls.get` describes a file; its bytes are at `urls.download`, whose signature stands for a key (replicate-contract §3.7).
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { createReadStream } from 'node:fs'
@@ -9,6 +8,7 @@ import { z } from 'zod'
 import type { File as WireFile } from '../../../contract/file.js'
 import type { Files } from '../../../files/files.js'
 import type { StoredFile } from '../../../store/fileStore.js'
+import { disposition, sendFile } from '../fileReply.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
 import { ProblemError, problem } from './errors.js'
@@ -70,18 +70,14 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
       if (!isSigned(downloadSecret, `${request.query.owner} ${id} ${expiry}`, signature, expiry))
         throw problem(403, 'Forbidden', 'Expected a signature of this URL that has not expired')
       const file = await expectUpload(files, id)
-      // Never shown as a page of this server: what is in it, its sender decided.
-      return reply
-        .header('content-disposition', 'attachment')
-        .header('x-content-type-options', 'nosniff')
-        .header('content-length', file.size)
-        .type(file.contentType)
-        .send(await files.stream(id))
+      // Never shown as a page of this server: its content is its sender's.
+      reply.header('content-disposition', disposition('attachment', file.name))
+      return sendFile(file, files, request, reply)
     },
   )
 }
 
-/** Uploads only: the pictures we made are not in this list. */
+/** Uploads only: outputs are not in this list. */
 async function expectUpload(files: Files, id: string): Promise<StoredFile> {
   const file = await files.find(id)
   if (file?.kind === 'upload') return file
