@@ -8,6 +8,7 @@ import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { inputTypes } from '../../contract/inputTypes.js'
 import { isRecord } from '../../contract/records.js'
+import { FluxdError } from '../../errors.js'
 import { sniffType } from '../../net/mimeType.js'
 import { maxBodyBytes, tooLarge } from './bodyParser.js'
 import { HttpError } from './errors.js'
@@ -38,6 +39,8 @@ async function readParts(request: FastifyRequest) {
   const fields: (readonly [string, unknown])[] = []
   let length = 0
   for await (const part of request.parts()) {
+    // busboy has no name for a part without one, whatever its type says.
+    if ((part.fieldname as string | undefined) === undefined) throw nameless()
     const value = part.type === 'file' ? await readFile(part) : readText(part)
     length += typeof value === 'string' ? value.length : 0
     expectRoom(length)
@@ -46,9 +49,18 @@ async function readParts(request: FastifyRequest) {
   return fields
 }
 
-/** Throws `error` as a 400: what the parser says of a body that is no form carries no status of its own. */
+/**
+ * Throws `error` as the 400 of a malformed form, as the parser's errors carry no status of their own;
+ * those of the disk, where files are kept meanwhile, are this server's.
+ */
 export function explainMalformed(error: unknown): never {
   if (!(error instanceof Error) || error instanceof HttpError || 'statusCode' in error) throw error
+  if ('syscall' in error)
+    throw 'code' in error && error.code === 'ENOSPC'
+      ? new FluxdError('storage_full', 'There is no room on the disk for this upload', {
+          cause: error,
+        })
+      : error
   const message = `Expected a well-formed form but received one that is malformed (${error.message})`
   throw new HttpError(400, message, { cause: error })
 }
@@ -72,6 +84,8 @@ function expectRoom(length: number): void {
   // Base64 is longer than what it stands for.
   if (length > (maxBodyBytes * 4) / 3) throw tooLong()
 }
+
+const nameless = () => new HttpError(400, 'Expected a form whose parts all have names')
 
 const tooLong = () => tooLarge(`Expected a form of at most ${maxBodyBytes} bytes`)
 

@@ -1,13 +1,14 @@
 /**
- * The form that brings a file: `content`, and what its sender says of it in `metadata`, `type` and
- * `filename`. One client sends metadata as a file and calls every buffer application/octet-stream,
- * another sends it as text or not at all, so nothing is taken at its word (replicate-contract §3.7).
+ * The form that brings a file: `content`, and `metadata`, `type` and `filename` that describe it. Its
+ * clients send metadata as a file, as text, or as a field for each key (`metadata[key]`), and call
+ * every buffer application/octet-stream (replicate-contract §3.7).
  */
 import { open } from 'node:fs/promises'
 import type { Multipart, MultipartFields, SavedMultipartFile } from '@fastify/multipart'
 import type { FastifyRequest } from 'fastify'
 import { FileMetadata } from '../../../contract/file.js'
 import { describeFields } from '../../../contract/problem.js'
+import { isRecord } from '../../../contract/records.js'
 import { sniffType } from '../../../net/mimeType.js'
 import { maxBodyBytes } from '../bodyParser.js'
 import { refuseValue } from '../jsonLimits.js'
@@ -18,20 +19,21 @@ export type Upload = {
   readonly name: string
   readonly contentType: string
   readonly metadata: Readonly<Record<string, unknown>>
-  /** Where its bytes lie until the reply is sent. */
+  /** The file that holds its bytes until the reply is sent. */
   readonly path: string
 }
 
 const maxFileBytes = 100 * 1024 * 1024
 const maxTextBytes = 64 * 1024
 const maxNameBytes = 255
+const maxFields = 200
 const unknownType = 'application/octet-stream'
 
 /** Throws the 413 of a file that is too large and the 422 of a form without one. */
 export async function receiveUpload(request: FastifyRequest): Promise<Upload> {
   if (!request.isMultipart())
     throw problem(415, 'Unsupported Media Type', 'Expected a form (multipart/form-data)')
-  // Before anything is written: the parts beside the file are small.
+  // Before anything is written: the other parts are small.
   if (Number(request.headers['content-length'] ?? 0) > maxBodyBytes) throw tooLarge()
   const { files, values } = await saveParts(request)
   const content = files.find(({ fieldname }) => fieldname === 'content')
@@ -41,7 +43,7 @@ export async function receiveUpload(request: FastifyRequest): Promise<Upload> {
   return {
     name: checkName((await read('filename')) ?? content.filename),
     contentType: type === unknownType ? await sniffFile(content.filepath) : type,
-    metadata: parseMetadata(await read('metadata')),
+    metadata: checkMetadata({ ...parseMetadata(await read('metadata')), ...collectKeys(values) }),
     path: content.filepath,
   }
 }
@@ -52,16 +54,31 @@ type Parts = {
 }
 
 async function saveParts(request: FastifyRequest): Promise<Parts> {
-  const limits = { files: 4, fields: 8, fileSize: maxFileBytes, fieldSize: maxTextBytes }
+  const limits = {
+    files: 4,
+    fields: maxFields,
+    parts: maxFields + 4,
+    fileSize: maxFileBytes,
+    fieldSize: maxTextBytes,
+  }
   try {
     const { files, values } = await request.saveRequestFiles({ limits })
     return { files, values: values as MultipartFields }
   } catch (error) {
-    if (!(error instanceof Error && 'statusCode' in error && error.statusCode === 413))
-      return explainMalformed(error)
-    throw tooLarge()
+    const code = codeOf(error)
+    if (code === 'FST_REQ_FILE_TOO_LARGE') throw tooLarge()
+    if (code !== undefined && tooManyParts.includes(code)) throw tooMany()
+    return explainMalformed(error)
   }
 }
+
+const tooManyParts = ['FST_PARTS_LIMIT', 'FST_FILES_LIMIT', 'FST_FIELDS_LIMIT']
+
+const codeOf = (error: unknown) =>
+  error instanceof Error && 'code' in error ? String(error.code) : undefined
+
+const tooMany = () =>
+  problem(413, 'Too many fields', `Expected a form of at most 4 files and ${maxFields} fields`)
 
 const tooLarge = () => new ProblemError(413, { detail: 'Files must be less than 100MB in size' })
 
@@ -106,10 +123,37 @@ function checkName(name: string): string {
 }
 
 function parseMetadata(text: string | undefined): Upload['metadata'] {
-  if (text === undefined || text === '') return {}
-  const parsed = FileMetadata.safeParse(parseJson(text))
-  if (parsed.success) return parsed.data
+  return text === undefined || text === '' ? {} : checkMetadata(parseJson(text))
+}
+
+function checkMetadata(value: unknown): Upload['metadata'] {
+  const parsed = FileMetadata.safeParse(value)
+  const isShort = () => JSON.stringify(parsed.data).length <= maxTextBytes
+  if (parsed.success && isShort()) return parsed.data
   throw invalidField('metadata', 'invalid_type', 'Expected a JSON object of at most 64 KiB')
+}
+
+/** The metadata in fields such as `metadata[key]` and `metadata[outer][inner]`, all of it text. */
+function collectKeys(values: MultipartFields): Upload['metadata'] {
+  const metadata: Record<string, unknown> = {}
+  for (const [name, part] of Object.entries(values)) {
+    const keys = /^metadata((?:\[[^[\]]{1,200}\]){1,4})$/.exec(name)?.[1]?.slice(1, -1).split('][')
+    const first: Multipart | undefined = [part].flat()[0]
+    if (keys && first?.type === 'field') setIn(metadata, keys, first.value)
+  }
+  return metadata
+}
+
+function setIn(target: Record<string, unknown>, keys: readonly string[], value: unknown): void {
+  const [key = '', ...rest] = keys
+  if (key === '__proto__') return
+  if (rest.length === 0) {
+    target[key] = value
+    return
+  }
+  const inner = isRecord(target[key]) ? target[key] : {}
+  target[key] = inner
+  setIn(inner, rest, value)
 }
 
 function parseJson(text: string): unknown {
