@@ -24,6 +24,8 @@ export type Webhook = {
   readonly events: readonly WebhookEvent[]
   /** Where who asked for it reaches this server: its receiver may, too. */
   readonly serverUrl?: string | undefined
+  /** `traceparent` and `tracestate` of the request, which each delivery repeats. */
+  readonly trace?: Readonly<Record<string, string>> | undefined
 }
 
 export type Surface = 'cog' | 'replicate'

@@ -150,3 +150,23 @@ test('a receiver in the server’s own network is not reached', async () => {
   })
   expect(receiver.received).toHaveLength(0)
 })
+
+test.each([{}, { prefer: 'respond-async' }])(
+  'webhooks of the Cog surface carry the trace of their request (%j)',
+  async (preference) => {
+    const receiver = await startReceiver()
+    const { app } = await buildTestApp({}, undefined, local)
+    const trace = {
+      traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+      tracestate: 'vendor=value',
+    }
+    await app.inject({
+      method: 'POST',
+      url: '/predictions',
+      headers: { ...trace, ...preference },
+      payload: { input: { prompt: 'p' }, webhook: receiver.url },
+    })
+    await vi.waitFor(() => expect(receiver.bodies().at(-1)?.status).toBe('succeeded'))
+    for (const { headers } of receiver.received) expect(headers).toMatchObject(trace)
+  },
+)

@@ -211,8 +211,16 @@ function toRequest(
 ): PredictionRequest {
   if (services.refusesWhenBusy && services.isSettingUp())
     throw new FluxdError('busy', 'Already running a prediction')
+  const created = createRequest(
+    findModel(services),
+    request.sentInput,
+    body,
+    request,
+    services.catalog,
+  )
   return {
-    ...createRequest(findModel(services), request.sentInput, body, request, services.catalog),
+    ...created,
+    webhook: created.webhook && { ...created.webhook, trace: readTrace(request) },
     surface: 'cog',
     id: body.id,
     sentCreatedAt: body.created_at,
@@ -239,10 +247,22 @@ function ignoreConflict(error: unknown): void {
   if (!(error instanceof FluxdError) || error.code !== 'conflict') throw error
 }
 
-const wantsEvents = ({ headers }: FastifyRequest) =>
-  headers.accept?.includes('text/event-stream') ?? false
+/** Only where events are preferred to JSON: a client that takes both gets one body (RFC 9110 §12.5.1). */
+export function wantsEvents({ headers }: Pick<FastifyRequest, 'headers'>): boolean {
+  const qualities = new Map(parseAccept(headers.accept ?? ''))
+  const events = qualities.get('text/event-stream') ?? 0
+  const json = qualities.get('application/json') ?? qualities.get('application/*') ?? 0
+  return events > json
+}
 
-/** What belongs to a trace goes on to the places that are told of the prediction. */
+const parseAccept = (header: string) =>
+  header.split(',').map((item): [type: string, quality: number] => {
+    const [type = '', ...parameters] = item.split(';').map((part) => part.trim().toLowerCase())
+    const quality = parameters.find((parameter) => parameter.startsWith('q='))
+    return [type, quality === undefined ? 1 : Number(quality.slice(2)) || 0]
+  })
+
+/** The trace headers, which uploads and webhooks of the prediction repeat. */
 const readTrace = ({ headers }: FastifyRequest): Trace =>
   Object.fromEntries(
     ['traceparent', 'tracestate'].flatMap((name) => {

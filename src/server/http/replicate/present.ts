@@ -39,9 +39,10 @@ export function createPresenter({
       const form = outputMode === 'auto' ? (asked ?? chooseForm(request, baseUrl)) : outputMode
       const uris = prediction.output?.map((file) => encodeFile(file, form, baseUrl))
       const output = uris && (await Promise.all(uris))
-      return toReplicatePrediction(prediction, output, baseUrl)
+      return adaptStream(toReplicatePrediction(prediction, output, baseUrl), request)
     },
-    presentBriefly: (prediction, request) => withUrls(prediction, publicUrl(request)),
+    presentBriefly: (prediction, request) =>
+      adaptStream(withUrls(prediction, publicUrl(request)), request),
     presentFile: (file, request) =>
       encodeFile(file, outputMode === 'data' ? 'data' : 'url', publicUrl(request)),
   }
@@ -56,6 +57,12 @@ function chooseForm({ headers }: FastifyRequest, baseUrl: string): OutputForm {
 
 /** The JavaScript and Python clients of today, and the generated ones (`AsyncReplicate/Python 2`). */
 const replicateClients = /^(?:replicate-(?:javascript|python)|(?:Async)?Replicate\/(?:JS|Python))\b/
+
+/** replicate-go fails on `logs` events; it knows output, error and done. */
+function adaptStream(body: ReplicatePrediction, { headers }: FastifyRequest): ReplicatePrediction {
+  if (!/^replicate[/-]go\b/.test(headers['user-agent'] ?? '')) return body
+  return { ...body, urls: { ...body.urls, stream: `${body.urls.stream}?logs=0` } }
+}
 
 /** The prediction with its images as URLs below `baseUrl`, which webhooks send too. */
 export const withUrls = (prediction: Prediction, baseUrl: string): ReplicatePrediction =>
