@@ -105,7 +105,8 @@ async function draw(
   let encoding: Promise<void> = Promise.resolve()
   let safeImages = 0
   for (let image = 0; image < plan.count; image++) {
-    const noise = startNoise(plan.noise, plan.seed + image, plan.size)
+    // A number would be rounded beyond 2^53.
+    const noise = startNoise(plan.noise, BigInt(plan.seed) + BigInt(image), plan.size)
     const start = makeStart(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
     const onStep = async (step: number, latents: Float32Array, velocity: Float32Array) => {
       const progress = { image, step, steps: stepsToRun(plan) }
