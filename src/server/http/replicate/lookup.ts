@@ -29,13 +29,20 @@ export function expectModel(catalog: Catalog, path: z.output<typeof NamePath>): 
  */
 export function expectVersion(catalog: Catalog, version: string): Target {
   const [, name, id] = /^([^/:]+\/[^/:]+)(?::(.+))?$/.exec(version) ?? []
-  if (name === undefined) return { model: orUnknown(catalog.findVersion(version)), version }
+  if (name === undefined) {
+    const model = orUnknown(catalog.findVersion(version))
+    return { model, version: completeId(model, version) }
+  }
   const [modelOwner = '', modelName = ''] = name.split('/')
   const model = orUnknown(catalog.find(modelOwner, modelName))
   if (id === undefined) return { model, version: model.version }
   if (!isVersionOf(model, id)) throw unknownVersion()
-  return { model, version: id }
+  return { model, version: completeId(model, id) }
 }
+
+/** The id in a reply: the one that was asked for, unless it is the beginning of a digest. */
+export const completeId = ({ version }: Model, id: string) =>
+  /^[0-9a-f]{8,63}$/.test(id) ? version : id
 
 /** Throws the 404 of an unknown deployment, and the 422 of one whose version no longer exists. */
 export async function expectDeployed(

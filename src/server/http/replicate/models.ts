@@ -15,7 +15,7 @@ import { wholePage } from '../../../contract/page.js'
 import type { ZodApp, ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { notFound } from './errors.js'
-import { expectModel, NamePath, VersionPath } from './lookup.js'
+import { completeId, expectModel, NamePath, VersionPath } from './lookup.js'
 import { cutPage, toPage } from './pagination.js'
 
 const ListQuery = z.object({
@@ -135,9 +135,9 @@ function versionRoutes(app: ZodApp, { catalog }: ReplicateServices): void {
     '/models/:owner/:name/versions/:version',
     { schema: { params: VersionPath } },
     (request) => {
-      const { version: id } = request.params
-      // An alias is the id by which this client knows the version.
-      return { ...toVersion(expectVersionOf(expectModel(catalog, request.params), id)), id }
+      const model = expectModel(catalog, request.params)
+      const version = toVersion(expectVersionOf(model, request.params.version))
+      return { ...version, id: completeId(model, request.params.version) }
     },
   )
 
