@@ -87,7 +87,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
     })
     await limitRates(routes)
     rereadCatalog(routes, services.catalog)
-    await addDocs(routes, readBuild().version)
+    await addDocs(routes, { version: readBuild().version, publicUrl: config.publicUrl })
     addRoutes(routes, parts, options)
   })
   return app

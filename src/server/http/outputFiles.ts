@@ -16,7 +16,15 @@ export function outputRoutes(server: FastifyInstance, files: Files): void {
 
   app.get(
     '/files/:id/:name',
-    { schema: { params: FilePath }, config: { access: 'public' }, errorHandler: sendProblem },
+    {
+      schema: {
+        summary: 'An image, for every client that has its URL',
+        replies: { 200: 'image/*', 206: 'image/*', 304: null, 416: null },
+        params: FilePath,
+      },
+      config: { access: 'public' },
+      errorHandler: sendProblem,
+    },
     async (request, reply) => {
       const { id, name } = request.params
       const file = await files.find(id)

@@ -205,11 +205,11 @@ test('the documentation holds parameters, bodies and replies', async () => {
   const create = paths['/v1/models/{owner}/{name}/predictions'].post
   expect(create.parameters.map(({ name }: { name: string }) => name)).toEqual(['owner', 'name'])
   expect(create.requestBody.content['application/json'].schema.properties).toHaveProperty('webhook')
-  expect(create.responses['200'].content['application/json'].schema.properties).toHaveProperty(
+  expect(create.responses['201'].content['application/json'].schema.properties).toHaveProperty(
     'urls',
   )
   expect(create.security).toEqual([{ key: [] }])
-  expect(paths['/livez'].get.security).toBeUndefined()
+  expect(paths['/livez'].get.security).toEqual([])
 })
 
 test('a browser may run the documentation, and nothing but what comes from here', async () => {

@@ -11,7 +11,7 @@ import type { Model } from '../../../catalog/model.js'
 import {
   CogPredictionId,
   CogPredictionRequest,
-  type PredictionResponse,
+  PredictionResponse,
   sentInput,
   toPredictionResponse,
 } from '../../../contract/cog.js'
@@ -65,7 +65,9 @@ const index = {
 }
 
 const IdPath = z.object({ id: CogPredictionId })
+const Empty = z.object({})
 const makesOne = { creates: true } as const
+const generated = { 200: PredictionResponse, 202: PredictionResponse }
 
 export function cogRoutes(server: FastifyInstance, services: CogServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
@@ -76,9 +78,23 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
   const answer = createAnswer(services, openStreams)
   app.decorateRequest('sentInput')
 
-  app.get('/', { config }, () => index)
+  app.get(
+    '/',
+    { config, schema: { summary: 'The paths of this surface', replies: { 200: z.unknown() } } },
+    () => index,
+  )
 
-  app.get('/openapi.json', { config }, () => document)
+  app.get(
+    '/openapi.json',
+    {
+      config,
+      schema: {
+        summary: 'This surface as Cog’s clients expect it to be described',
+        replies: { 200: z.unknown() },
+      },
+    },
+    () => document,
+  )
 
   const preValidation = async (request: FastifyRequest) => {
     await readForm(request)
@@ -87,7 +103,11 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
 
   app.post(
     '/predictions',
-    { schema: { body: CogPredictionRequest }, preValidation, config: makesOne },
+    {
+      schema: { summary: 'Generate images', replies: generated, body: CogPredictionRequest },
+      preValidation,
+      config: makesOne,
+    },
     async (request, reply) => {
       const wanted = toRequest(request.body, request, services)
       const { id } = await predictions.create(wanted)
@@ -98,7 +118,16 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
 
   app.put(
     '/predictions/:id',
-    { schema: { params: IdPath, body: CogPredictionRequest }, preValidation, config: makesOne },
+    {
+      schema: {
+        summary: 'Generate images under an id of your own, once',
+        replies: generated,
+        params: IdPath,
+        body: CogPredictionRequest,
+      },
+      preValidation,
+      config: makesOne,
+    },
     async (request, reply) => {
       const { id } = request.params
       expectSameId(request.body.id, id)
@@ -110,18 +139,29 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     },
   )
 
-  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, async (request, reply) => {
-    const { id } = request.params
-    const prediction = await predictions.get(id)
-    if (prediction && !isTerminal(prediction)) await predictions.cancel(id)
-    else reply.code(404)
-    return {}
-  })
+  app.post(
+    '/predictions/:id/cancel',
+    { schema: { summary: 'Cancel a prediction', replies: { 200: Empty }, params: IdPath } },
+    async (request, reply) => {
+      const { id } = request.params
+      const prediction = await predictions.get(id)
+      if (prediction && !isTerminal(prediction)) await predictions.cancel(id)
+      else reply.code(404)
+      return {}
+    },
+  )
 
-  app.post('/shutdown', { config: { access: 'admin' } }, (_request, reply) => {
-    reply.raw.once('finish', services.shutdown)
-    return {}
-  })
+  app.post(
+    '/shutdown',
+    {
+      schema: { summary: 'Stop the server (scope admin)', replies: { 200: Empty } },
+      config: { access: 'admin' },
+    },
+    (_request, reply) => {
+      reply.raw.once('finish', services.shutdown)
+      return {}
+    },
+  )
 
   // A server that closes waits for its replies.
   app.addHook('preClose', async () => {

@@ -5,7 +5,7 @@ import { createHmac, timingSafeEqual } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
-import type { File as WireFile } from '../../../contract/file.js'
+import { File as WireFile } from '../../../contract/file.js'
 import type { Files } from '../../../files/files.js'
 import type { StoredFile } from '../../../store/fileStore.js'
 import { disposition, sendFile } from '../fileReply.js'
@@ -13,7 +13,7 @@ import type { ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
 import { ProblemError, problem } from './errors.js'
 import { IdPath } from './lookup.js'
-import { CursorQuery, invalidCursor, pageSize, toPage } from './pagination.js'
+import { CursorQuery, invalidCursor, pageOf, pageSize, toPage } from './pagination.js'
 import { receiveUpload } from './upload.js'
 
 const DownloadQuery = z.object({
@@ -30,7 +30,7 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
   const present = (file: StoredFile, request: FastifyRequest) =>
     toWireFile(file, publicUrl(request), downloadSecret)
 
-  app.post('/files', async (request, reply) => {
+  app.post('/files', { schema: schemas.upload }, async (request, reply) => {
     const { path, ...upload } = await receiveUpload(request)
     const file = await files.add({
       ...upload,
@@ -41,7 +41,7 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
     return reply.code(201).send(present(file, request))
   })
 
-  app.get('/files', { schema: { querystring: CursorQuery } }, async (request) => {
+  app.get('/files', { schema: schemas.list }, async (request) => {
     const listed = await files.list('upload', {
       limit: pageSize + 1,
       before: decodeSequence(request.query.cursor),
@@ -52,18 +52,18 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
     return toPage({ results, next }, request, publicUrl)
   })
 
-  app.get('/files/:id', { schema: { params: IdPath } }, async (request) =>
+  app.get('/files/:id', { schema: schemas.get }, async (request) =>
     present(await expectUpload(files, request.params.id), request),
   )
 
-  app.delete('/files/:id', { schema: { params: IdPath } }, async (request, reply) => {
+  app.delete('/files/:id', { schema: schemas.remove }, async (request, reply) => {
     await files.remove((await expectUpload(files, request.params.id)).id)
     return reply.code(204).send()
   })
 
   app.get(
     '/files/:id/download',
-    { schema: { params: IdPath, querystring: DownloadQuery }, config: { access: 'public' } },
+    { schema: schemas.download, config: { access: 'public' } },
     async (request, reply) => {
       const { id } = request.params
       const { expiry, signature } = request.query
@@ -76,6 +76,34 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
     },
   )
 }
+
+const bytes = z.string().meta({ format: 'binary' })
+
+const schemas = {
+  upload: {
+    summary: 'Upload a file, as the part "content" of a form',
+    replies: { 201: WireFile },
+    form: z.object({
+      content: bytes,
+      filename: z.string().optional(),
+      type: z.string().optional(),
+      metadata: z.string().optional().meta({ description: 'A JSON object' }),
+    }),
+  },
+  list: {
+    summary: 'The uploaded files',
+    replies: { 200: pageOf(WireFile) },
+    querystring: CursorQuery,
+  },
+  get: { summary: 'One file', replies: { 200: WireFile }, params: IdPath },
+  remove: { summary: 'Remove a file', replies: { 204: null }, params: IdPath },
+  download: {
+    summary: 'Its bytes, for every client that has the signed URL',
+    replies: { 200: '*/*', 206: '*/*', 304: null, 416: null },
+    params: IdPath,
+    querystring: DownloadQuery,
+  },
+} as const
 
 /** Uploads only: outputs are not in this list. */
 async function expectUpload(files: Files, id: string): Promise<StoredFile> {

@@ -6,23 +6,66 @@ import { inputSchemaOf } from '../../../catalog/resolveInput.js'
 import {
   CreateModel,
   cogVersion,
-  type ModelVersion,
+  ModelVersion,
   UpdateModel,
   versionSchema,
-  type Model as WireModel,
+  Model as WireModel,
 } from '../../../contract/model.js'
 import { wholePage } from '../../../contract/page.js'
+import { ReplicatePrediction } from '../../../contract/replicate.js'
 import type { ZodApp, ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { notFound } from './errors.js'
 import { completeId, expectModel, NamePath, VersionPath } from './lookup.js'
-import { cutPage, toPage } from './pagination.js'
+import { cutPage, pageOf, toPage } from './pagination.js'
 
 const ListQuery = z.object({
   cursor: z.string().optional(),
   sort_by: z.enum(['model_created_at', 'latest_version_created_at']).optional(),
   sort_direction: z.enum(['asc', 'desc']).optional(),
 })
+
+const schemas = {
+  list: {
+    summary: 'The named models',
+    replies: { 200: pageOf(WireModel) },
+    querystring: ListQuery,
+  },
+  create: { summary: 'Add a model (scope admin)', replies: { 201: WireModel }, body: CreateModel },
+  get: { summary: 'One model', replies: { 200: WireModel }, params: NamePath },
+  update: {
+    summary: 'Change a model (scope admin)',
+    replies: { 200: WireModel },
+    params: NamePath,
+    body: UpdateModel,
+  },
+  remove: { summary: 'Remove a model (scope admin)', replies: { 204: null }, params: NamePath },
+  readme: {
+    summary: 'What a model is, as markdown',
+    replies: { 200: 'text/plain' },
+    params: NamePath,
+  },
+  examples: {
+    summary: 'Its examples, of which there are none',
+    replies: { 200: pageOf(ReplicatePrediction) },
+    params: NamePath,
+  },
+  versions: {
+    summary: 'The versions of a model',
+    replies: { 200: pageOf(ModelVersion) },
+    params: NamePath,
+  },
+  version: {
+    summary: 'One version, with the schema of its input',
+    replies: { 200: ModelVersion },
+    params: VersionPath,
+  },
+  removeVersion: {
+    summary: 'Remove a version and its model (scope admin)',
+    replies: { 202: null },
+    params: VersionPath,
+  },
+} as const
 
 /** What there is to predict with is the operator's to decide. */
 const change = { config: { access: 'admin' } } as const
@@ -49,7 +92,7 @@ function listRoutes(
     return toPage({ results: await presentAll(results, request), ...cursors }, request, publicUrl)
   }
 
-  app.get('/models', { schema: { querystring: ListQuery } }, (request) => {
+  app.get('/models', { schema: schemas.list }, (request) => {
     const { cursor, sort_direction } = request.query
     const models = sortByAge(catalog.list())
     return present(sort_direction === 'asc' ? models.reverse() : models, cursor, request)
@@ -72,7 +115,7 @@ function oneModelRoutes(
   const presentOne = async (model: Model, request: FastifyRequest) =>
     (await presentAll([model], request))[0]!
 
-  app.post('/models', { schema: { body: CreateModel }, ...change }, async (request, reply) => {
+  app.post('/models', { schema: schemas.create, ...change }, async (request, reply) => {
     const { owner, name, visibility, description, weights_url } = request.body
     const model = await catalog.add(
       { owner, name },
@@ -85,28 +128,24 @@ function oneModelRoutes(
     return reply.code(201).send(await presentOne(model, request))
   })
 
-  app.get('/models/:owner/:name', { schema: { params: NamePath } }, (request) =>
+  app.get('/models/:owner/:name', { schema: schemas.get }, (request) =>
     presentOne(expectModel(catalog, request.params), request),
   )
 
-  app.patch(
-    '/models/:owner/:name',
-    { schema: { params: NamePath, body: UpdateModel }, ...change },
-    async (request) => {
-      expectModel(catalog, request.params)
-      const { description, readme, weights_url } = request.body
-      const model = await catalog.update(request.params, {
-        ...(description != null && { description }),
-        ...(readme != null && { readme }),
-        ...(weights_url && { loras: [{ source: weights_url }] }),
-      })
-      return presentOne(model, request)
-    },
-  )
+  app.patch('/models/:owner/:name', { schema: schemas.update, ...change }, async (request) => {
+    expectModel(catalog, request.params)
+    const { description, readme, weights_url } = request.body
+    const model = await catalog.update(request.params, {
+      ...(description != null && { description }),
+      ...(readme != null && { readme }),
+      ...(weights_url && { loras: [{ source: weights_url }] }),
+    })
+    return presentOne(model, request)
+  })
 
   app.delete(
     '/models/:owner/:name',
-    { schema: { params: NamePath }, ...change },
+    { schema: schemas.remove, ...change },
     async (request, reply) => {
       expectModel(catalog, request.params)
       await catalog.remove(request.params)
@@ -114,11 +153,11 @@ function oneModelRoutes(
     },
   )
 
-  app.get('/models/:owner/:name/readme', { schema: { params: NamePath } }, (request, reply) =>
+  app.get('/models/:owner/:name/readme', { schema: schemas.readme }, (request, reply) =>
     reply.type('text/plain; charset=utf-8').send(expectModel(catalog, request.params).readme ?? ''),
   )
 
-  app.get('/models/:owner/:name/examples', { schema: { params: NamePath } }, (request) => {
+  app.get('/models/:owner/:name/examples', { schema: schemas.examples }, (request) => {
     expectModel(catalog, request.params)
     return wholePage([])
   })
@@ -127,23 +166,19 @@ function oneModelRoutes(
 function versionRoutes(app: ZodApp, { catalog }: ReplicateServices): void {
   const toVersion = createVersions()
 
-  app.get('/models/:owner/:name/versions', { schema: { params: NamePath } }, (request) =>
+  app.get('/models/:owner/:name/versions', { schema: schemas.versions }, (request) =>
     wholePage([toVersion(expectModel(catalog, request.params))]),
   )
 
-  app.get(
-    '/models/:owner/:name/versions/:version',
-    { schema: { params: VersionPath } },
-    (request) => {
-      const model = expectModel(catalog, request.params)
-      const version = toVersion(expectVersionOf(model, request.params.version))
-      return { ...version, id: completeId(model, request.params.version) }
-    },
-  )
+  app.get('/models/:owner/:name/versions/:version', { schema: schemas.version }, (request) => {
+    const model = expectModel(catalog, request.params)
+    const version = toVersion(expectVersionOf(model, request.params.version))
+    return { ...version, id: completeId(model, request.params.version) }
+  })
 
   app.delete(
     '/models/:owner/:name/versions/:version',
-    { schema: { params: VersionPath }, ...change },
+    { schema: schemas.removeVersion, ...change },
     async (request, reply) => {
       expectVersionOf(expectModel(catalog, request.params), request.params.version)
       // A model has one version; without it there is nothing to serve.

@@ -2,7 +2,11 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Prediction } from '../../../contract/prediction.js'
-import { CreateNamedPrediction, CreatePrediction } from '../../../contract/replicate.js'
+import {
+  CreateNamedPrediction,
+  CreatePrediction,
+  ReplicatePrediction,
+} from '../../../contract/replicate.js'
 import { withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
 import { sendQueueHeaders } from '../queueHeaders.js'
@@ -11,7 +15,7 @@ import type { ReplicateServices } from './context.js'
 import { createAdmission } from './createPrediction.js'
 import { notFound } from './errors.js'
 import { expectDeployed, expectModel, expectVersion, IdPath, NamePath } from './lookup.js'
-import { pageSize, toPage } from './pagination.js'
+import { pageOf, pageSize, toPage } from './pagination.js'
 import { type OutputForm, parsePrefer } from './preferHeader.js'
 import { createPresenter } from './present.js'
 
@@ -28,6 +32,39 @@ const ListQuery = z.object({
   source: z.enum(['api', 'web']).optional(),
 })
 
+const created = { 201: ReplicatePrediction, 202: ReplicatePrediction }
+
+const schemas = {
+  create: {
+    summary: 'Generate images with a version or a named model; Prefer: wait waits for them',
+    replies: created,
+    body: CreatePrediction,
+  },
+  createOfModel: {
+    summary: 'Generate images with a named model',
+    replies: created,
+    body: CreateNamedPrediction,
+    params: NamePath,
+  },
+  createOfDeployment: {
+    summary: 'Generate images with a deployment',
+    replies: created,
+    body: CreateNamedPrediction,
+    params: NamePath,
+  },
+  list: {
+    summary: 'The predictions, newest first',
+    replies: { 200: pageOf(ReplicatePrediction) },
+    querystring: ListQuery,
+  },
+  get: { summary: 'One prediction', replies: { 200: ReplicatePrediction }, params: IdPath },
+  cancel: {
+    summary: 'Cancel a prediction',
+    replies: { 200: ReplicatePrediction },
+    params: IdPath,
+  },
+} as const
+
 const creation = { preValidation: readForm, config: { creates: true } } as const
 
 export function predictionRoutes(server: FastifyInstance, services: ReplicateServices): void {
@@ -36,18 +73,14 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
   const presenter = createPresenter(services)
   const admit = createAdmission(services, presenter)
 
-  app.post(
-    '/predictions',
-    { ...creation, schema: { body: CreatePrediction } },
-    (request, reply) => {
-      const { version, ...body } = request.body
-      return admit(expectVersion(catalog, version), body, request, reply)
-    },
-  )
+  app.post('/predictions', { ...creation, schema: schemas.create }, (request, reply) => {
+    const { version, ...body } = request.body
+    return admit(expectVersion(catalog, version), body, request, reply)
+  })
 
   app.post(
     '/models/:owner/:name/predictions',
-    { ...creation, schema: { body: CreateNamedPrediction, params: NamePath } },
+    { ...creation, schema: schemas.createOfModel },
     (request, reply) => {
       const model = expectModel(catalog, request.params)
       return admit({ model, version: model.version }, request.body, request, reply)
@@ -56,12 +89,12 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
 
   app.post(
     '/deployments/:owner/:name/predictions',
-    { ...creation, schema: { body: CreateNamedPrediction, params: NamePath } },
+    { ...creation, schema: schemas.createOfDeployment },
     async (request, reply) =>
       admit(await expectDeployed(services, request.params), request.body, request, reply),
   )
 
-  app.get('/predictions', { schema: { querystring: ListQuery } }, async (request) => {
+  app.get('/predictions', { schema: schemas.list }, async (request) => {
     const { cursor, created_after, created_before, source } = request.query
     // There is no website that could have made any.
     if (source === 'web') return toPage({ results: [] }, request, publicUrl)
@@ -75,14 +108,14 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     return toPage({ results, ...cursors }, request, publicUrl)
   })
 
-  app.get('/predictions/:id', { schema: { params: IdPath } }, async (request, reply) => {
+  app.get('/predictions/:id', { schema: schemas.get }, async (request, reply) => {
     const { output } = parsePrefer(request.headers.prefer)
     const prediction = orNotFound(await predictions.get(request.params.id))
     sendQueueHeaders(reply, await predictions.queueEstimate(prediction.id))
     return presentWhole(prediction, request, reply, output)
   })
 
-  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, async (request, reply) => {
+  app.post('/predictions/:id/cancel', { schema: schemas.cancel }, async (request, reply) => {
     const { output } = parsePrefer(request.headers.prefer)
     const prediction = orNotFound(await predictions.cancel(request.params.id))
     return presentWhole(prediction, request, reply, output)

@@ -34,7 +34,15 @@ export function streamRoutes(
 
   app.get(
     '/files/stream-:token',
-    { schema: { params: TokenPath, querystring: StreamQuery }, config: { access: 'public' } },
+    {
+      schema: {
+        summary: 'Logs and images as server-sent events, and small previews with preview=1',
+        replies: { 200: 'text/event-stream' },
+        params: TokenPath,
+        querystring: StreamQuery,
+      },
+      config: { access: 'public' },
+    },
     async (request, reply) => {
       const prediction = await predictions.findByStreamToken(request.params.token)
       if (!prediction) throw notFound()
