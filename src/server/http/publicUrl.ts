@@ -9,5 +9,6 @@ export type PublicUrl = (request: FastifyRequest) => string
  */
 export function createPublicUrl(configured?: string): PublicUrl {
   const fixed = configured?.replace(/\/+$/, '')
-  return ({ protocol, host }) => fixed ?? `${protocol}://${host}`
+  // HTTP/1.0 knows no Host.
+  return ({ protocol, host }) => fixed ?? `${protocol}://${host || 'localhost'}`
 }

@@ -7,6 +7,7 @@ import {
   CreatePrediction,
   ReplicatePrediction,
 } from '../../../contract/replicate.js'
+import { FluxdError } from '../../../errors.js'
 import { withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
 import { sendQueueHeaders } from '../queueHeaders.js'
@@ -15,7 +16,7 @@ import type { ReplicateServices } from './context.js'
 import { createAdmission } from './createPrediction.js'
 import { notFound } from './errors.js'
 import { expectDeployed, expectModel, expectVersion, IdPath, NamePath } from './lookup.js'
-import { pageOf, pageSize, toPage } from './pagination.js'
+import { invalidCursor, pageOf, pageSize, toPage } from './pagination.js'
 import { type OutputForm, parsePrefer } from './preferHeader.js'
 import { createPresenter } from './present.js'
 
@@ -98,12 +99,14 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     const { cursor, created_after, created_before, source } = request.query
     // There is no website that could have made any.
     if (source === 'web') return toPage({ results: [] }, request, publicUrl)
-    const { predictions: found, ...cursors } = await predictions.list({
-      cursor,
-      limit: pageSize,
-      createdAfter: created_after,
-      createdBefore: created_before,
-    })
+    const { predictions: found, ...cursors } = await predictions
+      .list({
+        cursor,
+        limit: pageSize,
+        createdAfter: created_after,
+        createdBefore: created_before,
+      })
+      .catch(explainCursor)
     const results = found.map((prediction) => presenter.presentBriefly(prediction, request))
     return toPage({ results, ...cursors }, request, publicUrl)
   })
@@ -130,6 +133,11 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     const body = await presenter.present(prediction, request, output)
     return withWholeInput(body, prediction, services.files, reply)
   }
+}
+
+/** The other parts of the query are checked already. */
+function explainCursor(error: unknown): never {
+  throw error instanceof FluxdError && error.code === 'invalid_input' ? invalidCursor() : error
 }
 
 function orNotFound(prediction: Prediction | undefined): Prediction {

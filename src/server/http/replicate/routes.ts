@@ -4,6 +4,7 @@
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { rememberRoutes } from '../allowedMethods.js'
+import { wrongType } from '../bodyParser.js'
 import { accountRoutes, trainingRoutes } from './account.js'
 import type { ReplicateServices } from './context.js'
 import { deploymentRoutes } from './deployments.js'
@@ -21,10 +22,11 @@ export function replicateRoutes(server: FastifyInstance, services: ReplicateServ
       const listMethods = rememberRoutes(app)
       app.setErrorHandler(sendProblem)
       app.setNotFoundHandler((request, reply) => refuse(request, reply, listMethods))
-      // What models are searched for; everything else is JSON or a form.
-      app.addContentTypeParser('text/plain', { parseAs: 'string' }, (_request, body, done) =>
-        done(null, body),
-      )
+      // The text of a search; everything else is JSON or a form.
+      app.addContentTypeParser('text/plain', { parseAs: 'string' }, (request, body, done) => {
+        if (request.method === 'QUERY') done(null, body)
+        else done(wrongType('Expected content-type application/json but received text/plain'))
+      })
       predictionRoutes(app, services)
       deliveryRoutes(app, services)
       modelRoutes(app, services)
