@@ -1,4 +1,4 @@
-/** The HTTP application: its surfaces on its parts. */
+/** The HTTP application: its surfaces over the predictions, the catalog and the files. */
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { type Logger, pino } from 'pino'
 import { readBuild } from '../build.js'
@@ -48,7 +48,7 @@ export type AppOptions = {
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** For who ends the server: `drain` comes before `close`. */
+    /** `drain` comes before `close` when the server ends. */
     readonly predictions: Predictions
   }
 }

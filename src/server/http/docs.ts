@@ -1,6 +1,7 @@
 /**
- * `/docs`: pages to read and to try, written from the routes. Each route holds its own `summary` and
- * `replies`; the refusals that it may answer with follow from its surface, its access and its inputs.
+ * `/docs`: pages to read and to try, written from the routes. Each route holds its own `summary`
+ * and `replies`; the refusals that it may answer with follow from its surface, its access and its
+ * inputs.
  */
 import swagger, { type FastifyDynamicSwaggerOptions } from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'

@@ -1,6 +1,6 @@
 /**
- * What an error means to a client, in one place: its status, and what of it may be said. The surfaces
- * only write it in their own form (cog/errors.ts, replicate/errors.ts).
+ * What an error means to a client, in one place: its status, and what of it may be said. The
+ * surfaces only write it in their own form (cog/errors.ts, replicate/errors.ts).
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'

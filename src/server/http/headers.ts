@@ -1,16 +1,16 @@
-/** The headers that every reply carries, whatever it tells. */
+/** The headers of every reply: what a browser may do with it, and which pages may read it. */
 import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
 import type { FastifyInstance } from 'fastify'
 import { queueHeaders } from './queueHeaders.js'
 
-/** Adds them to the routes that are registered later; pages of `origins` may read what a client may. */
+/** Adds them to routes that are registered later; pages of `origins` may read what a client may. */
 export async function addHeaders(app: FastifyInstance, origins: readonly string[]): Promise<void> {
   await app.register(helmet, contentHeaders)
   await allowOrigins(app, origins)
 }
 
-/** Pictures may be shown anywhere; nothing here is a page but the documentation. */
+/** Images may be shown anywhere; nothing here is a page but the documentation. */
 const contentHeaders = {
   contentSecurityPolicy: {
     useDefaults: false,

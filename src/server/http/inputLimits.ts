@@ -1,7 +1,7 @@
 /**
- * How long the fields of an input may be. The store keeps an input as text and every reply about its
- * prediction parses and repeats it; only long data URIs of images become files. Without limits one
- * request of 100 MB costs a second of the server's time whenever its prediction is read.
+ * How long the fields of an input may be. The store keeps an input as text and every reply about
+ * its prediction parses and repeats it; only long data URIs of images become files. Without limits
+ * one request of 100 MB costs a second of the server's time whenever its prediction is read.
  */
 import { z } from 'zod'
 import { fileFields } from '../../contract/input.js'
@@ -18,8 +18,8 @@ const images: readonly string[] = fileFields
 const loras = ['replicate_weights', 'extra_lora', 'lora_weights']
 
 /**
- * Throws a ZodError that names the fields of `sent` which are too long, placed below `input`, and the
- * 413 of too many long ones.
+ * Throws a ZodError that names the fields of `sent` which are too long, placed below `input`, and
+ * the 413 of too many long ones.
  */
 export function assertFieldLengths(sent: Readonly<Record<string, unknown>>): void {
   const lengths = Object.entries(sent).map(([field, value]) => ({

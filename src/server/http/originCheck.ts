@@ -1,8 +1,8 @@
 /**
  * Keeps web pages away from a server that needs no key. A page of any site can make its visitor's
  * browser send requests to this machine (CSRF), and can read the replies once its own name resolves
- * to a loopback address (DNS rebinding). The browser's `Host`, `Origin` and `Sec-Fetch-Site` give both
- * away, and no page can change them; other clients send no `Origin` and no `Sec-Fetch-Site`.
+ * to a loopback address (DNS rebinding). The browser's `Host`, `Origin` and `Sec-Fetch-Site` give
+ * both away, and no page can change them; other clients send no `Origin` and no `Sec-Fetch-Site`.
  */
 import type { FastifyRequest } from 'fastify'
 import { FluxdError } from '../../errors.js'
@@ -70,5 +70,6 @@ const parseOrigin = (url: string | undefined) =>
 const refuse = (expected: string, received: string) =>
   new FluxdError(
     'forbidden',
-    `Without a key this server is for programs of its own machine: expected ${expected} but received ${JSON.stringify(received.slice(0, 200))}`,
+    'Without a key this server is for programs of its own machine: ' +
+      `expected ${expected} but received ${JSON.stringify(received.slice(0, 200))}`,
   )

@@ -1,18 +1,21 @@
-/** Where a prediction that is not over stands, as headers: the contract's bodies have no place for it. */
+/**
+ * The queue position of an active prediction as headers: the contract's bodies have no field for
+ * it.
+ */
 import type { FastifyReply } from 'fastify'
 import type { QueueEstimate } from '../../predictions/estimate.js'
 
 export const queueHeaders = {
-  /** How many come before it; 0 when it runs. */
+  /** Predictions that come before it; 0 when it runs. */
   position: 'fluxd-queue-position',
-  /** Whole seconds until it is done, where they can be foretold. */
+  /** Whole seconds until it ends, where they can be estimated. */
   eta: 'fluxd-eta-seconds',
 } as const
 
-/** Sets them on the reply that tells of the prediction; nothing for one that is over. */
-export function sendQueueHeaders(reply: FastifyReply, outlook: QueueEstimate | undefined): void {
-  if (!outlook) return
-  reply.header(queueHeaders.position, outlook.position)
-  if (outlook.etaSeconds !== undefined)
-    reply.header(queueHeaders.eta, Math.ceil(outlook.etaSeconds))
+/** Sets the headers on a reply about the prediction; none for one that has ended. */
+export function sendQueueHeaders(reply: FastifyReply, estimate: QueueEstimate | undefined): void {
+  if (!estimate) return
+  reply.header(queueHeaders.position, estimate.position)
+  if (estimate.etaSeconds !== undefined)
+    reply.header(queueHeaders.eta, Math.ceil(estimate.etaSeconds))
 }

@@ -1,10 +1,10 @@
 /**
  * The surface of a Cog container (replicate-contract §2). A failed prediction is still HTTP 200, with
  * status "failed". `POST` without `Prefer: respond-async` is bound to its connection: a client that
- * hangs up cancels. `PUT` is for clients that come back, as is `POST` with an `Idempotency-Key`: an id stands for one prediction, in flight and
- * after its end, and who hangs up changes nothing.
+ * hangs up cancels. `PUT`, and `POST` with an `Idempotency-Key`, are for clients that come back: an id
+ * stands for one prediction, also after its end, and hanging up cancels nothing.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Catalog } from '../../../catalog/catalog.js'
 import type { Model } from '../../../catalog/model.js'
@@ -13,24 +13,16 @@ import {
   CogPredictionRequest,
   PredictionResponse,
   sentInput,
-  toPredictionResponse,
 } from '../../../contract/cog.js'
 import { openApiDocument } from '../../../contract/openapi.js'
-import type { Prediction } from '../../../contract/prediction.js'
 import { FluxdError } from '../../../errors.js'
-import type { Files } from '../../../files/files.js'
 import { isTerminal } from '../../../predictions/prediction.js'
 import type { PredictionRequest } from '../../../predictions/request.js'
-import type { Predictions } from '../../predictions/service.js'
 import { createRequest } from '../createRequest.js'
 import { readIdempotency } from '../idempotency.js'
-import { encodeWhole, withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
-import { sendQueueHeaders } from '../queueHeaders.js'
-import { disconnectSignal } from '../sse.js'
-import type { ZodTypeProvider } from '../zod.js'
-import type { CogOutputs, Trace } from './outputs.js'
-import { streamPrediction } from './stream.js'
+import type { ZodApp, ZodTypeProvider } from '../zod.js'
+import { createResponder, keepRunning, type ResponderServices, readTrace } from './respond.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -39,11 +31,8 @@ declare module 'fastify' {
   }
 }
 
-export type CogServices = {
-  readonly predictions: Predictions
+export type CogServices = ResponderServices & {
   readonly catalog: Pick<Catalog, 'find'>
-  readonly outputs: CogOutputs
-  readonly files: Pick<Files, 'read'>
   /** The model that is served, `owner/name`. */
   readonly model: string
   /** 409 instead of a place in the queue. */
@@ -66,17 +55,16 @@ const index = {
 
 const IdPath = z.object({ id: CogPredictionId })
 const Empty = z.object({})
-const makesOne = { creates: true } as const
-const generated = { 200: PredictionResponse, 202: PredictionResponse }
 
 export function cogRoutes(server: FastifyInstance, services: CogServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { predictions } = services
+  serverRoutes(app, services.shutdown)
+  predictionRoutes(app, services)
+}
+
+function serverRoutes(app: ZodApp, shutdown: () => void): void {
   const document = openApiDocument()
   const config = { access: 'public' } as const
-  const openStreams = new Set<() => void>()
-  const answer = createAnswer(services, openStreams)
-  app.decorateRequest('sentInput')
 
   app.get(
     '/',
@@ -96,61 +84,6 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     () => document,
   )
 
-  const preValidation = async (request: FastifyRequest) => {
-    await readForm(request)
-    request.sentInput = sentInput(request.body)
-  }
-
-  app.post(
-    '/predictions',
-    {
-      schema: { summary: 'Generate images', replies: generated, body: CogPredictionRequest },
-      preValidation,
-      config: makesOne,
-    },
-    async (request, reply) => {
-      const wanted = toRequest(request.body, request, services)
-      const { id } = await predictions.create(wanted)
-      const comesBack = wanted.idempotency !== undefined
-      return answer(id, request, reply, comesBack ? staysForGood : () => hangUp(id))
-    },
-  )
-
-  app.put(
-    '/predictions/:id',
-    {
-      schema: {
-        summary: 'Generate images under an id of your own, once',
-        replies: generated,
-        params: IdPath,
-        body: CogPredictionRequest,
-      },
-      preValidation,
-      config: makesOne,
-    },
-    async (request, reply) => {
-      const { id } = request.params
-      expectSameId(request.body.id, id)
-      const known = await predictions.get(id)
-      if (known) return answerKnown(known, request, reply)
-      const wanted = { ...toRequest(request.body, request, services), id }
-      await predictions.create(wanted).catch(ignoreConflict)
-      return answer(id, request, reply, staysForGood)
-    },
-  )
-
-  app.post(
-    '/predictions/:id/cancel',
-    { schema: { summary: 'Cancel a prediction', replies: { 200: Empty }, params: IdPath } },
-    async (request, reply) => {
-      const { id } = request.params
-      const prediction = await predictions.get(id)
-      if (prediction && !isTerminal(prediction)) await predictions.cancel(id)
-      else reply.code(404)
-      return {}
-    },
-  )
-
   app.post(
     '/shutdown',
     {
@@ -158,91 +91,73 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
       config: { access: 'admin' },
     },
     (_request, reply) => {
-      reply.raw.once('finish', services.shutdown)
+      reply.raw.once('finish', shutdown)
       return {}
     },
   )
+}
 
-  // A server that closes waits for its replies.
-  app.addHook('preClose', async () => {
-    for (const close of openStreams) close()
+function predictionRoutes(app: ZodApp, services: CogServices): void {
+  const { predictions } = services
+  const { respond, respondKnown, close } = createResponder(services)
+  app.decorateRequest('sentInput')
+
+  app.post('/predictions', { ...creation, schema: schemas.create }, async (request, reply) => {
+    const created = toRequest(request.body, request, services)
+    const { id } = await predictions.create(created)
+    const onHangUp = created.idempotency === undefined ? () => cancel(id) : keepRunning
+    return respond(id, request, reply, onHangUp)
   })
 
+  app.put('/predictions/:id', { ...creation, schema: schemas.put }, async (request, reply) => {
+    const { id } = request.params
+    expectSameId(request.body.id, id)
+    const known = await predictions.get(id)
+    if (known) return respondKnown(known, request, reply)
+    const created = { ...toRequest(request.body, request, services), id }
+    await predictions.create(created).catch(ignoreConflict)
+    return respond(id, request, reply, keepRunning)
+  })
+
+  app.post('/predictions/:id/cancel', { schema: schemas.cancel }, async (request, reply) => {
+    const { id } = request.params
+    const prediction = await predictions.get(id)
+    if (prediction && !isTerminal(prediction)) await predictions.cancel(id)
+    else reply.code(404)
+    return {}
+  })
+
+  // A server that closes waits for its replies.
+  app.addHook('preClose', async () => close())
+
   /** The client is gone: a cancel that fails is only logged. */
-  async function hangUp(id: string): Promise<void> {
+  async function cancel(id: string): Promise<void> {
     await predictions
       .cancel(id)
       .catch((error: unknown) => app.log.error({ err: error, prediction: id }, 'cancel failed'))
   }
-
-  async function answerKnown(prediction: Prediction, request: FastifyRequest, reply: FastifyReply) {
-    if (wantsEvents(request)) return answer(prediction.id, request, reply, staysForGood)
-    sendQueueHeaders(reply, await predictions.queueEstimate(prediction.id))
-    reply.code(isTerminal(prediction) ? 200 : 202)
-    return tell(services, prediction, request, reply)
-  }
 }
 
-/** A client that comes back for its prediction cancels nothing when it hangs up. */
-const staysForGood = async () => {}
+const generated = { 200: PredictionResponse, 202: PredictionResponse }
 
-/** What a client gets for its prediction: events, at once a 202, or the end of it. */
-function createAnswer(services: CogServices, openStreams: Set<() => void>) {
-  const { predictions, outputs } = services
+const schemas = {
+  create: { summary: 'Generate images', replies: generated, body: CogPredictionRequest },
+  put: {
+    summary: 'Generate images under an id of your own, once',
+    replies: generated,
+    params: IdPath,
+    body: CogPredictionRequest,
+  },
+  cancel: { summary: 'Cancel a prediction', replies: { 200: Empty }, params: IdPath },
+} as const
 
-  return async function answer(
-    id: string,
-    request: FastifyRequest,
-    reply: FastifyReply,
-    onHangUp: () => Promise<void>,
-  ) {
-    if (wantsEvents(request)) {
-      const close = await streamPrediction(reply, id, {
-        predictions,
-        deliver: async (file) => (await outputs.deliver({ id, output: [file] }))![0]!,
-        describe: async () => encode(services, (await predictions.get(id))!, request),
-        onHangUp,
-      })
-      openStreams.add(close)
-      reply.raw.once('close', () => openStreams.delete(close))
-      return reply
-    }
-    // Cog compares the header by exact equality; any other preference is ignored.
-    if (request.headers.prefer === 'respond-async') {
-      sendQueueHeaders(reply, await predictions.queueEstimate(id))
-      reply.code(202)
-      return tell(services, (await predictions.get(id))!, request, reply)
-    }
-    const prediction = await predictions.waitUntilTerminal(id, { signal: disconnectSignal(reply) })
-    if (!isTerminal(prediction)) await onHangUp()
-    return tell(services, (await predictions.get(id))!, request, reply)
-  }
-}
-
-async function tell(
-  services: CogServices,
-  prediction: Prediction,
-  request: FastifyRequest,
-  reply: FastifyReply,
-) {
-  const body = await describe(services, prediction, request)
-  return withWholeInput(body, prediction, services.files, reply)
-}
-
-async function encode(services: CogServices, prediction: Prediction, request: FastifyRequest) {
-  const body = await describe(services, prediction, request)
-  return String(await encodeWhole(body, prediction, services.files))
-}
-
-async function describe(
-  { outputs }: CogServices,
-  prediction: Prediction,
-  request: FastifyRequest,
-): Promise<PredictionResponse> {
-  const body = request.body as CogPredictionRequest
-  const uris = await outputs.deliver(prediction, readTrace(request), body.output_file_prefix)
-  return toPredictionResponse(prediction, uris)
-}
+const creation = {
+  preValidation: async (request: FastifyRequest) => {
+    await readForm(request)
+    request.sentInput = sentInput(request.body)
+  },
+  config: { creates: true },
+} as const
 
 function toRequest(
   body: CogPredictionRequest,
@@ -282,31 +197,7 @@ function expectSameId(sent: string | undefined, id: string): void {
   throw new z.ZodError([{ code: 'custom', path: ['id'], input: sent, message }])
 }
 
-/** Somebody else was faster with the same id: it is the same prediction. */
+/** Another request was faster with the same id: it is the same prediction. */
 function ignoreConflict(error: unknown): void {
   if (!(error instanceof FluxdError) || error.code !== 'conflict') throw error
 }
-
-/** Only where events are preferred to JSON: a client that takes both gets one body (RFC 9110 §12.5.1). */
-export function wantsEvents({ headers }: Pick<FastifyRequest, 'headers'>): boolean {
-  const qualities = new Map(parseAccept(headers.accept ?? ''))
-  const events = qualities.get('text/event-stream') ?? 0
-  const json = qualities.get('application/json') ?? qualities.get('application/*') ?? 0
-  return events > json
-}
-
-const parseAccept = (header: string) =>
-  header.split(',').map((item): [type: string, quality: number] => {
-    const [type = '', ...parameters] = item.split(';').map((part) => part.trim().toLowerCase())
-    const quality = parameters.find((parameter) => parameter.startsWith('q='))
-    return [type, quality === undefined ? 1 : Number(quality.slice(2)) || 0]
-  })
-
-/** The trace headers, which uploads and webhooks of the prediction repeat. */
-const readTrace = ({ headers }: FastifyRequest): Trace =>
-  Object.fromEntries(
-    ['traceparent', 'tracestate'].flatMap((name) => {
-      const value = headers[name]
-      return typeof value === 'string' ? [[name, value]] : []
-    }),
-  )

@@ -121,7 +121,7 @@ const trainingPaths = [
   '/models/:owner/:name/versions/:version/trainings',
 ]
 
-/** 404 and not 501: clients repeat a GET that was answered with 5xx, several times at once. */
+/** 404 and not 501: clients repeat a GET after a 5xx, several times at once. */
 export function trainingRoutes(app: FastifyInstance): void {
   for (const url of trainingPaths)
     app.route({
@@ -131,7 +131,8 @@ export function trainingRoutes(app: FastifyInstance): void {
         throw problem(
           404,
           'Trainings are not supported',
-          'fluxd runs models and does not train them. Train elsewhere and name the weights in replicate_weights or extra_lora.',
+          'fluxd runs models and does not train them. ' +
+            'Train elsewhere and name the weights in replicate_weights or extra_lora.',
         )
       },
     })

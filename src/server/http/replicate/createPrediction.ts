@@ -1,6 +1,6 @@
 /**
- * What happens to the body that creates a prediction: validate, admit, wait as long as the client
- * asks, reply. A client that hangs up does not cancel: it will ask again (replicate-contract §3.5, §6.5).
+ * Creates a prediction from a validated body: admit, wait as long as the client asks, respond. A
+ * client that hangs up does not cancel: it will ask again (replicate-contract §3.5, §6.5).
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Catalog } from '../../../catalog/catalog.js'
@@ -35,8 +35,9 @@ export function createAdmission(
 ): Admit {
   return async (target, body, request, reply) => {
     const { waitSeconds, output, applied } = parsePrefer(request.headers.prefer)
-    const wanted = toRequest(target, body, request, catalog)
-    const created = await predictions.create(wanted).catch(explainConflict)
+    const created = await predictions
+      .create(toRequest(target, body, request, catalog))
+      .catch(explainConflict)
     const prediction =
       waitSeconds === undefined
         ? created

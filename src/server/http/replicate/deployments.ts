@@ -1,4 +1,7 @@
-/** `/v1/deployments`: names for one version of a model, kept in the store (replicate-contract §3.12). */
+/**
+ * `/v1/deployments`: names for one version of a model, kept in the store (replicate-contract
+ * §3.12).
+ */
 import type { FastifyInstance } from 'fastify'
 import type { z } from 'zod'
 import type { Catalog } from '../../../catalog/catalog.js'
@@ -132,7 +135,8 @@ function assertRunnable(catalog: Catalog, release: StoredDeployment): void {
   throw problem(
     422,
     'Invalid deployment',
-    `Expected min_instances to be at most max_instances but received ${release.minInstances} and ${release.maxInstances}`,
+    'Expected min_instances to be at most max_instances ' +
+      `but received ${release.minInstances} and ${release.maxInstances}`,
   )
 }
 

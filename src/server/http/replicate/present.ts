@@ -1,7 +1,8 @@
 /**
- * The images of a prediction in a reply: as URLs of this server, or as data URIs. Replicate's clients
- * turn `https:` and `data:` outputs into file objects and leave `http:` ones as strings, so that
- * `output[0].url()` of their documented code needs a data URI where this server is reached by http.
+ * The images of a prediction in a reply: as URLs of this server, or as data URIs. Replicate's
+ * clients turn `https:` and `data:` outputs into file objects and leave `http:` ones as strings, so
+ * that `output[0].url()` of their documented code needs a data URI where this server is reached by
+ * http.
  */
 import type { FastifyRequest } from 'fastify'
 import type { OutputFile, Prediction } from '../../../contract/prediction.js'
@@ -55,7 +56,9 @@ function chooseForm({ headers }: FastifyRequest, baseUrl: string): OutputForm {
   return needsData ? 'data' : 'url'
 }
 
-/** The JavaScript and Python clients of today, and the generated ones (`AsyncReplicate/Python 2`). */
+/**
+ * The JavaScript and Python clients of today, and the generated ones (`AsyncReplicate/Python 2`).
+ */
 const replicateClients = /^(?:replicate-(?:javascript|python)|(?:Async)?Replicate\/(?:JS|Python))\b/
 
 /** replicate-go fails on `logs` events; it knows output, error and done. */

@@ -1,6 +1,6 @@
 /**
- * Replicate's HTTP API below `/v1`, with its errors as problems. Forms must be accepted already (see
- * multipart.ts); its clients say application/json for bodies that are empty.
+ * Replicate's HTTP API below `/v1`, with its errors as problems. Forms must be accepted already
+ * (see multipart.ts); its clients say application/json for bodies that are empty.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { rememberRoutes } from '../allowedMethods.js'
@@ -60,10 +60,11 @@ function refuse(
 const wrongMethod = (method: string) =>
   problem(405, 'Method not allowed', `Method "${method}" not allowed.`)
 
-/** One client wants its base URL with /v1 and another without, from the same environment variable. */
+/** One client takes a base URL with /v1 and another without, from the same environment variable. */
 const describeAbsence = (url: string) =>
   url.startsWith('/v1/v1/')
     ? notFound(
-        'The requested resource could not be found: the path begins with /v1 twice. Set the base URL of your client without /v1.',
+        'The requested resource could not be found: the path begins with /v1 twice. ' +
+          'Set the base URL of your client without /v1.',
       )
     : notFound()

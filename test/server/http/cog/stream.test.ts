@@ -1,6 +1,6 @@
 import type { AddressInfo } from 'node:net'
 import { describe, expect, test, vi } from 'vitest'
-import { wantsEvents } from '../../../../src/server/http/cog/routes.js'
+import { wantsEvents } from '../../../../src/server/http/cog/respond.js'
 import { createGate } from '../../../gate.js'
 import { buildTestApp } from '../testApp.js'
 
