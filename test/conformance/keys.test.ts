@@ -49,7 +49,10 @@ test('images, streams and signed downloads need no key', async () => {
 test('who may predict may not change models and deployments', async () => {
   const { url, services } = await startServer({ environment })
   const key = await services.keys.issue({
-    ...{ name: 'app', scopes: ['predict'], priority: 0, ratePerMinute: 0 },
+    name: 'app',
+    scopes: ['predict'],
+    priority: 0,
+    ratePerMinute: 0,
   })
   const replicate = withKey(url, key)
   await expect(replicate.run('fluxd/flux', { input })).resolves.toHaveLength(1)
@@ -62,7 +65,10 @@ test('who may predict may not change models and deployments', async () => {
 test('a key that asks too often is told when it may ask again', async () => {
   const { url, services, request } = await startServer({ environment })
   const key = await services.keys.issue({
-    ...{ name: 'app', scopes: ['predict'], priority: 0, ratePerMinute: 1 },
+    name: 'app',
+    scopes: ['predict'],
+    priority: 0,
+    ratePerMinute: 1,
   })
   const replicate = withKey(url, key)
   await replicate.predictions.create({ model: 'fluxd/flux', input })

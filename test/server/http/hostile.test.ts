@@ -61,7 +61,9 @@ describe('the shape of JSON', () => {
     isJson: boolean,
   ) =>
     app.inject({
-      ...{ method: 'POST', url, headers: { 'content-type': 'multipart/form-data; boundary=b' } },
+      method: 'POST',
+      url,
+      headers: { 'content-type': 'multipart/form-data; boundary=b' },
       payload: [
         '--b',
         `content-disposition: form-data; name="${name}"`,
@@ -86,7 +88,8 @@ describe('the shape of JSON', () => {
   test('of what describes an upload is refused where it is too much', async () => {
     const { app } = await buildTestApp()
     const reply = await app.inject({
-      ...{ method: 'POST', url: '/v1/files' },
+      method: 'POST',
+      url: '/v1/files',
       headers: { 'content-type': 'multipart/form-data; boundary=b' },
       payload: [
         ...['--b', 'content-disposition: form-data; name="content"; filename="a"', '', 'a'],

@@ -16,7 +16,9 @@ async function startReceiver(status = () => 200) {
     response.writeHead(status()).end()
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => void server.close())
+  onTestFinished(() => {
+    server.close()
+  })
   const bodies = () => received.map(({ text }) => JSON.parse(text))
   return { received, bodies, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/` }
 }

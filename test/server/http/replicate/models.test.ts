@@ -18,7 +18,10 @@ const create = ({ request }: TestServer, fields: object = {}) =>
   request(
     '/v1/models',
     send('POST', {
-      ...{ owner: 'acme', name: 'my-lora', visibility: 'private', hardware: 'local' },
+      owner: 'acme',
+      name: 'my-lora',
+      visibility: 'private',
+      hardware: 'local',
       ...fields,
     }),
   )
@@ -284,8 +287,12 @@ test('a deployment keeps its version, and says so when that is no more', async (
   const server = await startServer()
   const { body: model } = await create(server)
   const release = {
-    ...{ name: 'mine', model: 'acme/my-lora', version: model.latest_version.id },
-    ...{ hardware: 'local', min_instances: 0, max_instances: 1 },
+    name: 'mine',
+    model: 'acme/my-lora',
+    version: model.latest_version.id,
+    hardware: 'local',
+    min_instances: 0,
+    max_instances: 1,
   }
   await server.request('/v1/deployments', send('POST', release))
   await server.services.catalog.update(
@@ -307,8 +314,12 @@ test.each([
   const { request, services } = await startServer()
   const { version } = services.catalog.find('fluxd', 'flux')!
   const release = {
-    ...{ name: 'taken', model: 'fluxd/flux', version },
-    ...{ hardware: 'local', min_instances: 0, max_instances: 5 },
+    name: 'taken',
+    model: 'fluxd/flux',
+    version,
+    hardware: 'local',
+    min_instances: 0,
+    max_instances: 5,
   }
   await request('/v1/deployments', send('POST', release))
   const reply = await request('/v1/deployments', send('POST', { ...release, name: 'x', ...fields }))
