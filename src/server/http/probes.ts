@@ -4,6 +4,7 @@ import { dirname } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
 import { combineStatus, type WorkerPort } from '../../predictions/workerPort.js'
+import type { Metrics } from '../../telemetry/metrics.js'
 import type { Predictions } from '../predictions/service.js'
 import type { Setup } from '../predictions/warmup.js'
 
@@ -41,6 +42,18 @@ export function probeRoutes(app: FastifyInstance, services: ProbedServices): voi
         .code(reasons.length === 0 ? 200 : 503)
         .send(reasons.length === 0 ? { status: 'ready' } : { status: 'not ready', reasons })
     },
+  )
+}
+
+/** `GET /metrics` in Prometheus' text format. */
+export function metricsRoutes(app: FastifyInstance, metrics: Metrics): void {
+  app.get(
+    '/metrics',
+    {
+      config: { access: 'metrics' },
+      schema: { summary: 'Prometheus’ metrics (scope metrics)', replies: { 200: 'text/plain' } },
+    },
+    async (_request, reply) => reply.type(metrics.contentType).send(await metrics.read()),
   )
 }
 

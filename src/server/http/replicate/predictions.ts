@@ -8,9 +8,9 @@ import {
   ReplicatePrediction,
 } from '../../../contract/replicate.js'
 import { FluxdError } from '../../../errors.js'
+import { sendQueueHeaders } from '../headers.js'
 import { withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
-import { sendQueueHeaders } from '../queueHeaders.js'
 import type { ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { createAdmission } from './createPrediction.js'
