@@ -1,4 +1,5 @@
 /** The HTTP application: its surfaces over the predictions, the catalog and the files. */
+import { join } from 'node:path'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { type Logger, pino } from 'pino'
 import { readBuild } from '../build.js'
@@ -29,7 +30,8 @@ import { compileValidator } from './http/zod.js'
 import type { Predictions } from './predictions/service.js'
 import { type PartSettings, type Parts, startParts } from './wiring.js'
 
-export type AppSettings = PartSettings & Pick<Config, 'host' | 'outputMode' | 'corsOrigins'>
+export type AppSettings = PartSettings &
+  Pick<Config, 'host' | 'outputMode' | 'corsOrigins' | 'dataDir'>
 
 export type AppOptions = {
   /** `host` is where the server will listen. */
@@ -132,5 +134,6 @@ function addReplicate(app: FastifyInstance, parts: Parts, { config, services }: 
     outputMode: config.outputMode,
     webhookKey: services.webhookKey,
     downloadSecret: services.downloadSecret,
+    scratchFolder: join(config.dataDir, 'scratch/server/uploads'),
   })
 }

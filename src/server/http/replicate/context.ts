@@ -22,6 +22,8 @@ export type ReplicateServices = {
   readonly webhookKey: string
   /** Signs the URLs under which uploads can be downloaded. */
   readonly downloadSecret: Uint8Array
+  /** Holds uploads until their form is read; a server that starts empties it. */
+  readonly scratchFolder: string
 }
 
 /** The name under which everything of this server is kept. */

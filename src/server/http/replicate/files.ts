@@ -4,11 +4,14 @@
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { createReadStream } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { File as WireFile } from '../../../contract/file.js'
 import type { Files } from '../../../files/files.js'
 import type { StoredFile } from '../../../store/fileStore.js'
+import { randomId } from '../../../store/randomId.js'
 import { disposition, sendFile } from '../fileReply.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
@@ -23,23 +26,29 @@ const DownloadQuery = z.object({
   signature: z.string(),
 })
 
-type Services = Pick<ReplicateServices, 'files' | 'publicUrl' | 'downloadSecret'>
+type Services = Pick<ReplicateServices, 'files' | 'publicUrl' | 'downloadSecret' | 'scratchFolder'>
 
 export function fileRoutes(server: FastifyInstance, services: Services): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { files, publicUrl, downloadSecret } = services
+  const { files, publicUrl, downloadSecret, scratchFolder } = services
   const present = (file: StoredFile, request: FastifyRequest) =>
     toWireFile(file, publicUrl(request), downloadSecret)
 
   app.post('/files', { schema: schemas.upload }, async (request, reply) => {
-    const { path, ...upload } = await receiveUpload(request)
-    const file = await files.add({
-      ...upload,
-      kind: 'upload',
-      bytes: createReadStream(path),
-      keyId: request.caller?.keyId,
-    })
-    return reply.code(201).send(present(file, request))
+    const path = join(scratchFolder, randomId())
+    try {
+      const upload = await receiveUpload(request, path, files)
+      const file = await files.add({
+        ...upload,
+        kind: 'upload',
+        bytes: createReadStream(path),
+        keyId: request.caller?.keyId,
+      })
+      reply.code(201)
+      return present(file, request)
+    } finally {
+      await rm(path, { force: true })
+    }
   })
 
   app.get('/files', { schema: schemas.list }, async (request) => {

@@ -1,7 +1,10 @@
 import { createHmac } from 'node:crypto'
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import sharp from 'sharp'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { startServer, type TestServer } from '../../../conformance/server.js'
+import { temporaryData } from '../../../temporaryData.js'
 
 const drawPng = async () =>
   new Uint8Array(
@@ -94,6 +97,48 @@ describe('an upload', () => {
     expect(status).toBe(201)
     expect(body.metadata).toMatchObject({ k0: '0', k19: '19', outer: { inner: 'deep' } })
     expect(({} as Record<string, unknown>)['polluted']).toBeUndefined()
+  })
+
+  test('leaves nothing outside the data folder, and nothing in its scratch folder', async () => {
+    const dataDir = temporaryData()
+    const elsewhere = temporaryData()
+    const server = await startServer({ environment: { FLUXD_DATA_DIR: dataDir } })
+    vi.stubEnv('TMPDIR', elsewhere)
+    onTestFinished(() => {
+      vi.unstubAllEnvs()
+    })
+    const listed: string[][] = []
+    const content = new Blob([new Uint8Array(1_000_000)])
+    for (const fields of [{}, { metadata: '{' }, { filename: 'n'.repeat(256) }]) {
+      await upload(server, content, fields as Record<string, string>)
+      listed.push(readdirSync(join(dataDir, 'scratch/server/uploads')))
+    }
+    expect(listed).toEqual([[], [], []])
+    expect(readdirSync(elsewhere)).toEqual([])
+  })
+
+  test('without a length ends where the quota does', async () => {
+    const dataDir = temporaryData()
+    const { url } = await startServer({
+      environment: { FLUXD_DATA_DIR: dataDir, FLUXD_FILES_BYTES: '1MiB' },
+    })
+    async function* form() {
+      yield Buffer.from(
+        '--x\r\ncontent-disposition: form-data; name="content"; filename="a"\r\n\r\n',
+      )
+      for (let n = 0; n < 64; n++) yield Buffer.alloc(1024 * 1024)
+      yield Buffer.from('\r\n--x--\r\n')
+    }
+    const reply = await fetch(`${url}/v1/files`, {
+      method: 'POST',
+      headers: { 'content-type': 'multipart/form-data; boundary=x' },
+      body: ReadableStream.from(form()),
+      duplex: 'half',
+    } as RequestInit).catch((error: unknown) => error)
+    // A client that still sends may see the connection end instead of the reply.
+    if (reply instanceof Response) expect(reply.status).toBe(507)
+    else expect(reply).toBeInstanceOf(TypeError)
+    expect(readdirSync(join(dataDir, 'scratch/server/uploads'))).toEqual([])
   })
 
   test('with too many fields is refused for that', async () => {
