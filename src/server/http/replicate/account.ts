@@ -4,7 +4,7 @@ import { z } from 'zod'
 import { Account, Hardware, WebhookSecret } from '../../../contract/account.js'
 import { Model, type ModelCollection } from '../../../contract/model.js'
 import { wholePage } from '../../../contract/page.js'
-import type { ZodTypeProvider } from '../zod.js'
+import type { ZodApp, ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
 import { notFound, problem } from './errors.js'
 import { createModelPresenter, searchModels } from './models.js'
@@ -49,8 +49,7 @@ const Collection = z.object({
 
 export function accountRoutes(server: FastifyInstance, services: ReplicateServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { catalog, webhookKey } = services
-  const presentModels = createModelPresenter(services)
+  catalogRoutes(app, services)
 
   app.get(
     '/account',
@@ -67,8 +66,14 @@ export function accountRoutes(server: FastifyInstance, services: ReplicateServic
   app.get(
     '/webhooks/default/secret',
     { schema: { summary: 'What webhooks are signed with', replies: { 200: WebhookSecret } } },
-    (): WebhookSecret => ({ key: webhookKey }),
+    (): WebhookSecret => ({ key: services.webhookKey }),
   )
+}
+
+/** Other views of the models: the collection that holds all of them, and a search. */
+function catalogRoutes(app: ZodApp, services: ReplicateServices): void {
+  const { catalog } = services
+  const presentModels = createModelPresenter(services)
 
   app.get(
     '/collections',

@@ -11,14 +11,14 @@ import { FluxdError } from '../../../errors.js'
 import { sendQueueHeaders } from '../headers.js'
 import { withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
-import type { ZodTypeProvider } from '../zod.js'
+import type { ZodApp, ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { createAdmission } from './createPrediction.js'
 import { notFound } from './errors.js'
 import { expectDeployed, expectModel, expectVersion, IdPath, NamePath } from './lookup.js'
 import { invalidCursor, pageOf, pageSize, toPage } from './pagination.js'
 import { type OutputForm, parsePrefer } from './preferHeader.js'
-import { createPresenter } from './present.js'
+import { createPresenter, type Presenter } from './present.js'
 
 /** An instant as RFC 3339 writes it; a plus that a client forgot to escape arrives as a space. */
 const instant = z
@@ -70,8 +70,13 @@ const creation = { preValidation: readForm, config: { creates: true } } as const
 
 export function predictionRoutes(server: FastifyInstance, services: ReplicateServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { predictions, catalog, publicUrl } = services
   const presenter = createPresenter(services)
+  creationRoutes(app, services, presenter)
+  readRoutes(app, services, presenter)
+}
+
+function creationRoutes(app: ZodApp, services: ReplicateServices, presenter: Presenter): void {
+  const { catalog } = services
   const admit = createAdmission(services, presenter)
 
   app.post('/predictions', { ...creation, schema: schemas.create }, (request, reply) => {
@@ -94,6 +99,10 @@ export function predictionRoutes(server: FastifyInstance, services: ReplicateSer
     async (request, reply) =>
       admit(await expectDeployed(services, request.params), request.body, request, reply),
   )
+}
+
+function readRoutes(app: ZodApp, services: ReplicateServices, presenter: Presenter): void {
+  const { predictions, publicUrl } = services
 
   app.get('/predictions', { schema: schemas.list }, async (request) => {
     const { cursor, created_after, created_before, source } = request.query
