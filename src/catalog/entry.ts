@@ -63,9 +63,13 @@ export const CatalogEntry = z.strictObject({
   defaults: InputDefaults.default({}),
   /** Ids by which clients name the version, as Replicate gave them. */
   versionAliases: z
-    .array(z.string().regex(/^[0-9a-f]{8,64}$/, 'expected 8 to 64 hexadecimal digits'))
+    .array(
+      z.string().regex(/^\w[\w.-]{0,63}$/, 'expected up to 64 letters, digits, "_", "." and "-"'),
+    )
     .max(100)
     .default([]),
+  /** Shown to clients; who may use the model does not depend on it. */
+  visibility: z.enum(['public', 'private']).default('public'),
   createdAt: z.iso.datetime().optional(),
 })
 export type CatalogEntry = z.output<typeof CatalogEntry>

@@ -12,7 +12,7 @@ import {
   readEntry,
 } from './entry.js'
 import { digestFile } from './fingerprint.js'
-import { versionOf } from './version.js'
+import { digestContent, versionOf } from './version.js'
 
 export type ModelLora = {
   /** The reference, as the catalog or a request names it. */
@@ -31,9 +31,10 @@ export type Model = ModelName & {
   /** Merged in this order. */
   readonly loras: readonly ModelLora[]
   readonly defaults: InputDefaults
-  /** 64 hexadecimal digits: the digest of base, LoRAs and defaults. */
+  /** 64 hexadecimal digits: the digest of name, base, LoRAs and defaults. */
   readonly version: string
   readonly versionAliases: readonly string[]
+  readonly visibility: CatalogEntry['visibility']
   readonly createdAt: Date
   /** Markdown. */
   readonly readme?: string
@@ -57,19 +58,24 @@ export async function openModel(
   fingerprint: (base: Variant) => string,
 ): Promise<Model> {
   const entry = readEntry(file, await readFile(file, 'utf8'))
-  const { base, defaults, description, triggerWord, versionAliases } = entry
+  const { base, defaults, description, triggerWord, versionAliases, visibility } = entry
   const loras = await Promise.all(entry.loras.map((lora) => resolveLora(lora, file)))
   const pins = loras.map(({ source, sha256, scale }) => ({ pin: sha256 ?? source, scale }))
   const readme = await readReadme(readmeOf(file))
+  const { owner, name } = nameOfFile(file)
+  const digest = digestContent({ fingerprint: fingerprint(base), base, loras: pins, defaults })
   return {
-    ...nameOfFile(file),
+    owner,
+    name,
     description,
     ...(triggerWord !== undefined && { triggerWord }),
     base,
     loras,
     defaults,
-    version: versionOf({ fingerprint: fingerprint(base), base, loras: pins, defaults }),
-    versionAliases,
+    version: versionOf(`${owner}/${name}`, digest),
+    // The digest was the version once: what clients kept goes on to work.
+    versionAliases: [...versionAliases, digest],
+    visibility,
     createdAt: entry.createdAt ? new Date(entry.createdAt) : (await stat(file)).mtime,
     ...(readme !== undefined && { readme }),
     file,

@@ -17,12 +17,20 @@ export type Resolution = {
   readonly defaults: InputDefaults
 }
 
-/** sha256 over the canonical JSON of `resolution`; the same on every machine. */
-export function versionOf({ fingerprint, base, loras, defaults }: Resolution): string {
+/** sha256 over the canonical JSON of what the model resolves to; the same on every machine. */
+export function digestContent({ fingerprint, base, loras, defaults }: Resolution): string {
   const pins = loras.map(({ pin, scale }) => ({ pin, scale }))
-  const text = canonicalJson({ fingerprint, base, loras: pins, defaults })
-  return createHash('sha256').update(text).digest('hex')
+  return sha256(canonicalJson({ fingerprint, base, loras: pins, defaults }))
 }
+
+/**
+ * The version id of the model `name` (`owner/name`) with this content. Clients send the id alone, so
+ * that models of equal content need ids of their own.
+ */
+export const versionOf = (name: string, contentDigest: string) =>
+  sha256(`${name}\n${contentDigest}`)
+
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
 
 /** JSON with sorted keys. */
 const canonicalJson = (value: unknown): string =>

@@ -4,7 +4,7 @@
  * needs them: a prediction always has an id, and a hidden input stays hidden.
  */
 import { z } from 'zod'
-import { FluxInput, Output } from './input.js'
+import { FluxInput } from './input.js'
 import { isRecord, withoutNulls } from './jsonSchema.js'
 import { type Prediction, PredictionStatus, webhookEvents } from './prediction.js'
 
@@ -19,6 +19,11 @@ const httpUrl = z
   .max(65_536)
   .regex(/^https?:\/\//i, 'Expected an http or https URL')
 
+/** A component of Cog's document. */
+export const CogWebhookEvent = z
+  .enum(webhookEvents)
+  .meta({ title: 'WebhookEvent', description: 'An enumeration.' })
+
 /**
  * `context` (for the predictor) has no effect. A missing body or input counts as an empty one, and
  * null as absent, so that both fail on the prompt alone.
@@ -32,7 +37,7 @@ export const CogPredictionRequest = z
       created_at: z.string().max(64).optional().meta({ title: 'Created At', format: 'date-time' }),
       webhook: httpUrl.optional().meta({ title: 'Webhook', format: 'uri' }),
       webhook_events_filter: z
-        .array(z.enum(webhookEvents))
+        .array(CogWebhookEvent)
         .optional()
         .meta({ title: 'Webhook Events Filter' }),
       output_file_prefix: httpUrl.optional().meta({ title: 'Output File Prefix' }),
@@ -44,7 +49,11 @@ export type CogPredictionRequest = z.output<typeof CogPredictionRequest>
 export const PredictionResponse = z
   .object({
     input: z.record(z.string(), z.unknown()).meta({ title: 'Input' }),
-    output: Output.nullable(),
+    // Not a link to `Output`: OpenAPI 3.0 ignores `nullable` without a type of its own.
+    output: z
+      .array(z.string().meta({ format: 'uri' }))
+      .nullable()
+      .meta({ title: 'Output' }),
     id: z.string().nullable().meta({ title: 'Id' }),
     version: z.string().nullable().meta({ title: 'Version' }),
     created_at: z.string().nullable().meta({ title: 'Created At', format: 'date-time' }),

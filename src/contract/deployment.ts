@@ -23,7 +23,7 @@ export const CreateDeployment = z.strictObject({
 export type CreateDeployment = z.output<typeof CreateDeployment>
 
 export const UpdateDeployment = z
-  .strictObject({ version: z.string(), ...configuration })
+  .strictObject({ model: z.string(), version: z.string(), ...configuration })
   .partial()
   .meta({ title: 'UpdateDeployment' })
 export type UpdateDeployment = z.output<typeof UpdateDeployment>

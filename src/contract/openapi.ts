@@ -3,7 +3,7 @@
  * operation ids, and each enum field a component of its own (replicate-contract §0.2, §2.1).
  */
 import { z } from 'zod'
-import { CogPredictionRequest, PredictionResponse } from './cog.js'
+import { CogPredictionRequest, CogWebhookEvent, PredictionResponse } from './cog.js'
 import { HealthCheck } from './health.js'
 import { FluxInput, Output } from './input.js'
 import { dialect, inputJsonSchema, type JsonObject, plain } from './jsonSchema.js'
@@ -14,7 +14,14 @@ import { HttpValidationError, ValidationError } from './validation.js'
 export function openApiDocument(): JsonObject {
   return {
     openapi: '3.0.2',
-    info: { title: 'Cog', version: '0.1.0' },
+    info: {
+      title: 'Cog',
+      version: '0.1.0',
+      license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
+    },
+    servers: [{ url: '/' }],
+    // Cog's clients send no key; where one is needed, /docs says so.
+    security: [],
     paths: {
       '/': { get: operation('Root', 'root__get', json({})) },
       '/health-check': {
@@ -85,6 +92,7 @@ function wireSchemas(): JsonObject {
   names.add(CogPredictionRequest, { id: 'PredictionRequest' })
   names.add(PredictionResponse, { id: 'PredictionResponse' })
   names.add(PredictionStatus, { id: 'Status' })
+  names.add(CogWebhookEvent, { id: 'WebhookEvent' })
   names.add(HealthCheck, { id: 'HealthCheck' })
   names.add(HttpValidationError, { id: 'HTTPValidationError' })
   names.add(ValidationError, { id: 'ValidationError' })

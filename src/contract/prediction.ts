@@ -26,6 +26,8 @@ export type Webhook = {
    * The URL at which the client reached this server; its receiver can reach the server there, too.
    */
   readonly serverUrl?: string | undefined
+  /** `traceparent` and `tracestate` of the request, which each delivery repeats. */
+  readonly trace?: Readonly<Record<string, string>> | undefined
 }
 
 export type Surface = 'cog' | 'replicate'

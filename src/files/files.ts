@@ -32,8 +32,11 @@ export type Files = {
   readonly list: (kind: FileKind, page: FilePage) => Promise<ListedFile[]>
   /** All bytes of a file. Throws `not_found`. */
   readonly read: (id: string) => Promise<Uint8Array>
-  /** The bytes of a file as a stream. Throws `not_found`. */
-  readonly stream: (id: string) => Promise<Readable>
+  /** The bytes of a file, or those of `range`, whose end is the last of them. Throws `not_found`. */
+  readonly stream: (
+    id: string,
+    range?: { readonly start: number; readonly end: number },
+  ) => Promise<Readable>
   /** Whether there was a file to remove. */
   readonly remove: (id: string) => Promise<boolean>
   /** Removes the inputs and outputs of a prediction. */
@@ -142,9 +145,9 @@ export async function createFiles(options: FilesOptions): Promise<Files> {
       await expect(id)
       return readFile(pathOf(id))
     },
-    stream: async (id) => {
+    stream: async (id, range) => {
       await expect(id)
-      return createReadStream(pathOf(id))
+      return createReadStream(pathOf(id), range)
     },
     remove,
     removeOfPrediction: async (predictionId) =>

@@ -1,4 +1,5 @@
-/** The HTTP application: its surfaces on its parts. */
+/** The HTTP application: its surfaces over the predictions, the catalog and the files. */
+import { join } from 'node:path'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import { type Logger, pino } from 'pino'
 import { readBuild } from '../build.js'
@@ -18,10 +19,10 @@ import { addDocs } from './http/docs.js'
 import { longestPart, refusePath } from './http/frameworkErrors.js'
 import { releaseConnections } from './http/gracefulClose.js'
 import { addHeaders } from './http/headers.js'
-import { metricsRoutes } from './http/metrics.js'
 import { acceptForms } from './http/multipart.js'
+import { createOriginCheck } from './http/originCheck.js'
 import { outputRoutes } from './http/outputFiles.js'
-import { probeRoutes } from './http/probes.js'
+import { metricsRoutes, probeRoutes } from './http/probes.js'
 import { createPublicUrl } from './http/publicUrl.js'
 import { limitRates } from './http/rateLimit.js'
 import { replicateRoutes } from './http/replicate/routes.js'
@@ -29,7 +30,8 @@ import { compileValidator } from './http/zod.js'
 import type { Predictions } from './predictions/service.js'
 import { type PartSettings, type Parts, startParts } from './wiring.js'
 
-export type AppSettings = PartSettings & Pick<Config, 'host' | 'outputMode' | 'corsOrigins'>
+export type AppSettings = PartSettings &
+  Pick<Config, 'host' | 'outputMode' | 'corsOrigins' | 'dataDir'>
 
 export type AppOptions = {
   /** `host` is where the server will listen. */
@@ -47,7 +49,7 @@ export type AppOptions = {
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** For who ends the server: `drain` comes before `close`. */
+    /** `drain` comes before `close` when the server ends. */
     readonly predictions: Predictions
   }
 }
@@ -78,12 +80,15 @@ export function buildApp(options: AppOptions): FastifyInstance {
   // What these add to routes they add to those that are registered later.
   app.register(async (routes) => {
     await addHeaders(routes, config.corsOrigins)
-    // Who came from elsewhere needs a key, even when the last one has been removed.
-    const isOpen = async () => isLoopback(config.host) && !(await services.keys.areConfigured())
-    guardRoutes(routes, services.keys, isOpen)
+    guardRoutes(routes, {
+      keys: services.keys,
+      // A server that other machines reach needs a key, even when the last one has been removed.
+      isOpen: async () => isLoopback(config.host) && !(await services.keys.areConfigured()),
+      assertNoForeignPage: createOriginCheck(config),
+    })
     await limitRates(routes)
     rereadCatalog(routes, services.catalog)
-    await addDocs(routes, readBuild().version)
+    await addDocs(routes, { version: readBuild().version, publicUrl: config.publicUrl })
     addRoutes(routes, parts, options)
   })
   return app
@@ -129,5 +134,6 @@ function addReplicate(app: FastifyInstance, parts: Parts, { config, services }: 
     outputMode: config.outputMode,
     webhookKey: services.webhookKey,
     downloadSecret: services.downloadSecret,
+    scratchFolder: join(config.dataDir, 'scratch/server/uploads'),
   })
 }

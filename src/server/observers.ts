@@ -81,6 +81,9 @@ async function describe(
   const body =
     prediction.surface === 'replicate'
       ? withUrls(prediction, serverUrl(prediction))
-      : toPredictionResponse(prediction, await outputs.deliver(prediction))
+      : toPredictionResponse(
+          prediction,
+          await outputs.deliver(prediction, prediction.webhook?.trace),
+        )
   return String(await encodeWhole(body, prediction, services.files))
 }

@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { openCatalog } from '../../src/catalog/catalog.js'
 import { fingerprintCheckpoint } from '../../src/catalog/fingerprint.js'
-import { type Resolution, versionOf } from '../../src/catalog/version.js'
+import { digestContent, type Resolution, versionOf } from '../../src/catalog/version.js'
 import { writeTensors } from '../weightFiles.js'
 import { checkpoints, copyCheckpoint, makeFolder, makeFolders, writeInto } from './folders.js'
 
@@ -29,7 +29,7 @@ describe('a version', () => {
   test('is this digest on every machine', () => {
     // printf '%s' '{"base":"dev","defaults":{"guidance_scale":2,"num_outputs":4},"fingerprint":"f",
     // "loras":[{"pin":"a","scale":1},{"pin":"b","scale":0.5}]}' (one line) | sha256sum
-    expect(versionOf(resolution)).toBe(
+    expect(digestContent(resolution)).toBe(
       '9a0233ae959be3efbb68bdda45ea98c848f82330747c2c8d2495ca5c3cc2087e',
     )
   })
@@ -37,9 +37,9 @@ describe('a version', () => {
   test('does not depend on the order of keys', () => {
     const { defaults, loras, base, fingerprint } = resolution
     const { guidance_scale, num_outputs } = defaults
-    expect(versionOf({ defaults: { num_outputs, guidance_scale }, loras, base, fingerprint })).toBe(
-      versionOf(resolution),
-    )
+    expect(
+      digestContent({ defaults: { num_outputs, guidance_scale }, loras, base, fingerprint }),
+    ).toBe(digestContent(resolution))
   })
 
   test.each<[string, Partial<Resolution>]>([
@@ -52,7 +52,7 @@ describe('a version', () => {
     ['value of a default', { defaults: { guidance_scale: 2, num_outputs: 3 } }],
     ['set of defaults', { defaults: { guidance_scale: 2 } }],
   ])('changes with the %s', (_part, change) => {
-    expect(versionOf({ ...resolution, ...change })).not.toBe(versionOf(resolution))
+    expect(digestContent({ ...resolution, ...change })).not.toBe(digestContent(resolution))
   })
 })
 
@@ -162,4 +162,11 @@ describe('the fingerprint of a checkpoint', () => {
     writeFileSync(join(copy, weights), 'damaged')
     expect(() => fingerprintCheckpoint(copy)).toThrow(join(copy, weights))
   })
+})
+
+test('models of equal content have different ids; the digest of the content is the same', () => {
+  const digest = digestContent(resolution)
+  expect(versionOf('me/a', digest)).toMatch(/^[0-9a-f]{64}$/)
+  expect(versionOf('me/a', digest)).toBe(versionOf('me/a', digest))
+  expect(versionOf('me/a', digest)).not.toBe(versionOf('me/b', digest))
 })

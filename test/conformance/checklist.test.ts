@@ -252,7 +252,12 @@ test('13. models and deployments create predictions too', async () => {
   const byModel = await replicate.predictions.create({ model, input })
   const { version } = byModel
   await replicate.deployments.create({
-    ...{ name: 'mine', model, version, hardware: 'local', min_instances: 0, max_instances: 1 },
+    name: 'mine',
+    model,
+    version,
+    hardware: 'local',
+    min_instances: 0,
+    max_instances: 1,
   })
   const deployed = await replicate.deployments.predictions.create('fluxd', 'mine', { input })
   expect(deployed).toMatchObject({ model, version, deployment: 'fluxd/mine' })
@@ -263,7 +268,12 @@ test('14. deployments are created, changed, listed and deleted', async () => {
   const { replicate } = await startServer()
   const { version } = await replicate.predictions.create({ model, input })
   const made = await replicate.deployments.create({
-    ...{ name: 'mine', model, version, hardware: 'local', min_instances: 0, max_instances: 1 },
+    name: 'mine',
+    model,
+    version,
+    hardware: 'local',
+    min_instances: 0,
+    max_instances: 1,
   })
   expect(made).toEqual({
     owner: 'fluxd',

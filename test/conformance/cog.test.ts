@@ -109,7 +109,7 @@ test('a client that hangs up cancels', async () => {
   const body = JSON.stringify({ input })
   const socket = connect(Number(new URL(server.url).port), '127.0.0.1')
   socket.write(
-    `POST /predictions HTTP/1.1\r\nhost: fluxd\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    `POST /predictions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
   )
   await vi.waitFor(() => expect(server.engine.plans).toHaveLength(1))
   socket.destroy()

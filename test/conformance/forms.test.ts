@@ -138,3 +138,19 @@ test('a form that breaks off is the fault of its sender', async () => {
   })
   expect(reply.status).toBe(400)
 })
+
+test.each([
+  ['of text', ''],
+  ['of JSON', 'content-type: application/json\r\n'],
+  ['that is a file', 'content-type: image/png\r\n'],
+])('a part %s without a name is the fault of its sender', async (_kind, header) => {
+  const { request } = await startServer()
+  for (const path of paths) {
+    const { status, body } = await request(path, {
+      method: 'POST',
+      headers: { 'content-type': 'multipart/form-data; boundary=x' },
+      body: `--x\r\ncontent-disposition: form-data\r\n${header}\r\n{"a":1}\r\n--x--\r\n`,
+    })
+    expect([status, body.detail]).toEqual([400, 'Expected a form whose parts all have names'])
+  }
+})

@@ -32,8 +32,10 @@ test.each(['Bearer', 'Token'])('a key is taken as %s', async (scheme) => {
   expect((await request('/v1/account', { headers })).status).toBe(200)
 })
 
-test('pictures, streams and signed downloads need no key', async () => {
-  const { url, request } = await startServer({ environment })
+test('images, streams and signed downloads need no key', async () => {
+  const { url, request } = await startServer({
+    environment: { ...environment, FLUXD_OUTPUT_MODE: 'url' },
+  })
   const replicate = withKey(url, auth)
   const created = await replicate.predictions.create({ model: 'fluxd/flux', input, wait: true })
   const file = await replicate.files.create(Buffer.from('x'))
@@ -47,7 +49,10 @@ test('pictures, streams and signed downloads need no key', async () => {
 test('who may predict may not change models and deployments', async () => {
   const { url, services } = await startServer({ environment })
   const key = await services.keys.issue({
-    ...{ name: 'app', scopes: ['predict'], priority: 0, ratePerMinute: 0 },
+    name: 'app',
+    scopes: ['predict'],
+    priority: 0,
+    ratePerMinute: 0,
   })
   const replicate = withKey(url, key)
   await expect(replicate.run('fluxd/flux', { input })).resolves.toHaveLength(1)
@@ -60,7 +65,10 @@ test('who may predict may not change models and deployments', async () => {
 test('a key that asks too often is told when it may ask again', async () => {
   const { url, services, request } = await startServer({ environment })
   const key = await services.keys.issue({
-    ...{ name: 'app', scopes: ['predict'], priority: 0, ratePerMinute: 1 },
+    name: 'app',
+    scopes: ['predict'],
+    priority: 0,
+    ratePerMinute: 1,
   })
   const replicate = withKey(url, key)
   await replicate.predictions.create({ model: 'fluxd/flux', input })

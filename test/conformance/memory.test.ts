@@ -16,8 +16,12 @@ afterAll(() => engine.stop())
 
 const square = (side: number) => ({
   input: {
-    ...{ prompt: 'a red circle', aspect_ratio: 'custom', width: side, height: side },
-    ...{ num_inference_steps: 1, seed: 1 },
+    prompt: 'a red circle',
+    aspect_ratio: 'custom',
+    width: side,
+    height: side,
+    num_inference_steps: 1,
+    seed: 1,
   },
 })
 const sentence =

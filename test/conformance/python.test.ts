@@ -14,8 +14,8 @@ test.skipIf(!python)(
   'runs, streams, uploads, searches, deploys and understands what is wrong',
   async () => {
     const servers = [
+      await startServer({ environment: { FLUXD_OUTPUT_MODE: 'url' } }),
       await startServer(),
-      await startServer({ environment: { FLUXD_OUTPUT_MODE: 'data' } }),
     ]
     const script = join(import.meta.dirname, 'python/smoke.py')
     const { stdout } = await promisify(execFile)(python!, [

@@ -113,3 +113,41 @@ describe('a path', () => {
     expect(told.body).toMatchObject({ id, status: 'succeeded' })
   })
 })
+
+test('a body with an encoding is refused as such, on both surfaces', async () => {
+  const { request } = await startServer()
+  for (const path of ['/predictions', '/v1/models/fluxd/flux/predictions', '/v1/files'])
+    for (const encoding of ['gzip', 'br', 'deflate']) {
+      const headers = { 'content-type': 'application/json', 'content-encoding': encoding }
+      const { status, body } = await request(path, { method: 'POST', headers, body: '\x1f\x8b' })
+      expect([status, body.detail]).toEqual([
+        415,
+        `Expected a body without content-encoding but received ${encoding}`,
+      ])
+    }
+})
+
+test('text is no body of a prediction, on both surfaces', async () => {
+  const { request } = await startServer()
+  const headers = { 'content-type': 'text/plain' }
+  for (const path of ['/predictions', '/v1/models/fluxd/flux/predictions'])
+    expect((await request(path, { method: 'POST', headers, body: '{}' })).status).toBe(415)
+})
+
+test('every list calls a wrong cursor one', async () => {
+  const { request } = await startServer()
+  for (const list of ['predictions', 'models', 'files', 'deployments']) {
+    const { status, body } = await request(`/v1/${list}?cursor=nonsense`)
+    expect([status, body.title]).toEqual([422, 'Invalid cursor'])
+  }
+})
+
+test('a 401 says how to authenticate', async () => {
+  const { request } = await startServer({ environment: { FLUXD_API_KEY: 'k'.repeat(32) } })
+  for (const path of ['/v1/predictions', '/predictions/x/cancel']) {
+    const { status, headers } = await request(path, {
+      method: path.startsWith('/v1') ? 'GET' : 'POST',
+    })
+    expect([status, headers.get('www-authenticate')]).toEqual([401, 'Bearer'])
+  }
+})

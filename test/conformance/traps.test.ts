@@ -228,9 +228,9 @@ describe('T36: requests that come again', () => {
   })
 })
 
-describe('T37: how pictures are told', () => {
+describe('T37: how images are sent', () => {
   test('as http URLs, which both clients leave as text', async () => {
-    const { replicate } = await startServer()
+    const { replicate } = await startServer({ environment: { FLUXD_OUTPUT_MODE: 'url' } })
     const [output] = (await replicate.run(model, { input })) as string[]
     expect(output).toMatch(/^http:\/\//)
   })

@@ -20,7 +20,9 @@ async function startReceiver(statuses: number[] = []) {
     reply.writeHead(statuses.shift() ?? 200).end()
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => void server.close())
+  onTestFinished(() => {
+    server.close()
+  })
   return { received, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook` }
 }
 
@@ -31,7 +33,7 @@ const statusOf = ({ body }: Received) => JSON.parse(body).status as string
 test('start and completed carry what GET tells, and the signature that the client checks', async () => {
   const receiver = await startReceiver()
   const { replicate, url } = await startServer({
-    environment: { ...environment, FLUXD_PUBLIC_URL: 'http://fluxd.example' },
+    environment: { ...environment, FLUXD_PUBLIC_URL: 'https://fluxd.example' },
   })
   const created = await replicate.predictions.create({
     model: 'fluxd/flux',

@@ -124,7 +124,8 @@ async function sampleImage(run: Run, image: number): Promise<Uint8Array> {
   const { predict, sigmas } = steps
   const { signal } = hooks
   const { tokenRows, tokenCols } = tokenGrid(plan.size)
-  const noise = startNoise(plan.noise, plan.seed + image, plan.size)
+  // A number would be rounded beyond 2^53.
+  const noise = startNoise(plan.noise, BigInt(plan.seed) + BigInt(image), plan.size)
   const { latents, blend } = initLatents(packLatents(noise, tokenRows, tokenCols), sigmas[0]!)
   const onStep = (step: number, x: Float32Array, velocity: Float32Array) =>
     reportStep(run, { image, step, steps: stepsToRun(plan) }, x, velocity)

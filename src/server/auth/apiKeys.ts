@@ -7,7 +7,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { FluxdError, invalidInput } from '../../errors.js'
 import type { ApiKeyStore, KeyRow, Scope } from '../../store/apiKeyStore.js'
 
-/** Who sent a request. */
+/** The key that a request was sent with. */
 export type Caller = {
   readonly keyId: string
   readonly scopes: readonly Scope[]
@@ -20,14 +20,14 @@ export type Caller = {
 export type NewKey = Omit<Caller, 'keyId'> & { readonly name: string }
 
 export type Keys = {
-  /** Whether any key exists: without one everybody on this machine may do everything. */
+  /** Whether any key exists: without one every program of this machine may do everything. */
   readonly areConfigured: () => Promise<boolean>
-  /** Makes a key and returns its text, which cannot be read again. Throws when the name is taken. */
+  /** Issues a key and resolves to its text, which is not kept. Throws when the name is taken. */
   readonly issue: (key: NewKey) => Promise<string>
   readonly list: () => Promise<readonly KeyRow[]>
   /** Ends a key at once; throws `not_found` when no key has the name. */
   readonly revoke: (name: string) => Promise<void>
-  /** Whose key it is that an Authorization header carries; undefined when it is nobody's. */
+  /** The key that an Authorization header carries; undefined for an unknown one. */
   readonly authenticate: (authorization: string | undefined) => Promise<Caller | undefined>
 }
 
@@ -46,11 +46,11 @@ export function createKeys(store: ApiKeyStore, masterKey: string | undefined): K
   async function authenticate(authorization: string | undefined): Promise<Caller | undefined> {
     const token = readToken(authorization)
     if (token === undefined) return undefined
-    const given = hash(token)
-    if (masterHash && timingSafeEqual(given, masterHash)) return ownerOfMasterKey
+    const received = hash(token)
+    if (masterHash && timingSafeEqual(received, masterHash)) return ownerOfMasterKey
     const [, id] = /^fluxd_([0-9a-f]{12})_/.exec(token) ?? []
     const row = id === undefined ? undefined : await store.find(id)
-    return row && timingSafeEqual(given, row.hash) ? toCaller(row) : undefined
+    return row && timingSafeEqual(received, row.hash) ? toCaller(row) : undefined
   }
 
   return {
@@ -58,7 +58,8 @@ export function createKeys(store: ApiKeyStore, masterKey: string | undefined): K
     async issue({ name, ...rights }) {
       if (!/^[\w.-]{1,64}$/.test(name))
         throw invalidInput(
-          `Expected a key's name of 1 to 64 letters, digits, dots, dashes or underscores but received ${JSON.stringify(name)}`,
+          "Expected a key's name of 1 to 64 letters, digits, dots, dashes or underscores " +
+            `but received ${JSON.stringify(name)}`,
         )
       if ((await store.list()).some((row) => row.name === name))
         throw invalidInput(`Expected a new name for the key but ${name} exists already`)

@@ -6,5 +6,5 @@ export const isLoopback = (host: string) =>
   host === 'localhost' || (ipaddr.isValid(host) && ipaddr.process(host).range() === 'loopback')
 
 /** The host to listen on: without a key a server is for its own machine only. */
-export const chooseHost = (wanted: string, hasKeys: boolean) =>
-  hasKeys || isLoopback(wanted) ? wanted : '127.0.0.1'
+export const chooseHost = (requested: string, hasKeys: boolean) =>
+  hasKeys || isLoopback(requested) ? requested : '127.0.0.1'

@@ -1,8 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 
 /**
- * Logs each reply: the route and not the path, which may hold the name of a file that only its owner
- * knows.
+ * Logs each reply: the route, not the path, which may hold the secret id of a file.
  */
 export function logReplies(app: FastifyInstance): void {
   app.addHook('onResponse', async (request, reply) => {

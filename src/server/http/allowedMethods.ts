@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 
 /**
- * Tells which methods the path of a URL knows, so that a wrong one can be answered with 405. Call it before
- * the routes are added; those of plugins inside `app` count too.
+ * A function that lists the methods of the path of a URL, for the 405 of a wrong method. Call it
+ * before routes are added; those of plugins inside `app` count too.
  */
 export function rememberRoutes(app: FastifyInstance): (url: string) => readonly string[] {
   const routes = new Map<string, { pattern: RegExp; methods: Set<string> }>()

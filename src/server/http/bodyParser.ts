@@ -13,6 +13,11 @@ export const maxBodyBytes = 105 * 1024 * 1024
 export const longestRequestMs = 600_000
 
 export function acceptJsonOnly(app: FastifyInstance): void {
+  app.addHook('preParsing', async ({ headers }) => {
+    const encoding = headers['content-encoding'] ?? 'identity'
+    if (encoding !== 'identity')
+      throw wrongType(`Expected a body without content-encoding but received ${encoding}`)
+  })
   const parseJson = app.getDefaultJsonParser('error', 'error')
   app.removeAllContentTypeParsers()
   app.addContentTypeParser<Buffer>(
@@ -32,14 +37,11 @@ export function acceptJsonOnly(app: FastifyInstance): void {
   )
   app.addContentTypeParser('*', (request, _payload, done) => {
     const type = request.headers['content-type'] ?? 'none'
-    done(
-      new FluxdError(
-        'wrong_content_type',
-        `Expected content-type application/json but received ${type}`,
-      ),
-    )
+    done(wrongType(`Expected content-type application/json but received ${type}`))
   })
 }
+
+export const wrongType = (sentence: string) => new FluxdError('wrong_content_type', sentence)
 
 /** Why a text is no JSON, with the place in it, or none that is parsed. */
 function explainJson(text: string): string {

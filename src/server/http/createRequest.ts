@@ -1,4 +1,4 @@
-/** What a request that makes a prediction asks for, whichever surface it came to. */
+/** The request for a prediction that a body of either surface stands for. */
 import type { FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Catalog } from '../../catalog/catalog.js'
@@ -9,6 +9,7 @@ import { type WebhookEvent, webhookEvents } from '../../contract/prediction.js'
 import { redactInput } from '../../net/redact.js'
 import { resolveSeed } from '../../plan/seed.js'
 import type { PredictionRequest } from '../../predictions/request.js'
+import { assertFieldLengths } from './inputLimits.js'
 
 type Body = {
   readonly webhook?: string | undefined
@@ -29,8 +30,8 @@ type Created = Pick<
 >
 
 /**
- * `sent` is the input as it came, `body` what stood beside it. Throws a ZodError whose issues are placed
- * where the input is in the body.
+ * `sent` is the input as it came, `body` the fields of the body besides it. Throws a ZodError whose
+ * issues are placed where the input is in the body, and the 413 of an input that is too long.
  */
 export function createRequest(
   model: Model,
@@ -39,6 +40,7 @@ export function createRequest(
   request: FastifyRequest,
   catalog: Pick<Catalog, 'find'>,
 ): Created {
+  assertFieldLengths(sent)
   const { input, loras } = resolve(model, sent, catalog)
   return {
     model: `${model.owner}/${model.name}`,

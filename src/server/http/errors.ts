@@ -1,6 +1,6 @@
 /**
- * What an error means to a client, in one place: its status, and what of it may be said. The surfaces
- * only write it in their own form (cog/errors.ts, replicate/errors.ts).
+ * What an error means to a client, in one place: its status, and what of it may be said. The
+ * surfaces only write it in their own form (cog/errors.ts, replicate/errors.ts).
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
@@ -54,7 +54,7 @@ function statusOf(error: unknown): number {
   return typeof status === 'number' && status >= 400 ? status : 500
 }
 
-/** What every surface does with an error beside writing it: faults are logged, waits are told. */
+/** The part of a reply that both surfaces share: faults are logged, status and headers are set. */
 export function prepareReply(
   error: unknown,
   { status, ...rest }: ErrorReply,
@@ -62,6 +62,8 @@ export function prepareReply(
   reply: FastifyReply,
 ): void {
   if (status >= 500) request.log.error({ err: error }, 'request failed')
+  // RFC 9110 §15.5.2.
+  if (status === 401) reply.header('www-authenticate', 'Bearer')
   if ('retryAfterSeconds' in rest && rest.retryAfterSeconds !== undefined)
     reply.header('retry-after', Math.ceil(rest.retryAfterSeconds))
   reply.code(status)

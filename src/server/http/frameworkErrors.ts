@@ -1,4 +1,6 @@
-/** Errors that come before there is a route, as the surface that the path belongs to writes them. */
+/**
+ * Errors that come before there is a route, as the surface that the path belongs to writes them.
+ */
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { sendProblem } from './cog/errors.js'
 import { HttpError } from './errors.js'

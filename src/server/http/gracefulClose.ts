@@ -4,13 +4,17 @@ const pollMs = 50
 
 /**
  * Lets a server that closes end with its last reply. Node itself goes on to wait, for a minute and
- * more, for connections that were idle a moment too late or that a client opened ahead. Call it before
- * other hooks are added.
+ * more, for connections that were idle a moment too late or that a client opened ahead. Call it
+ * before other hooks are added.
  */
 export function releaseConnections(app: FastifyInstance): void {
   const replying = new Set<FastifyRequest>()
-  app.addHook('onRequest', async (request) => void replying.add(request))
-  app.addHook('onResponse', async (request) => void replying.delete(request))
+  app.addHook('onRequest', async (request) => {
+    replying.add(request)
+  })
+  app.addHook('onResponse', async (request) => {
+    replying.delete(request)
+  })
   app.addHook('preClose', async () => {
     if (!app.server.listening) return
     const timer = setInterval(() => {

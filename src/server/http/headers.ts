@@ -1,16 +1,16 @@
-/** The headers that every reply carries, whatever it tells. */
+/** The headers of every reply: what a browser may do with it, and which pages may read it. */
 import cors from '@fastify/cors'
 import helmet from '@fastify/helmet'
-import type { FastifyInstance } from 'fastify'
-import { queueHeaders } from './queueHeaders.js'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { QueueEstimate } from '../../predictions/estimate.js'
 
-/** Adds them to the routes that are registered later; pages of `origins` may read what a client may. */
+/** Adds them to routes that are registered later; pages of `origins` may read what a client may. */
 export async function addHeaders(app: FastifyInstance, origins: readonly string[]): Promise<void> {
   await app.register(helmet, contentHeaders)
   await allowOrigins(app, origins)
 }
 
-/** Pictures may be shown anywhere; nothing here is a page but the documentation. */
+/** Images may be shown anywhere; nothing here is a page but the documentation. */
 const contentHeaders = {
   contentSecurityPolicy: {
     useDefaults: false,
@@ -34,4 +34,22 @@ async function allowOrigins(app: FastifyInstance, origins: readonly string[]): P
       ...Object.values(queueHeaders),
     ],
   })
+}
+
+/**
+ * The queue position of an active prediction: the contract's bodies have no field for it.
+ */
+export const queueHeaders = {
+  /** Predictions that come before it; 0 when it runs. */
+  position: 'fluxd-queue-position',
+  /** Whole seconds until it ends, where they can be estimated. */
+  eta: 'fluxd-eta-seconds',
+} as const
+
+/** Sets the headers on a reply about the prediction; none for one that has ended. */
+export function sendQueueHeaders(reply: FastifyReply, estimate: QueueEstimate | undefined): void {
+  if (!estimate) return
+  reply.header(queueHeaders.position, estimate.position)
+  if (estimate.etaSeconds !== undefined)
+    reply.header(queueHeaders.eta, Math.ceil(estimate.etaSeconds))
 }

@@ -6,7 +6,10 @@ import type { PredictionRequest } from '../../predictions/request.js'
 
 const longestKey = 255
 
-/** The key of `request`, if it has one, and what `body` asks for under it. Throws what `refuse` makes. */
+/**
+ * The key of `request`, if it has one, and what `body` asks for under it. Throws what `refuse`
+ * makes.
+ */
 export function readIdempotency(
   request: FastifyRequest,
   body: unknown,

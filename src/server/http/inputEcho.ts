@@ -1,20 +1,20 @@
 /**
- * Bodies that tell of a prediction with its whole input. What of it is in files (see
- * predictions/inputFiles.ts) is put into the finished JSON: to look through megabytes for what must be
- * escaped, where there is nothing, takes longer than all the rest.
+ * Bodies about a prediction with its whole input. Fields that are in files (see
+ * predictions/offloadedInputs.ts) are written into the finished JSON: base64 needs no escaping, and
+ * searching megabytes for characters to escape takes longer than all the rest.
  */
 import type { FastifyReply } from 'fastify'
 import type { InputFile, Prediction } from '../../contract/prediction.js'
 import type { Files } from '../../files/files.js'
 import { randomId } from '../../store/randomId.js'
 
-type Told = Pick<Prediction, 'inputFiles'>
+type WithFiles = Pick<Prediction, 'inputFiles'>
 type Body = { readonly input: Prediction['input'] }
 
-/** What to answer with `reply`: `body` itself or, where its input has files, its JSON. */
+/** The payload of `reply`: `body` itself or, where its input has files, its JSON. */
 export async function withWholeInput(
   body: Body,
-  { inputFiles }: Told,
+  { inputFiles }: WithFiles,
   files: Pick<Files, 'read'>,
   reply: FastifyReply,
 ): Promise<Body | Buffer> {
@@ -26,7 +26,7 @@ export async function withWholeInput(
 /** `body` as JSON, in UTF-8. */
 export async function encodeWhole(
   body: Body,
-  { inputFiles = {} }: Told,
+  { inputFiles = {} }: WithFiles,
   files: Pick<Files, 'read'>,
 ): Promise<Buffer> {
   // In the order in which they come in the text.
@@ -46,7 +46,7 @@ export async function encodeWhole(
 /** The input with its files as URIs that hold a mark in place of the base64. */
 const markFiles = (
   input: Prediction['input'],
-  inputFiles: NonNullable<Told['inputFiles']>,
+  inputFiles: NonNullable<WithFiles['inputFiles']>,
   marks: ReadonlyMap<InputFile, string>,
 ) =>
   Object.fromEntries(

@@ -1,4 +1,4 @@
-/** How much JSON there is around the texts of a body, told without parsing it. */
+/** Limits on the structure of JSON, checked without parsing it: brackets and keys, not texts. */
 
 // Far more than any request needs: texts, which may be files, do not count.
 const mostStructure = 64 * 1024
@@ -11,8 +11,9 @@ const opening: readonly number[] = [0x5b, 0x7b]
 const closing: readonly number[] = [0x5d, 0x7d]
 
 /**
- * What is wrong with the shape of `body`, JSON in UTF-8: megabytes of brackets and keys, or a thousand levels,
- * take seconds to parse and more to look at. A malformed one may pass: the parser tells.
+ * What is wrong with the shape of `body`, JSON in UTF-8: megabytes of brackets and keys, or a
+ * thousand levels, take seconds to parse and more to walk. A malformed one may pass: the parser
+ * refuses it.
  */
 export function refuseShape(body: Buffer): string | undefined {
   let structure = 0
@@ -47,8 +48,8 @@ export function refuseValue(value: unknown): string | undefined {
 }
 
 /**
- * Whether the texts in `value` hold whole characters only. Half of a surrogate pair can be written in JSON,
- * but many a reader refuses the whole reply that repeats it.
+ * Whether the texts in `value` hold whole characters only. Half of a surrogate pair can be written
+ * in JSON, but many a reader refuses the whole reply that repeats it.
  */
 export function isWellFormed(value: unknown): boolean {
   if (typeof value === 'string') return !halfOfPair.test(value)
@@ -60,7 +61,9 @@ const halfOfPair = /\p{Surrogate}/u
 
 export const halfCharacters = 'it has half of a surrogate pair'
 
-/** Where the text that begins at `start` ends, and how many quotes it has; looks at `most` of them. */
+/**
+ * Where the text that begins at `start` ends, and how many quotes it has; looks at `most` of them.
+ */
 function skipText(body: Buffer, start: number, most: number) {
   let end = start
   for (let quotes = 1; quotes <= most; quotes++) {

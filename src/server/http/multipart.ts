@@ -1,12 +1,14 @@
 /**
- * Form data in place of JSON: the same object comes out. A part named `input[prompt]` or `prompt` is a
- * field of the input, one named `input` is the input as JSON, and the body's own names (`version`,
- * `webhook`, …) are the body's. Text becomes what the published schema says the field is; a file
- * becomes a data URI, its type told by its bytes, as clients label files application/octet-stream.
+ * Form data in place of JSON: the same object comes out. A part named `input[prompt]` or `prompt`
+ * is a field of the input, one named `input` is the input as JSON, and the body's own names
+ * (`version`, `webhook`, …) are the body's. Text becomes what the published schema says the field
+ * is; a file becomes a data URI with the type of its bytes, as clients label files
+ * application/octet-stream.
  */
 import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { inputTypes, isRecord } from '../../contract/jsonSchema.js'
+import { FluxdError } from '../../errors.js'
 import { sniffType } from '../../net/mimeType.js'
 import { maxBodyBytes, tooLarge } from './bodyParser.js'
 import { HttpError } from './errors.js'
@@ -14,7 +16,7 @@ import { isWellFormed, refuseShape, refuseValue } from './jsonLimits.js'
 
 type Body = Record<string, unknown>
 
-/** Lets every route of `app` read forms; those that do not are told of an empty body. */
+/** Lets every route of `app` read forms; one that does not read it has an empty body. */
 export function acceptForms(app: FastifyInstance): void {
   const limits = {
     parts: 64,
@@ -29,7 +31,7 @@ export function acceptForms(app: FastifyInstance): void {
 /** A hook for `preValidation`: a form takes the place of the JSON body it stands for. */
 export async function readForm(request: FastifyRequest): Promise<void> {
   if (!request.isMultipart()) return
-  expectRoom(Number(request.headers['content-length'] ?? 0))
+  assertLength(Number(request.headers['content-length'] ?? 0))
   request.body = toBody(await readParts(request).catch(explainMalformed))
 }
 
@@ -37,19 +39,30 @@ async function readParts(request: FastifyRequest) {
   const fields: (readonly [string, unknown])[] = []
   let length = 0
   for await (const part of request.parts()) {
+    // busboy has no name for a part without one, whatever its type says.
+    if ((part.fieldname as string | undefined) === undefined) throw nameless()
     const value = part.type === 'file' ? await readFile(part) : readText(part)
     length += typeof value === 'string' ? value.length : 0
-    expectRoom(length)
+    assertLength(length)
     if (value !== undefined) fields.push([part.fieldname, value])
   }
   return fields
 }
 
-/** Throws `error` as a 400: what the parser says of a body that is no form carries no status of its own. */
+/**
+ * Throws `error` as the 400 of a malformed form, as the parser's errors carry no status of their
+ * own; those of the disk, where files are kept meanwhile, are this server's.
+ */
 export function explainMalformed(error: unknown): never {
   if (!(error instanceof Error) || error instanceof HttpError || 'statusCode' in error) throw error
-  const message = `Expected a well-formed form but received one that is malformed (${error.message})`
-  throw new HttpError(400, message, { cause: error })
+  if ('syscall' in error)
+    throw 'code' in error && error.code === 'ENOSPC'
+      ? new FluxdError('storage_full', 'There is no room on the disk for this upload', {
+          cause: error,
+        })
+      : error
+  const expected = 'Expected a well-formed form but received one that is malformed'
+  throw new HttpError(400, `${expected} (${error.message})`, { cause: error })
 }
 
 /** A field that a browser left empty is none. */
@@ -67,14 +80,16 @@ function readText(part: Multipart & { type: 'field' }): unknown {
   return part.value
 }
 
-function expectRoom(length: number): void {
+function assertLength(length: number): void {
   // Base64 is longer than what it stands for.
   if (length > (maxBodyBytes * 4) / 3) throw tooLong()
 }
 
+const nameless = () => new HttpError(400, 'Expected a form whose parts all have names')
+
 const tooLong = () => tooLarge(`Expected a form of at most ${maxBodyBytes} bytes`)
 
-/** What stands beside the input in a body; any other name is a field of the input. */
+/** The fields of a body besides its input; any other name is a field of the input. */
 const bodyFields: readonly string[] = [
   'version',
   'webhook',
@@ -112,7 +127,9 @@ function addField(body: Body, name: string, value: unknown): void {
 const listEvents = (value: unknown): unknown[] =>
   typeof value === 'string' ? value.split(',').map((event) => event.trim()) : [value].flat()
 
-/** Text that is not of its type stays text, so that validation can say so; an empty number is none. */
+/**
+ * Text that is not of its type stays text, so that validation can say so; an empty number is none.
+ */
 function toTyped(value: unknown, type: string | undefined): unknown {
   if (typeof value !== 'string') return value
   if (type === 'boolean') return value === 'true' ? true : value === 'false' ? false : orNone(value)

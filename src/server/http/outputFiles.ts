@@ -1,10 +1,11 @@
 /**
- * The pictures that predictions made, for whoever knows their URLs: clients fetch them without a key.
- * A URL never holds anything else, so that it may be kept for as long as it is wanted.
+ * The images that predictions generated, for every client that knows their URLs: they are fetched
+ * without a key. A URL never holds anything else, so that a cache may keep it.
  */
 import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
 import type { Files } from '../../files/files.js'
+import { disposition, sendFile } from './fileReply.js'
 import { notFound, sendProblem } from './replicate/errors.js'
 import type { ZodTypeProvider } from './zod.js'
 
@@ -15,18 +16,23 @@ export function outputRoutes(server: FastifyInstance, files: Files): void {
 
   app.get(
     '/files/:id/:name',
-    { schema: { params: FilePath }, config: { access: 'public' }, errorHandler: sendProblem },
+    {
+      schema: {
+        summary: 'An image, for every client that has its URL',
+        replies: { 200: 'image/*', 206: 'image/*', 304: null, 416: null },
+        params: FilePath,
+      },
+      config: { access: 'public' },
+      errorHandler: sendProblem,
+    },
     async (request, reply) => {
       const { id, name } = request.params
       const file = await files.find(id)
       if (file?.kind !== 'output' || file.name !== name) throw notFound()
-      return reply
+      reply
         .header('cache-control', 'public, max-age=31536000, immutable')
-        .header('etag', `"${file.md5}"`)
-        .header('x-content-type-options', 'nosniff')
-        .header('content-length', file.size)
-        .type(file.contentType)
-        .send(await files.stream(id))
+        .header('content-disposition', disposition('inline', `${id.slice(0, 8)}-${name}`))
+      return sendFile(file, files, request, reply)
     },
   )
 }

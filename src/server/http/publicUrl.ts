@@ -1,13 +1,16 @@
 import type { FastifyRequest } from 'fastify'
 
-/** Where the clients of `request` reach this server: scheme and host, without a slash at the end. */
+/**
+ * Where the clients of `request` reach this server: scheme and host, without a slash at the end.
+ */
 export type PublicUrl = (request: FastifyRequest) => string
 
 /**
- * `configured` for everybody, else the host each request was sent to. Forwarded headers count
+ * `configured` for every request, else the host that it was sent to. Forwarded headers count
  * where fastify trusts the proxy that sends them.
  */
 export function createPublicUrl(configured?: string): PublicUrl {
   const fixed = configured?.replace(/\/+$/, '')
-  return ({ protocol, host }) => fixed ?? `${protocol}://${host}`
+  // HTTP/1.0 knows no Host.
+  return ({ protocol, host }) => fixed ?? `${protocol}://${host || 'localhost'}`
 }

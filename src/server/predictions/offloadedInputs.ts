@@ -4,6 +4,7 @@
  */
 import { fileFields } from '../../contract/input.js'
 import type { Prediction } from '../../contract/prediction.js'
+import { FluxdError } from '../../errors.js'
 import type { Files } from '../../files/files.js'
 import { inputFileUri } from '../../files/localFiles.js'
 import { splitDataUri } from '../../net/dataUri.js'
@@ -11,6 +12,9 @@ import type { PredictionRequest } from '../../predictions/request.js'
 
 // What is shorter is as quickly read from the store.
 const shortest = 64 * 1024
+
+// A data URI that is not plain base64 stays in the input as text, which every reply repeats.
+const longestText = 8 * 1024 * 1024
 
 /** The input cut short, and its files. */
 export type OffloadedRequest = Pick<PredictionRequest, 'input' | 'inputEcho'> &
@@ -30,7 +34,10 @@ export async function offloadLargeInputs(
       // What a model brings is not echoed.
       if (uri === undefined || uri.length < shortest || inputEcho[field] !== uri) continue
       const parts = splitDataUri(uri)
-      if (!parts) continue
+      if (!parts) {
+        if (uri.length > longestText) throw tooLong(field)
+        continue
+      }
       const { head, bytes } = parts
       const { id: fileId } = await files.add({
         kind: 'input',
@@ -51,6 +58,13 @@ export async function offloadLargeInputs(
     throw error
   }
 }
+
+const tooLong = (field: string) =>
+  new FluxdError(
+    'invalid_input',
+    `Expected ${field} as a data URI of base64 with padding, or of at most ${longestText} characters`,
+    { field },
+  )
 
 export async function removeFiles(
   inputFiles: Prediction['inputFiles'] = {},

@@ -190,6 +190,7 @@ function createPoster({ client, describe, token, secret }: WebhookOptions) {
     const reply = await client.post(prediction.webhook!.url, body, {
       bearer: token,
       headers: {
+        ...prediction.webhook!.trace,
         'content-type': 'application/json',
         'webhook-id': id,
         'webhook-timestamp': String(Math.floor(now.getTime() / 1000)),

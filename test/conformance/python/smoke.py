@@ -1,6 +1,6 @@
 """What the official Python client (replicate 1.0) needs of a server; run by python.test.ts.
 
-Arguments: the base URL (without /v1) of a server with pictures as URLs, and of one with data URIs.
+Arguments: the base URL (without /v1) of a server with images as URLs, and of one with default settings.
 """
 
 import io

@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { describe, expect, test } from 'vitest'
 import { longestRequestMs } from '../../../src/server/http/bodyParser.js'
+import { longestField, longestLora, longestRest } from '../../../src/server/http/inputLimits.js'
 import { refuseShape } from '../../../src/server/http/jsonLimits.js'
 import { buildTestApp } from './testApp.js'
 
@@ -60,7 +61,9 @@ describe('the shape of JSON', () => {
     isJson: boolean,
   ) =>
     app.inject({
-      ...{ method: 'POST', url, headers: { 'content-type': 'multipart/form-data; boundary=b' } },
+      method: 'POST',
+      url,
+      headers: { 'content-type': 'multipart/form-data; boundary=b' },
       payload: [
         '--b',
         `content-disposition: form-data; name="${name}"`,
@@ -85,7 +88,8 @@ describe('the shape of JSON', () => {
   test('of what describes an upload is refused where it is too much', async () => {
     const { app } = await buildTestApp()
     const reply = await app.inject({
-      ...{ method: 'POST', url: '/v1/files' },
+      method: 'POST',
+      url: '/v1/files',
       headers: { 'content-type': 'multipart/form-data; boundary=b' },
       payload: [
         ...['--b', 'content-disposition: form-data; name="content"; filename="a"', '', 'a'],
@@ -156,4 +160,55 @@ test('who never ends a request is not waited for without end', async () => {
   const { app } = await buildTestApp()
   await app.ready()
   expect(app.server.requestTimeout).toBe(longestRequestMs)
+})
+
+describe('the length of the input', () => {
+  const send = async (input: object, url = named) => {
+    const { app, engine } = await buildTestApp()
+    const payload = { input: { prompt: 'p', ...input } }
+    const reply = await app.inject({ method: 'POST', url, headers, payload })
+    return { reply, engine }
+  }
+
+  test.each([
+    ['unknown', 'x'.repeat(longestField + 1)],
+    ['unknown', { deep: ['x'.repeat(longestField)] }],
+    ['extra_lora', 'x'.repeat(longestField + 1)],
+    ['replicate_weights', `https://lora.example/${'x'.repeat(longestField)}`],
+    ['lora_weights', `data:,${'x'.repeat(longestLora)}`],
+    ['image', `https://images.example/${'x'.repeat(longestField)}`],
+    ['aspect_ratio', 'x'.repeat(longestField + 1)],
+  ])('a 422 names %s where it is too long', async (field, value) => {
+    const replicate = (await send({ [field]: value })).reply
+    expect(replicate.statusCode).toBe(422)
+    expect(replicate.json().invalid_fields[0]).toMatchObject({
+      type: 'string_lte',
+      field: `input.${field}`,
+    })
+    expect(replicate.body.length).toBeLessThan(1000)
+    const cog = (await send({ [field]: value }, '/predictions')).reply
+    expect([cog.statusCode, cog.json().detail[0].loc]).toEqual([422, ['body', 'input', field]])
+  })
+
+  test('is bounded for many fields together, their names included', async () => {
+    const fields = Array.from({ length: 80 }, (_, index) => [`k${index}`, 'x'.repeat(60_000)])
+    for (const input of [Object.fromEntries(fields), { ['k'.repeat(longestRest + 1)]: 1 }])
+      for (const url of [named, '/predictions'])
+        expect((await send(input, url)).reply.statusCode).toBe(413)
+  })
+
+  test('may be that of a prompt, an image and a LoRA', async () => {
+    const { reply } = await send({
+      prompt: 'p'.repeat(100_000),
+      image: `data:image/png;base64,${'A'.repeat(20_000_000)}`,
+      extra_lora: `data:application/x-tar;base64,${'A'.repeat(1_000_000)}`,
+    })
+    expect(reply.statusCode).toBe(201)
+  })
+
+  test('a long image must be plain base64, as a file is made of it', async () => {
+    const { reply } = await send({ image: `data:image/png,${'%41'.repeat(3_000_000)}` })
+    expect(reply.statusCode).toBe(422)
+    expect(reply.json().invalid_fields[0].field).toBe('input.image')
+  })
 })

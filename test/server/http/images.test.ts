@@ -77,7 +77,9 @@ describe('a URL', () => {
       else response.writeHead(404).end()
     })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-    onTestFinished(() => void server.close())
+    onTestFinished(() => {
+      server.close()
+    })
     return `http://127.0.0.1:${(server.address() as AddressInfo).port}`
   }
   const media = () => createMediaClient({ allowAddress: (address) => address === '127.0.0.1' })

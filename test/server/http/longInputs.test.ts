@@ -33,11 +33,11 @@ describe('a long data URI', () => {
     const bytes = await noisyPicture()
     const input = {
       // Whatever else is in the input stays where and as it was.
-      ...{
-        mask: toUri(bytes, 'data:image/png;name="ü";base64,'),
-        prompt: `${'long "ü" '.repeat(1000)}`,
-      },
-      ...{ image: toUri(bytes), unknown: { image: 'x' }, num_inference_steps: 4 },
+      mask: toUri(bytes, 'data:image/png;name="ü";base64,'),
+      prompt: `${'long "ü" '.repeat(1000)}`,
+      image: toUri(bytes),
+      unknown: { image: 'x' },
+      num_inference_steps: 4,
     }
     const created = await post(test, named, { input }, { prefer: 'wait' })
     expect(created.statusCode).toBe(201)
@@ -67,7 +67,10 @@ describe('a long data URI', () => {
     const put = async () =>
       (
         await test.app.inject({
-          ...{ method: 'PUT', url: '/predictions/mine', payload: { input }, headers: async },
+          method: 'PUT',
+          url: '/predictions/mine',
+          payload: { input },
+          headers: async,
         })
       ).json()
     expect((await put()).input).toEqual(input)
@@ -143,7 +146,10 @@ describe('the files of an input', () => {
     const test = await buildTestApp()
     const { files } = test.services
     await files.add({
-      ...{ kind: 'input', name: 'image', contentType: 'image/png', predictionId: 'never' },
+      kind: 'input',
+      name: 'image',
+      contentType: 'image/png',
+      predictionId: 'never',
       bytes: Buffer.from('x'),
     })
     await files.removeStrays()

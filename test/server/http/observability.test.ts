@@ -24,7 +24,14 @@ async function buildLoggedApp(
   const config = readConfig({ FLUXD_DATA_DIR: dataDir, ...environment })
   const services = await openServices(config)
   const lines: string[] = []
-  const logger = pino({ level }, { write: (line) => void lines.push(line) })
+  const logger = pino(
+    { level },
+    {
+      write: (line) => {
+        lines.push(line)
+      },
+    },
+  )
   const engine = createFakeEngine(engineOptions)
   const app = buildApp({
     ...startTestWorker([engine], services, config),
@@ -173,7 +180,9 @@ test('spans go to the collector, inside the trace of the request', async () => {
     response.writeHead(200, { 'content-type': 'application/json' }).end('{}')
   })
   await new Promise<void>((resolve) => collector.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => void collector.close())
+  onTestFinished(() => {
+    collector.close()
+  })
   const url = `http://127.0.0.1:${(collector.address() as AddressInfo).port}/v1/traces`
   const { app } = await buildLoggedApp({ FLUXD_OTLP_URL: url })
   const traceId = '0af7651916cd43dd8448eb211c80319c'
@@ -205,11 +214,11 @@ test('the documentation holds parameters, bodies and replies', async () => {
   const create = paths['/v1/models/{owner}/{name}/predictions'].post
   expect(create.parameters.map(({ name }: { name: string }) => name)).toEqual(['owner', 'name'])
   expect(create.requestBody.content['application/json'].schema.properties).toHaveProperty('webhook')
-  expect(create.responses['200'].content['application/json'].schema.properties).toHaveProperty(
+  expect(create.responses['201'].content['application/json'].schema.properties).toHaveProperty(
     'urls',
   )
   expect(create.security).toEqual([{ key: [] }])
-  expect(paths['/livez'].get.security).toBeUndefined()
+  expect(paths['/livez'].get.security).toEqual([])
 })
 
 test('a browser may run the documentation, and nothing but what comes from here', async () => {

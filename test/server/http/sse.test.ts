@@ -30,7 +30,9 @@ async function startStream(heartbeat?: number) {
 /** A client that has got the head of the stream and that no pool will connect again. */
 async function connectRaw(port: number) {
   const socket = connect(port, '127.0.0.1')
-  onTestFinished(() => void socket.destroy())
+  onTestFinished(() => {
+    socket.destroy()
+  })
   socket.write('GET / HTTP/1.1\r\nhost: a\r\n\r\n')
   await once(socket, 'data')
   return socket

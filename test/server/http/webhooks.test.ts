@@ -16,7 +16,9 @@ async function startReceiver(status = () => 200) {
     response.writeHead(status()).end()
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => void server.close())
+  onTestFinished(() => {
+    server.close()
+  })
   const bodies = () => received.map(({ text }) => JSON.parse(text))
   return { received, bodies, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/` }
 }
@@ -45,12 +47,12 @@ test('without a public URL the receiver gets that of the host which the request 
   const receiver = await startReceiver()
   const { app } = await buildTestApp({}, undefined, { FLUXD_ALLOWED_HOSTS: '127.0.0.1' })
   const payload = { input: { prompt: 'p' }, webhook: receiver.url }
-  const headers = { host: 'fluxd.internal:5000' }
+  const headers = { host: 'fluxd.localhost:5000' }
   await app.inject({ method: 'POST', url: model, payload, headers })
   await vi.waitFor(() => expect(receiver.bodies().at(-1)?.status).toBe('succeeded'))
   const { output, urls } = receiver.bodies().at(-1)
-  expect(output[0]).toMatch(/^http:\/\/fluxd\.internal:5000\/files\//)
-  expect(urls.get).toMatch(/^http:\/\/fluxd\.internal:5000\/v1\/predictions\//)
+  expect(output[0]).toMatch(/^http:\/\/fluxd\.localhost:5000\/files\//)
+  expect(urls.get).toMatch(/^http:\/\/fluxd\.localhost:5000\/v1\/predictions\//)
 })
 
 test('start is told as processing, and completed is the last', async () => {
@@ -150,3 +152,23 @@ test('a receiver in the server’s own network is not reached', async () => {
   })
   expect(receiver.received).toHaveLength(0)
 })
+
+test.each([{}, { prefer: 'respond-async' }])(
+  'webhooks of the Cog surface carry the trace of their request (%j)',
+  async (preference) => {
+    const receiver = await startReceiver()
+    const { app } = await buildTestApp({}, undefined, local)
+    const trace = {
+      traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+      tracestate: 'vendor=value',
+    }
+    await app.inject({
+      method: 'POST',
+      url: '/predictions',
+      headers: { ...trace, ...preference },
+      payload: { input: { prompt: 'p' }, webhook: receiver.url },
+    })
+    await vi.waitFor(() => expect(receiver.bodies().at(-1)?.status).toBe('succeeded'))
+    for (const { headers } of receiver.received) expect(headers).toMatchObject(trace)
+  },
+)

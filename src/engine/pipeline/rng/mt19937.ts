@@ -10,8 +10,8 @@ const shift = 397
 const twoPi = Math.fround(2 * Math.PI)
 
 /** `count` values; of `seed` only the low 32 bits count, a negative one in two's complement. */
-export function mersenneNormal(count: number, seed: number): Float32Array {
-  const random = createMersenne(seed)
+export function mersenneNormal(count: number, seed: number | bigint): Float32Array {
+  const random = createMersenne(Number(BigInt.asUintN(32, BigInt(seed))))
   return count < 16 ? generatePairs(count, random) : generateBlocks(count, random)
 }
 

@@ -23,13 +23,19 @@ const toAngle = Math.fround(Math.fround(2 ** -32) * Math.fround(2 * Math.PI))
  * The grid decides which thread makes which value: from the smaller grid's 256·blocks-th value on,
  * devices with another number of blocks give others. An image of 1024² has 262,144 values.
  */
-export function philoxNormal(count: number, seed: number, blocks = maxBlocks): Float32Array {
+export function philoxNormal(
+  count: number,
+  seed: number | bigint,
+  blocks = maxBlocks,
+): Float32Array {
+  const bits = BigInt.asUintN(64, BigInt(seed))
+  const [low, high] = [Number(bits & 0xffffffffn) | 0, Number(bits >> 32n) | 0]
   const values = new Float32Array(count)
   const threads = blockSize * Math.min(Math.ceil(count / blockSize), blocks)
   const random = new Uint32Array(4)
   for (let call = 0, first = 0; first < count; call++, first += 4 * threads) {
     for (let thread = 0; thread < threads && first + thread < count; thread++) {
-      philox(random, call, thread, seed)
+      philox(random, call, thread, low, high)
       const at = first + thread
       writePair(values, at, threads, random[0]!, random[1]!)
       if (at + 2 * threads < count)
@@ -40,9 +46,9 @@ export function philoxNormal(count: number, seed: number, blocks = maxBlocks): F
 }
 
 /** Four random words; a round is (hi(M1·c2)^c1^k0, lo(M1·c2), hi(M0·c0)^c3^k1, lo(M0·c0)). */
-function philox(random: Uint32Array, call: number, thread: number, seed: number) {
-  let key0 = seed | 0
-  let key1 = Math.floor(seed / 2 ** 32) | 0
+function philox(random: Uint32Array, call: number, thread: number, low: number, high: number) {
+  let key0 = low
+  let key1 = high
   let c0 = call
   let c1 = 0
   let c2 = thread

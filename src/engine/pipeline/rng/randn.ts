@@ -8,7 +8,7 @@ import { philoxNormal } from './philox.js'
  * `count` normal values of torch.randn(count, float32) with a fresh generator of that device.
  * `seed` is an integer as for torch.Generator.manual_seed: 64 bits, negative in two's complement.
  */
-export function randn(source: NoiseSource, count: number, seed: number): Float32Array {
+export function randn(source: NoiseSource, count: number, seed: number | bigint): Float32Array {
   switch (source) {
     case 'torch-cuda':
       return philoxNormal(count, seed)
@@ -20,5 +20,8 @@ export function randn(source: NoiseSource, count: number, seed: number): Float32
 }
 
 /** Noise as unpacked latents [16, H/8, W/8], in the references' order; see `packLatents`. */
-export const startNoise = (source: NoiseSource, seed: number, { width, height }: PixelSize) =>
-  randn(source, (latentChannels * height * width) / 64, seed)
+export const startNoise = (
+  source: NoiseSource,
+  seed: number | bigint,
+  { width, height }: PixelSize,
+) => randn(source, (latentChannels * height * width) / 64, seed)

@@ -1,6 +1,6 @@
 /**
- * An error as a reply of the Cog surface: `{ detail }`, a list where fields of the body are to blame
- * (422), else a sentence.
+ * An error as a reply of the Cog surface: `{ detail }`, a list where fields of the body are to
+ * blame (422), else a sentence.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { toValidationErrors, type ValidationError } from '../../../contract/validation.js'

@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import type { HealthCheck, HealthStatus } from '../../../contract/health.js'
+import { HealthCheck, type HealthStatus } from '../../../contract/health.js'
 import {
   combineStatus,
   type EngineStatus,
@@ -22,8 +22,13 @@ export function healthRoutes(
   worker: Pick<WorkerPort, 'executors'>,
   setup: () => Setup,
 ): void {
-  app.get('/health-check', { config: { access: 'public' } }, () =>
-    describeHealth(combineStatus(worker.executors()), setup()),
+  app.get(
+    '/health-check',
+    {
+      config: { access: 'public' },
+      schema: { summary: 'Whether the model is loaded', replies: { 200: HealthCheck } },
+    },
+    () => describeHealth(combineStatus(worker.executors()), setup()),
   )
 }
 

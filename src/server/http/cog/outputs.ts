@@ -1,6 +1,7 @@
 /**
- * How pictures leave the Cog surface: as data URIs, or PUT to a place that the operator or the client
- * names, whose URLs are told then. An upload that fails for good loses nothing: it becomes a data URI.
+ * The images in a reply of the Cog surface: as data URIs, or PUT to a URL that the operator or the
+ * client names and then as URLs. An upload that fails for good loses nothing: it becomes a data
+ * URI.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import type { OutputFile, Prediction } from '../../../contract/prediction.js'
@@ -22,7 +23,7 @@ export type CogOutputOptions = {
 export type Trace = Readonly<Record<string, string>>
 
 export type CogOutputs = {
-  /** One URI for each picture; `prefix` is the client's `output_file_prefix`. */
+  /** One URI for each image; `prefix` is the client's `output_file_prefix`. */
   readonly deliver: (
     prediction: Pick<Prediction, 'id' | 'output'>,
     trace?: Trace,
@@ -36,7 +37,7 @@ const attempts = 4
 const firstRetryMs = 500
 const timeoutMs = 15_000
 const prefixTimeoutMs = 5_000
-// A client that asks again gets the URLs that it was told before.
+// A client that asks again gets the same URLs.
 const rememberedUploads = 1000
 
 export function createCogOutputs(options: CogOutputOptions): CogOutputs {
@@ -69,7 +70,7 @@ export function createCogOutputs(options: CogOutputOptions): CogOutputs {
     )
   }
 
-  /** Raw bytes; the place that it answers with counts, else the URL itself, without its query. */
+  /** Sends raw bytes; resolves to the reply's Location, else the URL itself, without its query. */
   async function putFile(file: OutputFile, bytes: Buffer, headers: Trace): Promise<string> {
     const url = `${uploadUrl!.replace(/\/*$/, '/')}${file.name}`
     const reply = await retry(() =>
@@ -79,11 +80,11 @@ export function createCogOutputs(options: CogOutputOptions): CogOutputs {
       }),
     )
     const { location } = reply.headers
-    const place = typeof location === 'string' ? new URL(location, url) : new URL(url)
-    return `${place.origin}${place.pathname}`
+    const target = typeof location === 'string' ? new URL(location, url) : new URL(url)
+    return `${target.origin}${target.pathname}`
   }
 
-  /** A form with one field `file`, once; the URL is told as it is. */
+  /** Sends a form with one field `file`, once; resolves to the URL. */
   async function putForm(url: string, file: OutputFile, bytes: Buffer): Promise<string> {
     const form = new FormData()
     form.append('file', new Blob([bytes], { type: file.mimeType }), file.name)
@@ -133,6 +134,6 @@ const isTemporary = (status: number) => status === 408 || status === 429 || stat
 function expectSuccess(reply: Reply): Reply {
   if (reply.statusCode < 300) return reply
   throw new Error(
-    `Expected ${reply.url.origin} to take the upload but it answered with status ${reply.statusCode}`,
+    `Expected ${reply.url.origin} to take the upload but its status was ${reply.statusCode}`,
   )
 }

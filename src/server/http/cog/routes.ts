@@ -1,36 +1,28 @@
 /**
  * The surface of a Cog container (replicate-contract §2). A failed prediction is still HTTP 200, with
  * status "failed". `POST` without `Prefer: respond-async` is bound to its connection: a client that
- * hangs up cancels. `PUT` is for clients that come back, as is `POST` with an `Idempotency-Key`: an id stands for one prediction, in flight and
- * after its end, and who hangs up changes nothing.
+ * hangs up cancels. `PUT`, and `POST` with an `Idempotency-Key`, are for clients that come back: an id
+ * stands for one prediction, also after its end, and hanging up cancels nothing.
  */
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Catalog } from '../../../catalog/catalog.js'
 import type { Model } from '../../../catalog/model.js'
 import {
   CogPredictionId,
   CogPredictionRequest,
-  type PredictionResponse,
+  PredictionResponse,
   sentInput,
-  toPredictionResponse,
 } from '../../../contract/cog.js'
 import { openApiDocument } from '../../../contract/openapi.js'
-import type { Prediction } from '../../../contract/prediction.js'
 import { FluxdError } from '../../../errors.js'
-import type { Files } from '../../../files/files.js'
 import { isTerminal } from '../../../predictions/prediction.js'
 import type { PredictionRequest } from '../../../predictions/request.js'
-import type { Predictions } from '../../predictions/service.js'
 import { createRequest } from '../createRequest.js'
 import { readIdempotency } from '../idempotency.js'
-import { encodeWhole, withWholeInput } from '../inputEcho.js'
 import { readForm } from '../multipart.js'
-import { sendQueueHeaders } from '../queueHeaders.js'
-import { disconnectSignal } from '../sse.js'
-import type { ZodTypeProvider } from '../zod.js'
-import type { CogOutputs, Trace } from './outputs.js'
-import { streamPrediction } from './stream.js'
+import type { ZodApp, ZodTypeProvider } from '../zod.js'
+import { createResponder, keepRunning, type ResponderServices, readTrace } from './respond.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -39,11 +31,8 @@ declare module 'fastify' {
   }
 }
 
-export type CogServices = {
-  readonly predictions: Predictions
+export type CogServices = ResponderServices & {
   readonly catalog: Pick<Catalog, 'find'>
-  readonly outputs: CogOutputs
-  readonly files: Pick<Files, 'read'>
   /** The model that is served, `owner/name`. */
   readonly model: string
   /** 409 instead of a place in the queue. */
@@ -65,52 +54,72 @@ const index = {
 }
 
 const IdPath = z.object({ id: CogPredictionId })
-const makesOne = { creates: true } as const
+const Empty = z.object({})
 
 export function cogRoutes(server: FastifyInstance, services: CogServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { predictions } = services
+  serverRoutes(app, services.shutdown)
+  predictionRoutes(app, services)
+}
+
+function serverRoutes(app: ZodApp, shutdown: () => void): void {
   const document = openApiDocument()
   const config = { access: 'public' } as const
-  const openStreams = new Set<() => void>()
-  const answer = createAnswer(services, openStreams)
-  app.decorateRequest('sentInput')
 
-  app.get('/', { config }, () => index)
+  app.get(
+    '/',
+    { config, schema: { summary: 'The paths of this surface', replies: { 200: z.unknown() } } },
+    () => index,
+  )
 
-  app.get('/openapi.json', { config }, () => document)
-
-  const preValidation = async (request: FastifyRequest) => {
-    await readForm(request)
-    request.sentInput = sentInput(request.body)
-  }
+  app.get(
+    '/openapi.json',
+    {
+      config,
+      schema: {
+        summary: 'This surface as Cog’s clients expect it to be described',
+        replies: { 200: z.unknown() },
+      },
+    },
+    () => document,
+  )
 
   app.post(
-    '/predictions',
-    { schema: { body: CogPredictionRequest }, preValidation, config: makesOne },
-    async (request, reply) => {
-      const wanted = toRequest(request.body, request, services)
-      const { id } = await predictions.create(wanted)
-      const comesBack = wanted.idempotency !== undefined
-      return answer(id, request, reply, comesBack ? staysForGood : () => hangUp(id))
+    '/shutdown',
+    {
+      schema: { summary: 'Stop the server (scope admin)', replies: { 200: Empty } },
+      config: { access: 'admin' },
+    },
+    (_request, reply) => {
+      reply.raw.once('finish', shutdown)
+      return {}
     },
   )
+}
 
-  app.put(
-    '/predictions/:id',
-    { schema: { params: IdPath, body: CogPredictionRequest }, preValidation, config: makesOne },
-    async (request, reply) => {
-      const { id } = request.params
-      expectSameId(request.body.id, id)
-      const known = await predictions.get(id)
-      if (known) return answerKnown(known, request, reply)
-      const wanted = { ...toRequest(request.body, request, services), id }
-      await predictions.create(wanted).catch(ignoreConflict)
-      return answer(id, request, reply, staysForGood)
-    },
-  )
+function predictionRoutes(app: ZodApp, services: CogServices): void {
+  const { predictions } = services
+  const { respond, respondKnown, close } = createResponder(services)
+  app.decorateRequest('sentInput')
 
-  app.post('/predictions/:id/cancel', { schema: { params: IdPath } }, async (request, reply) => {
+  app.post('/predictions', { ...creation, schema: schemas.create }, async (request, reply) => {
+    const created = toRequest(request.body, request, services)
+    const { id } = await predictions.create(created)
+    const onHangUp = created.idempotency === undefined ? () => cancel(id) : keepRunning
+    return respond(id, request, reply, onHangUp)
+  })
+
+  app.put('/predictions/:id', { ...creation, schema: schemas.put }, async (request, reply) => {
+    const { id } = request.params
+    expectSameId(request.body.id, id)
+    const known = await predictions.get(id)
+    if (known) return respondKnown(known, request, reply)
+    const created = { ...toRequest(request.body, request, services), id }
+    await predictions.create(created).catch(ignoreConflict)
+    return respond(id, request, reply, keepRunning)
+  })
+
+  app.post('/predictions/:id/cancel', { schema: schemas.cancel }, async (request, reply) => {
     const { id } = request.params
     const prediction = await predictions.get(id)
     if (prediction && !isTerminal(prediction)) await predictions.cancel(id)
@@ -118,91 +127,37 @@ export function cogRoutes(server: FastifyInstance, services: CogServices): void 
     return {}
   })
 
-  app.post('/shutdown', { config: { access: 'admin' } }, (_request, reply) => {
-    reply.raw.once('finish', services.shutdown)
-    return {}
-  })
-
   // A server that closes waits for its replies.
-  app.addHook('preClose', async () => {
-    for (const close of openStreams) close()
-  })
+  app.addHook('preClose', async () => close())
 
   /** The client is gone: a cancel that fails is only logged. */
-  async function hangUp(id: string): Promise<void> {
+  async function cancel(id: string): Promise<void> {
     await predictions
       .cancel(id)
       .catch((error: unknown) => app.log.error({ err: error, prediction: id }, 'cancel failed'))
   }
-
-  async function answerKnown(prediction: Prediction, request: FastifyRequest, reply: FastifyReply) {
-    if (wantsEvents(request)) return answer(prediction.id, request, reply, staysForGood)
-    sendQueueHeaders(reply, await predictions.queueEstimate(prediction.id))
-    reply.code(isTerminal(prediction) ? 200 : 202)
-    return tell(services, prediction, request, reply)
-  }
 }
 
-/** A client that comes back for its prediction cancels nothing when it hangs up. */
-const staysForGood = async () => {}
+const generated = { 200: PredictionResponse, 202: PredictionResponse }
 
-/** What a client gets for its prediction: events, at once a 202, or the end of it. */
-function createAnswer(services: CogServices, openStreams: Set<() => void>) {
-  const { predictions, outputs } = services
+const schemas = {
+  create: { summary: 'Generate images', replies: generated, body: CogPredictionRequest },
+  put: {
+    summary: 'Generate images under an id of your own, once',
+    replies: generated,
+    params: IdPath,
+    body: CogPredictionRequest,
+  },
+  cancel: { summary: 'Cancel a prediction', replies: { 200: Empty }, params: IdPath },
+} as const
 
-  return async function answer(
-    id: string,
-    request: FastifyRequest,
-    reply: FastifyReply,
-    onHangUp: () => Promise<void>,
-  ) {
-    if (wantsEvents(request)) {
-      const close = await streamPrediction(reply, id, {
-        predictions,
-        deliver: async (file) => (await outputs.deliver({ id, output: [file] }))![0]!,
-        describe: async () => encode(services, (await predictions.get(id))!, request),
-        onHangUp,
-      })
-      openStreams.add(close)
-      reply.raw.once('close', () => openStreams.delete(close))
-      return reply
-    }
-    // Cog compares the header by exact equality; any other preference is ignored.
-    if (request.headers.prefer === 'respond-async') {
-      sendQueueHeaders(reply, await predictions.queueEstimate(id))
-      reply.code(202)
-      return tell(services, (await predictions.get(id))!, request, reply)
-    }
-    const prediction = await predictions.waitUntilTerminal(id, { signal: disconnectSignal(reply) })
-    if (!isTerminal(prediction)) await onHangUp()
-    return tell(services, (await predictions.get(id))!, request, reply)
-  }
-}
-
-async function tell(
-  services: CogServices,
-  prediction: Prediction,
-  request: FastifyRequest,
-  reply: FastifyReply,
-) {
-  const body = await describe(services, prediction, request)
-  return withWholeInput(body, prediction, services.files, reply)
-}
-
-async function encode(services: CogServices, prediction: Prediction, request: FastifyRequest) {
-  const body = await describe(services, prediction, request)
-  return String(await encodeWhole(body, prediction, services.files))
-}
-
-async function describe(
-  { outputs }: CogServices,
-  prediction: Prediction,
-  request: FastifyRequest,
-): Promise<PredictionResponse> {
-  const body = request.body as CogPredictionRequest
-  const uris = await outputs.deliver(prediction, readTrace(request), body.output_file_prefix)
-  return toPredictionResponse(prediction, uris)
-}
+const creation = {
+  preValidation: async (request: FastifyRequest) => {
+    await readForm(request)
+    request.sentInput = sentInput(request.body)
+  },
+  config: { creates: true },
+} as const
 
 function toRequest(
   body: CogPredictionRequest,
@@ -211,8 +166,16 @@ function toRequest(
 ): PredictionRequest {
   if (services.refusesWhenBusy && services.isSettingUp())
     throw new FluxdError('busy', 'Already running a prediction')
+  const created = createRequest(
+    findModel(services),
+    request.sentInput,
+    body,
+    request,
+    services.catalog,
+  )
   return {
-    ...createRequest(findModel(services), request.sentInput, body, request, services.catalog),
+    ...created,
+    webhook: created.webhook && { ...created.webhook, trace: readTrace(request) },
     surface: 'cog',
     id: body.id,
     sentCreatedAt: body.created_at,
@@ -234,19 +197,7 @@ function expectSameId(sent: string | undefined, id: string): void {
   throw new z.ZodError([{ code: 'custom', path: ['id'], input: sent, message }])
 }
 
-/** Somebody else was faster with the same id: it is the same prediction. */
+/** Another request was faster with the same id: it is the same prediction. */
 function ignoreConflict(error: unknown): void {
   if (!(error instanceof FluxdError) || error.code !== 'conflict') throw error
 }
-
-const wantsEvents = ({ headers }: FastifyRequest) =>
-  headers.accept?.includes('text/event-stream') ?? false
-
-/** What belongs to a trace goes on to the places that are told of the prediction. */
-const readTrace = ({ headers }: FastifyRequest): Trace =>
-  Object.fromEntries(
-    ['traceparent', 'tracestate'].flatMap((name) => {
-      const value = headers[name]
-      return typeof value === 'string' ? [[name, value]] : []
-    }),
-  )

@@ -1,7 +1,7 @@
 /**
  * A prediction as server-sent events in Cog's words, for `Accept: text/event-stream`: start, log,
- * output, metric and, as the last one, completed (replicate-contract §2.4). Unlike Cog's, events have
- * ids.
+ * output, metric and, as the last one, completed (replicate-contract §2.4). Unlike Cog's, events
+ * have ids.
  */
 import type { FastifyReply } from 'fastify'
 import { toCogMetrics } from '../../../contract/cog.js'
@@ -22,7 +22,10 @@ export type CogStreamOptions = {
   readonly onHangUp: () => Promise<void>
 }
 
-/** Answers with the events of prediction `id`, from its beginning to its end; returns how to break off. */
+/**
+ * Streams the events of prediction `id` from its beginning; returns a function that ends the
+ * stream.
+ */
 export async function streamPrediction(
   reply: FastifyReply,
   id: string,

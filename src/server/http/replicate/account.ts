@@ -1,17 +1,13 @@
-/** What `/v1` tells of the server itself: whose it is, what it runs on, and what it cannot do. */
+/** The server itself on `/v1`: its account, its hardware, and what it cannot do. */
 import type { FastifyInstance } from 'fastify'
 import { z } from 'zod'
-import type { ModelCollection } from '../../../contract/model.js'
-import {
-  type Account,
-  type Hardware,
-  type WebhookSecret,
-  wholePage,
-} from '../../../contract/replicate.js'
-import type { ZodTypeProvider } from '../zod.js'
+import { Model, type ModelCollection } from '../../../contract/model.js'
+import { Account, Hardware, WebhookSecret, wholePage } from '../../../contract/replicate.js'
+import type { ZodApp, ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
 import { notFound, problem } from './errors.js'
 import { createModelPresenter, searchModels } from './models.js'
+import { pageOf } from './pagination.js'
 
 export const account: Account = {
   type: 'user',
@@ -36,34 +32,90 @@ const SearchQuery = z.object({
   limit: z.coerce.number().int().min(1).max(50).default(20),
 })
 
+const SearchResults = z.object({
+  query: z.string(),
+  models: z.array(z.object({ model: Model, metadata: z.object({}) })),
+  collections: z.array(z.unknown()),
+  pages: z.array(z.unknown()),
+})
+
+const Collection = z.object({
+  name: z.string(),
+  slug: z.string(),
+  description: z.string(),
+  full_description: z.string().nullable(),
+})
+
 export function accountRoutes(server: FastifyInstance, services: ReplicateServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { catalog, webhookKey } = services
+  catalogRoutes(app, services)
+
+  app.get(
+    '/account',
+    { schema: { summary: 'The account of this server', replies: { 200: Account } } },
+    () => account,
+  )
+
+  app.get(
+    '/hardware',
+    { schema: { summary: 'What it runs on', replies: { 200: z.array(Hardware) } } },
+    () => hardware,
+  )
+
+  app.get(
+    '/webhooks/default/secret',
+    { schema: { summary: 'What webhooks are signed with', replies: { 200: WebhookSecret } } },
+    (): WebhookSecret => ({ key: services.webhookKey }),
+  )
+}
+
+/** Other views of the models: the collection that holds all of them, and a search. */
+function catalogRoutes(app: ZodApp, services: ReplicateServices): void {
+  const { catalog } = services
   const presentModels = createModelPresenter(services)
 
-  app.get('/account', () => account)
-
-  app.get('/hardware', () => hardware)
-
-  app.get('/webhooks/default/secret', (): WebhookSecret => ({ key: webhookKey }))
-
-  app.get('/collections', () => wholePage([everything]))
+  app.get(
+    '/collections',
+    {
+      schema: {
+        summary: 'The collections: there is one of everything',
+        replies: { 200: pageOf(Collection) },
+      },
+    },
+    () => wholePage([everything]),
+  )
 
   app.get(
     '/collections/:slug',
-    { schema: { params: z.object({ slug: z.string() }) } },
+    {
+      schema: {
+        summary: 'One collection, with its models',
+        replies: { 200: Collection.extend({ models: z.array(Model) }) },
+        params: z.object({ slug: z.string() }),
+      },
+    },
     async (request) => {
       if (request.params.slug !== everything.slug) throw notFound()
       return { ...everything, models: await presentModels(catalog.list(), request) }
     },
   )
 
-  app.get('/search', { schema: { querystring: SearchQuery } }, async (request) => {
-    const { query, limit } = request.query
-    const found = searchModels(catalog.list(), query).slice(0, limit)
-    const models = (await presentModels(found, request)).map((model) => ({ model, metadata: {} }))
-    return { query, models, collections: [], pages: [] }
-  })
+  app.get(
+    '/search',
+    {
+      schema: {
+        summary: 'Models that contain a text',
+        replies: { 200: SearchResults },
+        querystring: SearchQuery,
+      },
+    },
+    async (request) => {
+      const { query, limit } = request.query
+      const found = searchModels(catalog.list(), query).slice(0, limit)
+      const models = (await presentModels(found, request)).map((model) => ({ model, metadata: {} }))
+      return { query, models, collections: [], pages: [] }
+    },
+  )
 }
 
 const trainingPaths = [
@@ -73,7 +125,7 @@ const trainingPaths = [
   '/models/:owner/:name/versions/:version/trainings',
 ]
 
-/** 404 and not 501: clients repeat a GET that was answered with 5xx, several times at once. */
+/** 404 and not 501: clients repeat a GET after a 5xx, several times at once. */
 export function trainingRoutes(app: FastifyInstance): void {
   for (const url of trainingPaths)
     app.route({
@@ -83,7 +135,8 @@ export function trainingRoutes(app: FastifyInstance): void {
         throw problem(
           404,
           'Trainings are not supported',
-          'fluxd runs models and does not train them. Train elsewhere and name the weights in replicate_weights or extra_lora.',
+          'fluxd runs models and does not train them. ' +
+            'Train elsewhere and name the weights in replicate_weights or extra_lora.',
         )
       },
     })

@@ -16,12 +16,14 @@ export type ReplicateServices = {
   readonly deployments: DeploymentStore
   readonly runs: RunCounts
   readonly publicUrl: PublicUrl
-  /** How pictures are told; `auto` means as URLs unless a request asks for something else. */
+  /** `auto` is what present.ts chooses for the client of each request. */
   readonly outputMode: OutputForm | 'auto'
   /** `whsec_…`, with which webhooks are signed. */
   readonly webhookKey: string
   /** Signs the URLs under which uploads can be downloaded. */
   readonly downloadSecret: Uint8Array
+  /** Holds uploads until their form is read; a server that starts empties it. */
+  readonly scratchFolder: string
 }
 
 /** The name under which everything of this server is kept. */

@@ -1,6 +1,6 @@
 /**
- * What happens to the body that creates a prediction: validate, admit, wait as long as the client
- * asks, reply. A client that hangs up does not cancel: it will ask again (replicate-contract §3.5, §6.5).
+ * Creates a prediction from a validated body: admit, wait as long as the client asks, respond. A
+ * client that hangs up does not cancel: it will ask again (replicate-contract §3.5, §6.5).
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Catalog } from '../../../catalog/catalog.js'
@@ -9,9 +9,9 @@ import { FluxdError } from '../../../errors.js'
 import { isTerminal } from '../../../predictions/prediction.js'
 import type { PredictionRequest } from '../../../predictions/request.js'
 import { createRequest } from '../createRequest.js'
+import { sendQueueHeaders } from '../headers.js'
 import { readIdempotency } from '../idempotency.js'
 import { withWholeInput } from '../inputEcho.js'
-import { sendQueueHeaders } from '../queueHeaders.js'
 import { disconnectSignal } from '../sse.js'
 import type { ReplicateServices } from './context.js'
 import { problem } from './errors.js'
@@ -35,8 +35,9 @@ export function createAdmission(
 ): Admit {
   return async (target, body, request, reply) => {
     const { waitSeconds, output, applied } = parsePrefer(request.headers.prefer)
-    const wanted = toRequest(target, body, request, catalog)
-    const created = await predictions.create(wanted).catch(explainConflict)
+    const created = await predictions
+      .create(toRequest(target, body, request, catalog))
+      .catch(explainConflict)
     const prediction =
       waitSeconds === undefined
         ? created
@@ -62,7 +63,7 @@ const asStarting = (prediction: ReplicatePrediction): ReplicatePrediction => ({
 })
 
 function toRequest(
-  { model, deployment }: Target,
+  { model, version, deployment }: Target,
   body: CreateNamedPrediction,
   request: FastifyRequest,
   catalog: Catalog,
@@ -70,6 +71,7 @@ function toRequest(
   const seconds = parseCancelAfter(request.headers['cancel-after'])
   return {
     ...createRequest(model, body.input, body, request, catalog),
+    version,
     surface: 'replicate',
     deployment,
     deadline: seconds === undefined ? undefined : new Date(Date.now() + seconds * 1000),

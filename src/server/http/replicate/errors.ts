@@ -38,7 +38,7 @@ export const unknownVersion = () =>
 export function sendProblem(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
   const { status, body } = toProblem(error)
   prepareReply(error, { ...toReply(error), status } as ErrorReply, request, reply)
-  // Replicate's beta client repeats a POST after 408, 409 and 5xx unless it is told not to.
+  // Replicate's beta client repeats a POST after 408, 409 and 5xx unless this header is false.
   if (request.method === 'POST') reply.header('x-should-retry', String(status === 429))
   // As bytes: fastify adds a charset to any other JSON.
   reply.type(problemMimeType).send(Buffer.from(JSON.stringify(body)))
@@ -72,7 +72,7 @@ type Refusal = Extract<ErrorReply, { kind: 'refused' }>
 
 const hidden = 'Something went wrong here.'
 
-/** Faults of ours that pass: clients are told of them, as they may try again. */
+/** Faults of this server that pass: their detail is sent, as clients may try again. */
 const temporary: readonly ErrorCode[] = ['draining', 'not_ready', 'storage_full']
 
 const describe = (status: number, detail: string, title = STATUS_CODES[status] ?? 'Error') => ({

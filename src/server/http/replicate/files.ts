@@ -1,19 +1,23 @@
 /**
- * `/v1/files`: uploads, which predictions name as input. `urls.get` tells of a file and does not hold
- * it; its bytes are at `urls.download`, whose signature stands for a key (replicate-contract §3.7).
+ * `/v1/files`: uploads, which predictions name as input. `urls.get` describes a file; its bytes are
+ * at `urls.download`, whose signature stands for a key (replicate-contract §3.7).
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { createReadStream } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
-import type { File as WireFile } from '../../../contract/file.js'
+import { File as WireFile } from '../../../contract/file.js'
 import type { Files } from '../../../files/files.js'
 import type { StoredFile } from '../../../store/fileStore.js'
+import { randomId } from '../../../store/randomId.js'
+import { disposition, sendFile } from '../fileReply.js'
 import type { ZodTypeProvider } from '../zod.js'
 import { owner, type ReplicateServices } from './context.js'
 import { ProblemError, problem } from './errors.js'
 import { IdPath } from './lookup.js'
-import { CursorQuery, invalidCursor, pageSize, toPage } from './pagination.js'
+import { CursorQuery, invalidCursor, pageOf, pageSize, toPage } from './pagination.js'
 import { receiveUpload } from './upload.js'
 
 const DownloadQuery = z.object({
@@ -22,26 +26,32 @@ const DownloadQuery = z.object({
   signature: z.string(),
 })
 
-type Services = Pick<ReplicateServices, 'files' | 'publicUrl' | 'downloadSecret'>
+type Services = Pick<ReplicateServices, 'files' | 'publicUrl' | 'downloadSecret' | 'scratchFolder'>
 
 export function fileRoutes(server: FastifyInstance, services: Services): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { files, publicUrl, downloadSecret } = services
+  const { files, publicUrl, downloadSecret, scratchFolder } = services
   const present = (file: StoredFile, request: FastifyRequest) =>
     toWireFile(file, publicUrl(request), downloadSecret)
 
-  app.post('/files', async (request, reply) => {
-    const { path, ...upload } = await receiveUpload(request)
-    const file = await files.add({
-      ...upload,
-      kind: 'upload',
-      bytes: createReadStream(path),
-      keyId: request.caller?.keyId,
-    })
-    return reply.code(201).send(present(file, request))
+  app.post('/files', { schema: schemas.upload }, async (request, reply) => {
+    const path = join(scratchFolder, randomId())
+    try {
+      const upload = await receiveUpload(request, path, files)
+      const file = await files.add({
+        ...upload,
+        kind: 'upload',
+        bytes: createReadStream(path),
+        keyId: request.caller?.keyId,
+      })
+      reply.code(201)
+      return present(file, request)
+    } finally {
+      await rm(path, { force: true })
+    }
   })
 
-  app.get('/files', { schema: { querystring: CursorQuery } }, async (request) => {
+  app.get('/files', { schema: schemas.list }, async (request) => {
     const listed = await files.list('upload', {
       limit: pageSize + 1,
       before: decodeSequence(request.query.cursor),
@@ -52,36 +62,60 @@ export function fileRoutes(server: FastifyInstance, services: Services): void {
     return toPage({ results, next }, request, publicUrl)
   })
 
-  app.get('/files/:id', { schema: { params: IdPath } }, async (request) =>
+  app.get('/files/:id', { schema: schemas.get }, async (request) =>
     present(await expectUpload(files, request.params.id), request),
   )
 
-  app.delete('/files/:id', { schema: { params: IdPath } }, async (request, reply) => {
+  app.delete('/files/:id', { schema: schemas.remove }, async (request, reply) => {
     await files.remove((await expectUpload(files, request.params.id)).id)
     return reply.code(204).send()
   })
 
   app.get(
     '/files/:id/download',
-    { schema: { params: IdPath, querystring: DownloadQuery }, config: { access: 'public' } },
+    { schema: schemas.download, config: { access: 'public' } },
     async (request, reply) => {
       const { id } = request.params
       const { expiry, signature } = request.query
       if (!isSigned(downloadSecret, `${request.query.owner} ${id} ${expiry}`, signature, expiry))
         throw problem(403, 'Forbidden', 'Expected a signature of this URL that has not expired')
       const file = await expectUpload(files, id)
-      // Never shown as a page of this server: what is in it, its sender decided.
-      return reply
-        .header('content-disposition', 'attachment')
-        .header('x-content-type-options', 'nosniff')
-        .header('content-length', file.size)
-        .type(file.contentType)
-        .send(await files.stream(id))
+      // Never shown as a page of this server: its content is its sender's.
+      reply.header('content-disposition', disposition('attachment', file.name))
+      return sendFile(file, files, request, reply)
     },
   )
 }
 
-/** Uploads only: the pictures we made are not in this list. */
+const bytes = z.string().meta({ format: 'binary' })
+
+const schemas = {
+  upload: {
+    summary: 'Upload a file, as the part "content" of a form',
+    replies: { 201: WireFile },
+    form: z.object({
+      content: bytes,
+      filename: z.string().optional(),
+      type: z.string().optional(),
+      metadata: z.string().optional().meta({ description: 'A JSON object' }),
+    }),
+  },
+  list: {
+    summary: 'The uploaded files',
+    replies: { 200: pageOf(WireFile) },
+    querystring: CursorQuery,
+  },
+  get: { summary: 'One file', replies: { 200: WireFile }, params: IdPath },
+  remove: { summary: 'Remove a file', replies: { 204: null }, params: IdPath },
+  download: {
+    summary: 'Its bytes, for every client that has the signed URL',
+    replies: { 200: '*/*', 206: '*/*', 304: null, 416: null },
+    params: IdPath,
+    querystring: DownloadQuery,
+  },
+} as const
+
+/** Uploads only: outputs are not in this list. */
 async function expectUpload(files: Files, id: string): Promise<StoredFile> {
   const file = await files.find(id)
   if (file?.kind === 'upload') return file

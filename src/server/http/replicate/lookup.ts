@@ -1,4 +1,4 @@
-/** What paths and bodies call a model, a version or a deployment, and what is meant by it. */
+/** Finds the model, version or deployment that a path or a body names. */
 import { z } from 'zod'
 import type { Catalog } from '../../../catalog/catalog.js'
 import { isVersionOf, type Model } from '../../../catalog/model.js'
@@ -9,7 +9,12 @@ export const NamePath = z.object({ owner: z.string(), name: z.string() })
 export const VersionPath = NamePath.extend({ version: z.string() })
 export const IdPath = z.object({ id: z.string() })
 
-export type Target = { readonly model: Model; readonly deployment?: string }
+export type Target = {
+  readonly model: Model
+  /** The id under which the client knows the version; replies repeat it. */
+  readonly version: string
+  readonly deployment?: string
+}
 
 /** Throws the 404 of a model that is not there. */
 export function expectModel(catalog: Catalog, path: z.output<typeof NamePath>): Model {
@@ -19,26 +24,35 @@ export function expectModel(catalog: Catalog, path: z.output<typeof NamePath>): 
 }
 
 /**
- * The model that a `version` means: `owner/name`, `owner/name:version` or a version alone.
+ * What a `version` means: `owner/name`, `owner/name:version` or a version alone.
  * Throws the 422 of an unknown version.
  */
-export function expectVersion(catalog: Catalog, version: string): Model {
-  const [, name, id = version] = /^([^/:]+\/[^/:]+)(?::(.+))?$/.exec(version) ?? []
-  if (name === undefined) return orUnknown(catalog.findVersion(id))
+export function expectVersion(catalog: Catalog, version: string): Target {
+  const [, name, id] = /^([^/:]+\/[^/:]+)(?::(.+))?$/.exec(version) ?? []
+  if (name === undefined) {
+    const model = orUnknown(catalog.findVersion(version))
+    return { model, version: completeId(model, version) }
+  }
   const [modelOwner = '', modelName = ''] = name.split('/')
   const model = orUnknown(catalog.find(modelOwner, modelName))
-  return id === version || isVersionOf(model, id) ? model : orUnknown(undefined)
+  if (id === undefined) return { model, version: model.version }
+  if (!isVersionOf(model, id)) throw unknownVersion()
+  return { model, version: completeId(model, id) }
 }
 
-/** Throws a 404 for a deployment that is not there, a 422 for one whose version is no more. */
+/** The id in a reply: the one that was asked for, unless it is the beginning of a digest. */
+export const completeId = ({ version }: Model, id: string) =>
+  /^[0-9a-f]{8,63}$/.test(id) ? version : id
+
+/** Throws the 404 of an unknown deployment, and the 422 of one whose version no longer exists. */
 export async function expectDeployed(
   { catalog, deployments }: Pick<ReplicateServices, 'catalog' | 'deployments'>,
   path: z.output<typeof NamePath>,
 ): Promise<Target> {
   const release = path.owner === owner ? await deployments.find(path.name) : undefined
   if (!release) throw notFound()
-  const model = expectVersion(catalog, `${release.model}:${release.version}`)
-  return { model, deployment: `${owner}/${release.name}` }
+  const target = expectVersion(catalog, `${release.model}:${release.version}`)
+  return { ...target, deployment: `${owner}/${release.name}` }
 }
 
 function orUnknown(model: Model | undefined): Model {

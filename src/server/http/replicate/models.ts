@@ -1,4 +1,6 @@
-/** `/v1/models`: the models of the catalog, with their versions (replicate-contract §3.2, §3.12). */
+/**
+ * `/v1/models`: the models of the catalog, with their versions (replicate-contract §3.2, §3.12).
+ */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import { isVersionOf, type Model } from '../../../catalog/model.js'
@@ -6,17 +8,17 @@ import { inputSchemaOf } from '../../../catalog/resolveInput.js'
 import {
   CreateModel,
   cogVersion,
-  type ModelVersion,
+  ModelVersion,
   UpdateModel,
   versionSchema,
-  type Model as WireModel,
+  Model as WireModel,
 } from '../../../contract/model.js'
-import { wholePage } from '../../../contract/replicate.js'
-import type { ZodTypeProvider } from '../zod.js'
+import { ReplicatePrediction, wholePage } from '../../../contract/replicate.js'
+import type { ZodApp, ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
-import { notFound, problem } from './errors.js'
-import { expectModel, NamePath, VersionPath } from './lookup.js'
-import { cutPage, toPage } from './pagination.js'
+import { notFound } from './errors.js'
+import { completeId, expectModel, NamePath, VersionPath } from './lookup.js'
+import { cutPage, pageOf, toPage } from './pagination.js'
 
 const ListQuery = z.object({
   cursor: z.string().optional(),
@@ -24,17 +26,64 @@ const ListQuery = z.object({
   sort_direction: z.enum(['asc', 'desc']).optional(),
 })
 
-/** Who makes predictions need not be who decides what there is to predict with. */
+const schemas = {
+  list: {
+    summary: 'The named models',
+    replies: { 200: pageOf(WireModel) },
+    querystring: ListQuery,
+  },
+  create: { summary: 'Add a model (scope admin)', replies: { 201: WireModel }, body: CreateModel },
+  get: { summary: 'One model', replies: { 200: WireModel }, params: NamePath },
+  update: {
+    summary: 'Change a model (scope admin)',
+    replies: { 200: WireModel },
+    params: NamePath,
+    body: UpdateModel,
+  },
+  remove: { summary: 'Remove a model (scope admin)', replies: { 204: null }, params: NamePath },
+  readme: {
+    summary: 'What a model is, as markdown',
+    replies: { 200: 'text/plain' },
+    params: NamePath,
+  },
+  examples: {
+    summary: 'Its examples, of which there are none',
+    replies: { 200: pageOf(ReplicatePrediction) },
+    params: NamePath,
+  },
+  versions: {
+    summary: 'The versions of a model',
+    replies: { 200: pageOf(ModelVersion) },
+    params: NamePath,
+  },
+  version: {
+    summary: 'One version, with the schema of its input',
+    replies: { 200: ModelVersion },
+    params: VersionPath,
+  },
+  removeVersion: {
+    summary: 'Remove a version and its model (scope admin)',
+    replies: { 202: null },
+    params: VersionPath,
+  },
+} as const
+
+/** What there is to predict with is the operator's to decide. */
 const change = { config: { access: 'admin' } } as const
 
 export function modelRoutes(server: FastifyInstance, services: ReplicateServices): void {
   const app = server.withTypeProvider<ZodTypeProvider>()
-  const { catalog, publicUrl } = services
   const presentAll = createModelPresenter(services)
-  const toVersion = createVersions()
-  const presentOne = async (model: Model, request: FastifyRequest) =>
-    (await presentAll([model], request))[0]!
+  listRoutes(app, services, presentAll)
+  oneModelRoutes(app, services, presentAll)
+  versionRoutes(app, services)
+}
 
+function listRoutes(
+  app: ZodApp,
+  { catalog, publicUrl }: ReplicateServices,
+  presentAll: PresentModels,
+): void {
   async function present(
     models: readonly Model[],
     cursor: string | undefined,
@@ -44,7 +93,7 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
     return toPage({ results: await presentAll(results, request), ...cursors }, request, publicUrl)
   }
 
-  app.get('/models', { schema: { querystring: ListQuery } }, (request) => {
+  app.get('/models', { schema: schemas.list }, (request) => {
     const { cursor, sort_direction } = request.query
     const models = sortByAge(catalog.list())
     return present(sort_direction === 'asc' ? models.reverse() : models, cursor, request)
@@ -57,12 +106,22 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
     handler: (request) =>
       present(searchModels(catalog.list(), readQuery(request.body)), undefined, request),
   })
+}
 
-  app.post('/models', { schema: { body: CreateModel }, ...change }, async (request, reply) => {
-    const { owner, name, description, weights_url } = request.body
+function oneModelRoutes(
+  app: ZodApp,
+  { catalog }: ReplicateServices,
+  presentAll: PresentModels,
+): void {
+  const presentOne = async (model: Model, request: FastifyRequest) =>
+    (await presentAll([model], request))[0]!
+
+  app.post('/models', { schema: schemas.create, ...change }, async (request, reply) => {
+    const { owner, name, visibility, description, weights_url } = request.body
     const model = await catalog.add(
       { owner, name },
       {
+        visibility,
         ...(description && { description }),
         ...(weights_url && { loras: [{ source: weights_url }] }),
       },
@@ -70,28 +129,24 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
     return reply.code(201).send(await presentOne(model, request))
   })
 
-  app.get('/models/:owner/:name', { schema: { params: NamePath } }, (request) =>
+  app.get('/models/:owner/:name', { schema: schemas.get }, (request) =>
     presentOne(expectModel(catalog, request.params), request),
   )
 
-  app.patch(
-    '/models/:owner/:name',
-    { schema: { params: NamePath, body: UpdateModel }, ...change },
-    async (request) => {
-      expectModel(catalog, request.params)
-      const { description, readme, weights_url } = request.body
-      const model = await catalog.update(request.params, {
-        ...(description != null && { description }),
-        ...(readme != null && { readme }),
-        ...(weights_url && { loras: [{ source: weights_url }] }),
-      })
-      return presentOne(model, request)
-    },
-  )
+  app.patch('/models/:owner/:name', { schema: schemas.update, ...change }, async (request) => {
+    expectModel(catalog, request.params)
+    const { description, readme, weights_url } = request.body
+    const model = await catalog.update(request.params, {
+      ...(description != null && { description }),
+      ...(readme != null && { readme }),
+      ...(weights_url && { loras: [{ source: weights_url }] }),
+    })
+    return presentOne(model, request)
+  })
 
   app.delete(
     '/models/:owner/:name',
-    { schema: { params: NamePath }, ...change },
+    { schema: schemas.remove, ...change },
     async (request, reply) => {
       expectModel(catalog, request.params)
       await catalog.remove(request.params)
@@ -99,41 +154,42 @@ export function modelRoutes(server: FastifyInstance, services: ReplicateServices
     },
   )
 
-  app.get('/models/:owner/:name/readme', { schema: { params: NamePath } }, (request, reply) =>
+  app.get('/models/:owner/:name/readme', { schema: schemas.readme }, (request, reply) =>
     reply.type('text/plain; charset=utf-8').send(expectModel(catalog, request.params).readme ?? ''),
   )
 
-  app.get('/models/:owner/:name/examples', { schema: { params: NamePath } }, (request) => {
+  app.get('/models/:owner/:name/examples', { schema: schemas.examples }, (request) => {
     expectModel(catalog, request.params)
     return wholePage([])
   })
+}
 
-  app.get('/models/:owner/:name/versions', { schema: { params: NamePath } }, (request) =>
+function versionRoutes(app: ZodApp, { catalog }: ReplicateServices): void {
+  const toVersion = createVersions()
+
+  app.get('/models/:owner/:name/versions', { schema: schemas.versions }, (request) =>
     wholePage([toVersion(expectModel(catalog, request.params))]),
   )
 
-  app.get(
-    '/models/:owner/:name/versions/:version',
-    { schema: { params: VersionPath } },
-    (request) =>
-      toVersion(expectVersionOf(expectModel(catalog, request.params), request.params.version)),
-  )
+  app.get('/models/:owner/:name/versions/:version', { schema: schemas.version }, (request) => {
+    const model = expectModel(catalog, request.params)
+    const version = toVersion(expectVersionOf(model, request.params.version))
+    return { ...version, id: completeId(model, request.params.version) }
+  })
 
   app.delete(
     '/models/:owner/:name/versions/:version',
-    { schema: { params: VersionPath } },
-    (request) => {
+    { schema: schemas.removeVersion, ...change },
+    async (request, reply) => {
       expectVersionOf(expectModel(catalog, request.params), request.params.version)
-      throw problem(
-        422,
-        'Version cannot be deleted',
-        'A version is what its model comes to; delete the model instead.',
-      )
+      // A model has one version; without it there is nothing to serve.
+      await catalog.remove(request.params)
+      return reply.code(202).send()
     },
   )
 }
 
-/** Bytes of what models are searched for. */
+/** Bytes of a search text. */
 const longestQuery = 4096
 
 /** Newest first. */
@@ -160,9 +216,14 @@ function readQuery(body: unknown): string {
   }
 }
 
-export function createModelPresenter({ runs, publicUrl }: ReplicateServices) {
+export type PresentModels = (
+  models: readonly Model[],
+  request: FastifyRequest,
+) => Promise<WireModel[]>
+
+export function createModelPresenter({ runs, publicUrl }: ReplicateServices): PresentModels {
   const toVersion = createVersions()
-  return async (models: readonly Model[], request: FastifyRequest): Promise<WireModel[]> => {
+  return async (models, request) => {
     const counts = await runs.count()
     return models.map((model) => {
       const name = `${model.owner}/${model.name}`
@@ -181,7 +242,7 @@ const toWireModel = (
   owner: model.owner,
   name: model.name,
   description: model.description,
-  visibility: 'private',
+  visibility: model.visibility,
   is_official: false,
   github_url: null,
   paper_url: null,
@@ -192,7 +253,7 @@ const toWireModel = (
   latest_version: version,
 })
 
-/** Tells of versions; the schema of each is made once, as a changed model is another object. */
+/** Describes versions; each schema is made once, as a changed model is another object. */
 function createVersions(): (model: Model) => ModelVersion {
   const known = new WeakMap<Model, ModelVersion>()
   return (model) => {

@@ -9,6 +9,10 @@ export const pageSize = 100
 
 export const CursorQuery = z.object({ cursor: z.string().optional() })
 
+/** The schema of a page of `item`. */
+export const pageOf = (item: z.ZodType) =>
+  z.object({ next: z.string().nullable(), previous: z.string().nullable(), results: z.array(item) })
+
 export type Cut<T> = {
   readonly results: readonly T[]
   readonly next?: string | undefined

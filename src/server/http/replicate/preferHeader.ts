@@ -4,7 +4,7 @@ import { problem } from './errors.js'
 export type Preferences = {
   /** Seconds to hold the reply back for a result; absent where the client does not wait. */
   readonly waitSeconds?: number
-  /** How pictures are told: as URLs or inside the reply; absent where the server decides. */
+  /** Images as URLs or as data URIs; absent where the server decides. */
   readonly output?: OutputForm
   /** What is honoured of it, for `Preference-Applied`. */
   readonly applied: string
@@ -15,7 +15,9 @@ export type OutputForm = (typeof outputForms)[number]
 
 const defaultWait = 60
 
-/** `wait`, `wait=n` (n outside 1 to 60 is brought inside) and `output=url|data`; others are ignored. */
+/**
+ * `wait`, `wait=n` (n outside 1 to 60 is brought inside) and `output=url|data`; others are ignored.
+ */
 export function parsePrefer(header: string | string[] | undefined): Preferences {
   const preferences = new Map(
     String(header ?? '')
@@ -41,7 +43,9 @@ function clampWait(value: string | undefined): { seconds: number; applied: strin
 
 const [shortestLife, longestLife] = [5, 24 * 60 * 60]
 
-/** Seconds that `Cancel-After` grants: `30`, `30s`, `1m30s`, `2h`. Throws a 422 for anything else. */
+/**
+ * Seconds that `Cancel-After` grants: `30`, `30s`, `1m30s`, `2h`. Throws a 422 for anything else.
+ */
 export function parseCancelAfter(header: string | string[] | undefined): number | undefined {
   if (header === undefined) return undefined
   const text = String(header).trim()
@@ -50,7 +54,8 @@ export function parseCancelAfter(header: string | string[] | undefined): number 
   throw problem(
     422,
     'Invalid Cancel-After header',
-    `Expected Cancel-After to be a duration such as 30s, 1m30s or 2h, from 5 seconds to 24 hours, but received ${JSON.stringify(text.slice(0, 40))}`,
+    'Expected Cancel-After to be a duration such as 30s, 1m30s or 2h, ' +
+      `from 5 seconds to 24 hours, but received ${JSON.stringify(text.slice(0, 40))}`,
   )
 }
 

@@ -1,9 +1,10 @@
 /**
- * Replicate's HTTP API below `/v1`, with its errors as problems. Forms must be accepted already (see
- * multipart.ts); its clients say application/json for bodies that are empty.
+ * Replicate's HTTP API below `/v1`, with its errors as problems. Forms must be accepted already
+ * (see multipart.ts); its clients say application/json for bodies that are empty.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { rememberRoutes } from '../allowedMethods.js'
+import { wrongType } from '../bodyParser.js'
 import { accountRoutes, trainingRoutes } from './account.js'
 import type { ReplicateServices } from './context.js'
 import { deploymentRoutes } from './deployments.js'
@@ -21,10 +22,11 @@ export function replicateRoutes(server: FastifyInstance, services: ReplicateServ
       const listMethods = rememberRoutes(app)
       app.setErrorHandler(sendProblem)
       app.setNotFoundHandler((request, reply) => refuse(request, reply, listMethods))
-      // What models are searched for; everything else is JSON or a form.
-      app.addContentTypeParser('text/plain', { parseAs: 'string' }, (_request, body, done) =>
-        done(null, body),
-      )
+      // The text of a search; everything else is JSON or a form.
+      app.addContentTypeParser('text/plain', { parseAs: 'string' }, (request, body, done) => {
+        if (request.method === 'QUERY') done(null, body)
+        else done(wrongType('Expected content-type application/json but received text/plain'))
+      })
       predictionRoutes(app, services)
       deliveryRoutes(app, services)
       modelRoutes(app, services)
@@ -58,10 +60,11 @@ function refuse(
 const wrongMethod = (method: string) =>
   problem(405, 'Method not allowed', `Method "${method}" not allowed.`)
 
-/** One client wants its base URL with /v1 and another without, from the same environment variable. */
+/** One client takes a base URL with /v1 and another without, from the same environment variable. */
 const describeAbsence = (url: string) =>
   url.startsWith('/v1/v1/')
     ? notFound(
-        'The requested resource could not be found: the path begins with /v1 twice. Set the base URL of your client without /v1.',
+        'The requested resource could not be found: the path begins with /v1 twice. ' +
+          'Set the base URL of your client without /v1.',
       )
     : notFound()

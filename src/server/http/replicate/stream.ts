@@ -1,7 +1,7 @@
 /**
- * `urls.stream`: what happens to a prediction, as server-sent events. Whoever has the token may watch,
- * from the beginning or from where it lost the connection. `?preview=1` adds previews: clients that do
- * not know them must not meet them (replicate-contract §3.9).
+ * `urls.stream`: the events of a prediction, for every client that has the token, from the
+ * beginning or from where its connection broke. `?preview=1` adds previews, `?logs=0` leaves logs
+ * out: clients that do not know an event must not meet it (replicate-contract §3.9).
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'
@@ -21,7 +21,7 @@ import { notFound } from './errors.js'
 import { createPresenter, type Presenter } from './present.js'
 
 const TokenPath = z.object({ token: z.string() })
-const StreamQuery = z.object({ preview: z.string().optional() })
+const StreamQuery = z.object({ preview: z.string().optional(), logs: z.string().optional() })
 
 export function streamRoutes(
   server: FastifyInstance,
@@ -34,10 +34,20 @@ export function streamRoutes(
 
   app.get(
     '/files/stream-:token',
-    { schema: { params: TokenPath, querystring: StreamQuery }, config: { access: 'public' } },
+    {
+      schema: {
+        summary: 'Logs and images as server-sent events, and small previews with preview=1',
+        replies: { 200: 'text/event-stream' },
+        params: TokenPath,
+        querystring: StreamQuery,
+      },
+      config: { access: 'public' },
+    },
     async (request, reply) => {
       const prediction = await predictions.findByStreamToken(request.params.token)
       if (!prediction) throw notFound()
+      // It ends at once: a stream would be written for a client that reads none of it.
+      if (request.method === 'HEAD') return reply.type('text/event-stream').send()
       const stops: (() => void)[] = []
       let isClosed = false
       const stream = openEventStream(reply, () => {
@@ -46,14 +56,17 @@ export function streamRoutes(
         open.delete(stream)
       })
       open.add(stream)
-      const sendEvent = createEventWriter(stream, presenter, request, prediction)
+      const write = createEventWriter(stream, presenter, request, prediction)
+      const sendEvent = request.query.logs === '0' ? withoutLogs(write) : write
       const after = parseEventId(request.headers['last-event-id'])
       stops.push(
         await predictions.watch(prediction.id, sendEvent, after === undefined ? {} : { after }),
       )
       if (request.query.preview === '1' && !isTerminal(prediction))
-        stops.push(predictions.watchPreviews(prediction.id, (preview) => show(preview, stream)))
-      // Nothing came after the end, which was seen: say again that it is one.
+        stops.push(
+          predictions.watchPreviews(prediction.id, (preview) => sendPreview(preview, stream)),
+        )
+      // Nothing came after the end, which the client has seen: it is sent again.
       if (after !== undefined && isTerminal(prediction))
         sendEvent({ kind: 'status', prediction, id: after })
       if (isClosed) for (const stop of stops) stop()
@@ -67,8 +80,16 @@ export function streamRoutes(
   })
 }
 
-/** Without an id: who comes back has missed it for good. */
-function show({ image, step, steps, bytes, mimeType }: Preview, stream: EventStream): void {
+type SendEvent = (event: PredictionEvent) => void
+
+const withoutLogs =
+  (send: SendEvent): SendEvent =>
+  (event) => {
+    if (event.kind !== 'log') send(event)
+  }
+
+/** Without an id: a preview is not repeated after a reconnection. */
+function sendPreview({ image, step, steps, bytes, mimeType }: Preview, stream: EventStream): void {
   const uri = `data:${mimeType};base64,${Buffer.from(bytes).toString('base64')}`
   const data = JSON.stringify({ index: image, step, steps, uri })
   stream.sendIfKeepingUp({ event: 'preview', data })
@@ -80,7 +101,7 @@ function createEventWriter(
   { presentFile }: Presenter,
   request: FastifyRequest,
   prediction: Prediction,
-): (event: PredictionEvent) => void {
+): SendEvent {
   const write = createOrderedWriter((error) => {
     request.log.error({ err: error, prediction: prediction.id }, 'event stream broken off')
     stream.end()

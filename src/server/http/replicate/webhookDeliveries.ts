@@ -1,5 +1,6 @@
-/** What became of a prediction's webhook, and sending it once more: fluxd's own routes. */
+/** The deliveries of a prediction's webhook, and sending it once more: fluxd's own routes. */
 import type { FastifyInstance } from 'fastify'
+import { z } from 'zod'
 import type { Prediction } from '../../../contract/prediction.js'
 import { type WebhookDelivery, wholePage } from '../../../contract/replicate.js'
 import { isTerminal } from '../../../predictions/prediction.js'
@@ -8,8 +9,22 @@ import type { ZodTypeProvider } from '../zod.js'
 import type { ReplicateServices } from './context.js'
 import { notFound, problem } from './errors.js'
 import { IdPath } from './lookup.js'
+import { pageOf } from './pagination.js'
 
 const path = '/predictions/:id/deliveries'
+
+const schemas = {
+  list: {
+    summary: 'What became of its webhooks',
+    replies: { 200: pageOf(z.unknown()) },
+    params: IdPath,
+  },
+  redeliver: {
+    summary: 'Send its last webhook once more',
+    replies: { 201: pageOf(z.unknown()) },
+    params: IdPath,
+  },
+} as const
 
 export function deliveryRoutes(
   server: FastifyInstance,
@@ -18,12 +33,12 @@ export function deliveryRoutes(
   const app = server.withTypeProvider<ZodTypeProvider>()
   const list = async (id: string) => wholePage((await webhooks.listDeliveries(id)).map(toWire))
 
-  app.get(path, { schema: { params: IdPath } }, async ({ params: { id } }) => {
+  app.get(path, { schema: schemas.list }, async ({ params: { id } }) => {
     if (!(await predictions.get(id))) throw notFound()
     return list(id)
   })
 
-  app.post(path, { schema: { params: IdPath } }, async ({ params: { id } }, reply) => {
+  app.post(path, { schema: schemas.redeliver }, async ({ params: { id } }, reply) => {
     const prediction = await predictions.get(id)
     if (!prediction) throw notFound()
     expectReceiver(prediction)

@@ -70,6 +70,15 @@ describe('torch CUDA noise', () => {
   })
 })
 
+test.each(['torch-cuda', 'torch-cpu'] as const)('%s: seeds beyond 2^53 are exact', (source) => {
+  const largest = BigInt(Number.MAX_SAFE_INTEGER)
+  const noises = [0n, 1n, 2n, 3n].map((image) => randn(source, 32, largest + image))
+  expect(new Set(noises.map((noise) => noise.join())).size).toBe(4)
+  expect(noises[0]).toEqual(randn(source, 32, Number.MAX_SAFE_INTEGER))
+  expect(randn(source, 32, -1n)).toEqual(randn(source, 32, -1))
+  expect(randn(source, 32, 2n ** 64n - 1n)).toEqual(randn(source, 32, -1))
+})
+
 test('noise of an image has 16 values per 8×8 pixels', () => {
   expect(startNoise('torch-cuda', 0, { width: 1344, height: 768 })).toHaveLength(16 * 168 * 96)
 })

@@ -79,7 +79,14 @@ test.each([
     ...startTestWorker([createFakeEngine()], services, config),
     config,
     services,
-    logger: pino({}, { write: (line) => void lines.push(line) }),
+    logger: pino(
+      {},
+      {
+        write: (line) => {
+          lines.push(line)
+        },
+      },
+    ),
   })
   await app.ready()
   await app.close()

@@ -21,11 +21,15 @@ async function receive(respond: (response: ServerResponse, count: number) => voi
     respond(response, uploads.length)
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => void server.close())
+  onTestFinished(() => {
+    server.close()
+  })
   return { uploads, origin: `http://127.0.0.1:${(server.address() as AddressInfo).port}` }
 }
 
-const ok = (response: ServerResponse) => void response.end()
+const ok = (response: ServerResponse) => {
+  response.end()
+}
 
 describe('FLUXD_UPLOAD_URL', () => {
   test('takes each picture by PUT, and the output names its URLs without their query', async () => {

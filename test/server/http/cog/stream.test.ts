@@ -1,5 +1,6 @@
 import type { AddressInfo } from 'node:net'
 import { describe, expect, test, vi } from 'vitest'
+import { wantsEvents } from '../../../../src/server/http/cog/respond.js'
 import { createGate } from '../../../gate.js'
 import { buildTestApp } from '../testApp.js'
 
@@ -119,4 +120,18 @@ test('a server that closes ends its streams', async () => {
   const text = reply.text()
   await app.close()
   expect(await text).toContain('event: start')
+})
+
+test.each([
+  ['text/event-stream', true],
+  ['Text/Event-Stream; charset=utf-8', true],
+  ['text/event-stream, */*;q=0.1', true],
+  ['text/event-stream, application/json;q=0.5', true],
+  ['application/json, text/event-stream', false],
+  ['application/json, text/event-stream;q=0.5', false],
+  ['text/event-stream;q=0', false],
+  ['*/*', false],
+  [undefined, false],
+])('Accept: %s asks for events: %s', (accept, expected) => {
+  expect(wantsEvents({ headers: accept === undefined ? {} : { accept } })).toBe(expected)
 })

@@ -1,7 +1,10 @@
 import { createHmac } from 'node:crypto'
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import sharp from 'sharp'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { startServer, type TestServer } from '../../../conformance/server.js'
+import { temporaryData } from '../../../temporaryData.js'
 
 const drawPng = async () =>
   new Uint8Array(
@@ -81,6 +84,72 @@ describe('an upload', () => {
     expect(body.invalid_fields).toMatchObject([{ field }])
   })
 
+  test('has the metadata that the generated clients send as a field for each key', async () => {
+    const server = await startServer()
+    const keys = Object.fromEntries(
+      Array.from({ length: 20 }, (_, index) => [`metadata[k${index}]`, String(index)]),
+    )
+    const { status, body } = await upload(server, new Blob(['x']), {
+      ...keys,
+      'metadata[outer][inner]': 'deep',
+      'metadata[__proto__][polluted]': 'yes',
+    })
+    expect(status).toBe(201)
+    expect(body.metadata).toMatchObject({ k0: '0', k19: '19', outer: { inner: 'deep' } })
+    expect(({} as Record<string, unknown>)['polluted']).toBeUndefined()
+  })
+
+  test('leaves nothing outside the data folder, and nothing in its scratch folder', async () => {
+    const dataDir = temporaryData()
+    const elsewhere = temporaryData()
+    const server = await startServer({ environment: { FLUXD_DATA_DIR: dataDir } })
+    vi.stubEnv('TMPDIR', elsewhere)
+    onTestFinished(() => {
+      vi.unstubAllEnvs()
+    })
+    const listed: string[][] = []
+    const content = new Blob([new Uint8Array(1_000_000)])
+    for (const fields of [{}, { metadata: '{' }, { filename: 'n'.repeat(256) }]) {
+      await upload(server, content, fields as Record<string, string>)
+      listed.push(readdirSync(join(dataDir, 'scratch/server/uploads')))
+    }
+    expect(listed).toEqual([[], [], []])
+    expect(readdirSync(elsewhere)).toEqual([])
+  })
+
+  test('without a length ends where the quota does', async () => {
+    const dataDir = temporaryData()
+    const { url } = await startServer({
+      environment: { FLUXD_DATA_DIR: dataDir, FLUXD_FILES_BYTES: '1MiB' },
+    })
+    async function* form() {
+      yield Buffer.from(
+        '--x\r\ncontent-disposition: form-data; name="content"; filename="a"\r\n\r\n',
+      )
+      for (let n = 0; n < 64; n++) yield Buffer.alloc(1024 * 1024)
+      yield Buffer.from('\r\n--x--\r\n')
+    }
+    const reply = await fetch(`${url}/v1/files`, {
+      method: 'POST',
+      headers: { 'content-type': 'multipart/form-data; boundary=x' },
+      body: ReadableStream.from(form()),
+      duplex: 'half',
+    } as RequestInit).catch((error: unknown) => error)
+    // A client that still sends may see the connection end instead of the reply.
+    if (reply instanceof Response) expect(reply.status).toBe(507)
+    else expect(reply).toBeInstanceOf(TypeError)
+    expect(readdirSync(join(dataDir, 'scratch/server/uploads'))).toEqual([])
+  })
+
+  test('with too many fields is refused for that', async () => {
+    const server = await startServer()
+    const fields = Object.fromEntries(
+      Array.from({ length: 201 }, (_, index) => [`metadata[k${index}]`, 'x']),
+    )
+    const { status, body } = await upload(server, new Blob(['x']), fields)
+    expect([status, body.title]).toEqual([413, 'Too many fields'])
+  })
+
   test('that is none is a problem', async () => {
     const { request } = await startServer()
     const body = new FormData()
@@ -117,7 +186,7 @@ describe('a download', () => {
     const { url } = await uploadPage(server)
     const reply = await server.request(url.pathname + url.search)
     expect(reply.text).toBe(content)
-    expect(reply.headers.get('content-disposition')).toBe('attachment')
+    expect(reply.headers.get('content-disposition')).toBe('attachment; filename="blob"')
     expect(reply.headers.get('x-content-type-options')).toBe('nosniff')
   })
 
@@ -153,15 +222,92 @@ describe('a download', () => {
   })
 })
 
-test('a picture that was made is no upload, and has one name', async () => {
-  const { replicate, request } = await startServer()
-  const [url] = (await replicate.run('fluxd/flux', {
-    input: { prompt: '', num_inference_steps: 1 },
-  })) as string[]
-  const [, , id] = new URL(url!).pathname.split('/')
+/** A server with one image, and its path. */
+async function generate() {
+  const server = await startServer()
+  const { body } = await server.create(
+    { input: { prompt: '', num_inference_steps: 1 } },
+    { prefer: 'wait' },
+  )
+  const { request } = server
+  const { pathname } = new URL(body.output[0])
+  const get = (headers: Record<string, string>) => request(pathname, { headers })
+  return { request, pathname, get, whole: (await get({})).text }
+}
+
+test('an output is no upload, and has one name', async () => {
+  const { request, pathname } = await generate()
+  const [, , id] = pathname.split('/')
   expect((await request(`/v1/files/${id}`)).text).toBe('{"detail":"File not found"}')
   expect((await request(`/v1/files/${id}`, { method: 'DELETE' })).status).toBe(404)
   expect((await request(`/files/${id}/other.webp`)).status).toBe(404)
-  const head = await request(new URL(url!).pathname, { method: 'HEAD' })
-  expect([head.status, head.headers.get('content-type')]).toEqual([200, 'image/webp'])
+  const { status, headers } = await request(pathname, { method: 'HEAD' })
+  expect(status).toBe(200)
+  expect(headers.get('content-type')).toBe('image/webp')
+  expect(headers.get('content-disposition')).toBe(
+    `inline; filename="${id!.slice(0, 8)}-out-0.webp"`,
+  )
+})
+
+describe('an output', () => {
+  test('is not sent again to a client that has it', async () => {
+    const { get } = await generate()
+    const { headers } = await get({})
+    const [etag, modified] = [headers.get('etag')!, headers.get('last-modified')!]
+    for (const condition of [
+      { 'if-none-match': etag },
+      { 'if-none-match': `"other", W/${etag}` },
+      { 'if-none-match': '*' },
+      { 'if-modified-since': modified },
+    ])
+      expect(await get(condition)).toMatchObject({ status: 304, text: '' })
+    for (const condition of [
+      { 'if-none-match': '"other"', 'if-modified-since': modified },
+      { 'if-modified-since': 'Mon, 01 Jan 2024 00:00:00 GMT' },
+      { 'if-modified-since': 'yesterday' },
+    ])
+      expect((await get(condition)).status).toBe(200)
+  })
+
+  test.each([
+    ['bytes=0-3', 0, 4],
+    ['bytes=4-', 4, undefined],
+    ['bytes=-4', -4, undefined],
+    ['bytes=2-99999', 2, undefined],
+    ['Bytes=1-1', 1, 2],
+  ])('has the range %s', async (range, start, end) => {
+    const { get } = await generate()
+    const reply = await get({ range })
+    expect(reply.status).toBe(206)
+    const size = Number(reply.headers.get('content-range')!.split('/')[1])
+    expect(Number(reply.headers.get('content-length'))).toBe(
+      (end ?? size) - (start < 0 ? size + start : start),
+    )
+  })
+
+  test.each(['bytes=0-1,3-4', 'bytes=5-2', 'lines=1-2', 'bytes=-', 'nonsense'])(
+    'is sent whole for %s',
+    async (range) => {
+      const { get, whole } = await generate()
+      expect(await get({ range })).toMatchObject({ status: 200, text: whole })
+    },
+  )
+
+  test('says its size where a range is beyond it', async () => {
+    const { get } = await generate()
+    for (const range of ['bytes=99999-', 'bytes=-0']) {
+      const { status, headers } = await get({ range })
+      expect([status, headers.get('content-range')]).toEqual([
+        416,
+        expect.stringMatching(/^bytes \*\/\d+$/),
+      ])
+    }
+  })
+
+  test('is sent whole where If-Range names another one', async () => {
+    const { get } = await generate()
+    const etag = (await get({})).headers.get('etag')!
+    expect((await get({ range: 'bytes=0-1', 'if-range': etag })).status).toBe(206)
+    expect((await get({ range: 'bytes=0-1', 'if-range': '"other"' })).status).toBe(200)
+  })
 })

@@ -18,7 +18,10 @@ const create = ({ request }: TestServer, fields: object = {}) =>
   request(
     '/v1/models',
     send('POST', {
-      ...{ owner: 'acme', name: 'my-lora', visibility: 'private', hardware: 'local' },
+      owner: 'acme',
+      name: 'my-lora',
+      visibility: 'private',
+      hardware: 'local',
       ...fields,
     }),
   )
@@ -152,13 +155,97 @@ describe('a model', () => {
   })
 })
 
-test('a version is what its model comes to and cannot be deleted alone', async () => {
-  const { request, services } = await startServer()
-  const { version } = services.catalog.find('fluxd', 'flux')!
-  const path = '/v1/models/fluxd/flux/versions'
-  const reply = await request(`${path}/${version}`, { method: 'DELETE' })
-  expect(reply.body.title).toBe('Version cannot be deleted')
-  expect((await request(`${path}/abc`, { method: 'DELETE' })).status).toBe(404)
+describe('a version', () => {
+  test('that is deleted takes its model with it', async () => {
+    const server = await startServer()
+    const { body: model } = await create(server)
+    const path = '/v1/models/acme/my-lora'
+    const version = `${path}/versions/${model.latest_version.id}`
+    expect((await server.request(version, { method: 'DELETE' })).status).toBe(202)
+    expect((await server.request(path)).status).toBe(404)
+  })
+
+  test('of a model that comes with fluxd cannot be deleted', async () => {
+    const { request, services } = await startServer()
+    const { version } = services.catalog.find('fluxd', 'flux')!
+    const path = '/v1/models/fluxd/flux/versions'
+    const reply = await request(`${path}/${version}`, { method: 'DELETE' })
+    expect(reply.status).toBe(422)
+    expect(reply.body.detail).toContain('comes with fluxd')
+    expect((await request(`${path}/abc`, { method: 'DELETE' })).status).toBe(404)
+  })
+
+  test('has the id under which a client asked for it, in any form', async () => {
+    const server = await startServer()
+    const { catalog } = server.services
+    const aliases = [
+      '39ed52f2a78e934b3ba6e2a89f5b1c712de7dfea535525255b1aa35c5565e08b',
+      'v1',
+      'abc123',
+    ]
+    await catalog.add({ owner: 'acme', name: 'alias' }, { versionAliases: aliases })
+    for (const id of aliases) {
+      const version = await server.request(`/v1/models/acme/alias/versions/${id}`)
+      expect(version.body.id).toBe(id)
+      for (const named of [id, `acme/alias:${id}`]) {
+        const created = await server.request(
+          '/v1/predictions',
+          send('POST', { version: named, input: { prompt: 'p' } }),
+        )
+        expect([created.status, created.body.version, created.body.model]).toEqual([
+          201,
+          id,
+          'acme/alias',
+        ])
+      }
+    }
+  })
+
+  test('belongs to one model, also where another has the same content', async () => {
+    const { request, services } = await startServer()
+    const twins = []
+    for (const name of ['one', 'two'])
+      twins.push(await services.catalog.add({ owner: 'acme', name }, {}))
+    for (const { name, version } of twins) {
+      const reply = await request(
+        '/v1/predictions',
+        send('POST', { version, input: { prompt: 'p' } }),
+      )
+      expect(reply.body.model).toBe(`acme/${name}`)
+    }
+  })
+})
+
+test('visibility is what its creator said, public for what comes with fluxd', async () => {
+  const server = await startServer()
+  expect((await create(server, { visibility: 'public' })).body.visibility).toBe('public')
+  expect((await create(server, { name: 'other' })).body.visibility).toBe('private')
+  expect((await server.request('/v1/models/fluxd/flux')).body.visibility).toBe('public')
+})
+
+test('a deployment can move to another model', async () => {
+  const server = await startServer()
+  await create(server)
+  const { catalog } = server.services
+  const release = {
+    name: 'mine',
+    model: 'fluxd/flux',
+    version: catalog.find('fluxd', 'flux')!.version,
+    hardware: 'local',
+    min_instances: 0,
+    max_instances: 1,
+  }
+  await server.request('/v1/deployments', send('POST', release))
+  const path = '/v1/deployments/fluxd/mine'
+  const { status, body } = await server.request(path, send('PATCH', { model: 'acme/my-lora' }))
+  expect(status).toBe(200)
+  expect(body.current_release).toMatchObject({
+    number: 2,
+    model: 'acme/my-lora',
+    version: catalog.find('acme', 'my-lora')!.version,
+  })
+  const wrong = await server.request(path, send('PATCH', { version: release.version }))
+  expect(wrong.status).toBe(422)
 })
 
 test('the readme is text, and examples are none', async () => {
@@ -200,8 +287,12 @@ test('a deployment keeps its version, and says so when that is no more', async (
   const server = await startServer()
   const { body: model } = await create(server)
   const release = {
-    ...{ name: 'mine', model: 'acme/my-lora', version: model.latest_version.id },
-    ...{ hardware: 'local', min_instances: 0, max_instances: 1 },
+    name: 'mine',
+    model: 'acme/my-lora',
+    version: model.latest_version.id,
+    hardware: 'local',
+    min_instances: 0,
+    max_instances: 1,
   }
   await server.request('/v1/deployments', send('POST', release))
   await server.services.catalog.update(
@@ -223,8 +314,12 @@ test.each([
   const { request, services } = await startServer()
   const { version } = services.catalog.find('fluxd', 'flux')!
   const release = {
-    ...{ name: 'taken', model: 'fluxd/flux', version },
-    ...{ hardware: 'local', min_instances: 0, max_instances: 5 },
+    name: 'taken',
+    model: 'fluxd/flux',
+    version,
+    hardware: 'local',
+    min_instances: 0,
+    max_instances: 5,
   }
   await request('/v1/deployments', send('POST', release))
   const reply = await request('/v1/deployments', send('POST', { ...release, name: 'x', ...fields }))

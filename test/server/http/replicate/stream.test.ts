@@ -1,3 +1,4 @@
+import { connect } from 'node:net'
 import type { Prediction } from 'replicate'
 import { describe, expect, test, vi } from 'vitest'
 import { startServer, type TestServer } from '../../../conformance/server.js'
@@ -111,4 +112,30 @@ describe('a server that closes', () => {
     expect(status).toBe(202)
     expect(body as Prediction).toMatchObject({ status: 'starting', output: null })
   })
+})
+
+test('replicate-go is given a stream without logs, which it does not know', async () => {
+  const server = await startServer()
+  const { body } = await server.create({ input }, { prefer: 'wait', 'user-agent': 'replicate/go' })
+  const { pathname, search } = new URL(body.urls.stream)
+  const kinds = (await read(server, pathname + search)).map(({ event }) => event)
+  expect(kinds).toEqual(['output', 'done'])
+  expect((await read(server, pathname)).map(({ event }) => event)).toContain('logs')
+})
+
+test('HEAD ends at once, also while the prediction goes on', async () => {
+  const server = await startServer({ engine: createFakeEngine({ gate: new Promise(() => {}) }) })
+  const { path } = await create(server)
+  const { hostname, port } = new URL(server.url)
+  const socket = connect(Number(port), hostname)
+  const host = 'host: localhost\r\n\r\n'
+  socket.write(`HEAD ${path} HTTP/1.1\r\n${host}GET /livez HTTP/1.1\r\n${host}`)
+  let text = ''
+  socket.on('data', (chunk) => {
+    text += chunk
+  })
+  // Replies on a connection come one after the other.
+  await vi.waitFor(() => expect(text).toContain('{"status":"alive"}'))
+  expect(text).toContain('text/event-stream')
+  socket.destroy()
 })

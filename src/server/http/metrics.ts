@@ -1,9 +1,0 @@
-import type { FastifyInstance } from 'fastify'
-import type { Metrics } from '../../telemetry/metrics.js'
-
-/** `GET /metrics` in Prometheus' text format. */
-export function metricsRoutes(app: FastifyInstance, metrics: Metrics): void {
-  app.get('/metrics', { config: { access: 'metrics' } }, async (_request, reply) =>
-    reply.type(metrics.contentType).send(await metrics.read()),
-  )
-}
