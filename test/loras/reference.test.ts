@@ -106,3 +106,19 @@ test.each([
     expect.objectContaining({ code: 'lora_invalid', message }),
   )
 })
+
+test.each([
+  ['https://a/.safetensors?\n', otherError],
+  [`https://a/${'.safetensors?'.repeat(500)}\n`, otherError],
+  ['https://a/.safetensorsx', otherError],
+])('%j is no URL of a file', (reference, message) => {
+  expect(() => parseLoraSource(reference)).toThrow(expect.objectContaining({ message }))
+})
+
+test('a reference that is longer than any URL is refused before it is matched', () => {
+  const long = `https://a/${'.safetensors?'.repeat(800_000)}\n`
+  expect(() => parseLoraSource(long)).toThrow(
+    'Expected a LoRA reference of at most 8192 characters but it has 10400011',
+  )
+  expect(parseLoraSource(`data:application/x-tar;base64,${'A'.repeat(10_000)}`).kind).toBe('data')
+})
