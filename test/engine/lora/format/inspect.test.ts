@@ -140,14 +140,14 @@ describe('a file that does not fit', () => {
     expect(twice.faults).toEqual([
       {
         name: 'double_blocks.3.img_attn.proj',
-        reason: `transformer_blocks.3.attn.to_out.0.weight is changed by ${proj} and by double_blocks.3.img_attn.proj`,
+        reason: `transformer_blocks.3.attn.to_out.0.weight is changed by ${proj} and, differently, by double_blocks.3.img_attn.proj`,
       },
     ])
     const doubled = inspect({ ...sound, [`${proj}.lora_down.weight`]: [2, 3072] })
     expect(doubled.faults).toEqual([
       {
         name: `${proj}.lora_down.weight`,
-        reason: `${proj}.lora_down.weight is given as ${proj}.lora_A.weight, too`,
+        reason: `expected one change per layer but got ${proj}.lora_down.weight and ${proj}.lora_A.weight`,
       },
     ])
   })
