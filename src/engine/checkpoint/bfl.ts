@@ -3,9 +3,8 @@
  * rows. Source: BFL flux, src/flux/model.py; diffusers, scripts/convert_flux_to_diffusers.py.
  */
 import { invalidCheckpoint } from '../../errors.js'
-import { sliceRows, type TensorSlice } from '../../safetensors/read.js'
+import { sliceRows, type TensorSlice, type Tensors } from '../../safetensors/read.js'
 import type { FluxParams, RotaryAxes } from '../flux/params.js'
-import type { Tensors } from './files.js'
 
 /** What the tensors of a single file cannot tell. */
 export type BflOverrides = {
@@ -60,6 +59,10 @@ function bflParams(source: string, tensors: Tensors, overrides: BflOverrides): F
   if (axes.reduce((a, b) => a + b, 0) !== headDim)
     throw invalidCheckpoint(
       `${source}: expected rotary axes that add up to the head size ${headDim} but they are ${axes}`,
+    )
+  if (width % headDim !== 0)
+    throw invalidCheckpoint(
+      `${source}: expected a width that the head size ${headDim} divides but it is ${width}`,
     )
   return {
     heads: width / headDim,

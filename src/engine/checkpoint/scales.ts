@@ -7,9 +7,8 @@
  * Source: ComfyUI, QUANTIZATION.md and comfy/ops.py; flux-fp8-api, float8_quantize.py.
  */
 import { invalidCheckpoint } from '../../errors.js'
-import type { TensorSlice } from '../../safetensors/read.js'
+import type { TensorSlice, Tensors } from '../../safetensors/read.js'
 import { readScalar } from '../../safetensors/scalar.js'
-import type { Tensors } from './files.js'
 
 const scaleName = /^(.*\.)(?:scale_weight|weight_scale)$/
 const leftOut = /^scaled_fp8$|\.(scale_input|input_scale|comfy_quant)$/
