@@ -15,8 +15,8 @@ import { clipModules, transformerModules } from './modules.js'
 /** The networks a LoRA may change; without `clip` its CLIP part is ignored. */
 export type LoraBase = { readonly transformer: FluxParams; readonly clip?: ClipParams }
 
-/** A key that cannot be read, and why. */
-export type KeyFault = { readonly name: string; readonly error: FluxdError }
+/** A key that cannot be read; why is found out when it is asked for, as there may be many. */
+export type KeyFault = { readonly name: string; readonly error: () => FluxdError }
 
 export type Grouped = {
   readonly groups: readonly Group[]
@@ -84,7 +84,7 @@ function collect(path: string, slices: readonly TensorSlice[], vocabulary: Vocab
     if (key.adapter !== undefined) adapters.add(key.adapter)
     const group = groups.get(key.stem) ?? { key, tensors: new Map() }
     const given = group.tensors.get(key.role)
-    if (given) twice.push({ name, error: tensorTwice(path, name, given.name) })
+    if (given) twice.push({ name, error: () => tensorTwice(path, name, given.name) })
     group.tensors.set(key.role, slice)
     groups.set(key.stem, group)
   }
@@ -103,7 +103,7 @@ function sortUnknown(file: SafetensorsFile, unknown: readonly string[], vocabula
   const telling = [...left.filter(isOtherKind), ...left.filter((name) => !isOtherKind(name))]
   const unmatched = (isLora ? telling : unknown).map((name) => ({
     name,
-    error: unknownKey(file.path, name, isLora, vocabulary),
+    error: () => unknownKey(file.path, name, isLora, vocabulary),
   }))
   return { inert: isLora ? inert : new Set<string>(), unmatched }
 }
@@ -120,11 +120,17 @@ function unknownKey(path: string, key: string, isLora: boolean, vocabulary: Voca
   return invalidLora(`${path}: expected a LoRA for Flux.1 but ${key} ${fault}`)
 }
 
+const maxEndings = 8
+
 /** For a key that begins with a layer's name, which is its longest beginning. */
 function describeEnding(key: string, vocabulary: Vocabulary): string | undefined {
-  for (let dot = key.lastIndexOf('.'); dot > 0; dot = key.lastIndexOf('.', dot - 1))
+  let dot = key.length
+  for (let i = 0; i < maxEndings; i++) {
+    dot = key.lastIndexOf('.', dot - 1)
+    if (dot <= 0) return undefined
     if (parseKey(`${key.slice(0, dot)}.diff`, vocabulary))
       return `ends in ${key.slice(dot)}, which is no known part of a layer's change`
+  }
   return undefined
 }
 

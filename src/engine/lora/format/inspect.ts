@@ -111,7 +111,7 @@ const unscaled: Scaling = { factor: () => 1 }
 
 const toFault =
   (path: string) =>
-  ({ name, error }: KeyFault): Fault => ({ name, reason: reasonOf(path, error) })
+  ({ name, error }: KeyFault): Fault => ({ name, reason: reasonOf(path, error()) })
 
 function reportModule({ group, deltas }: GroupDeltas): ModuleReport {
   const [, first] = deltas[0]!

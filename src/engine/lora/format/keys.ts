@@ -93,25 +93,39 @@ export function parseKey(key: string, vocabulary: Vocabulary): LoraKey | undefin
 
 type Place = Pick<LoraKey, 'module' | 'network' | 'scheme' | 'name'>
 
-/** The module that a stem names, after whatever wrappers; the longest name counts. */
 function locate(stem: string, vocabulary: Vocabulary): Place | undefined {
+  const place = search(stem, vocabulary)
+  if (place) return place
+  const unwrapped = withoutInnerWrappers(stem)
+  return unwrapped === stem ? undefined : search(unwrapped, vocabulary)
+}
+
+/** The module that `stem` ends in, after whatever wrappers; the longest name counts. */
+function search(stem: string, vocabulary: Vocabulary): Place | undefined {
   for (const begin of beginnings(stem)) {
-    const [prefix, name] = [stem.slice(0, begin), stem.slice(begin)]
+    const name = stem.slice(begin)
     for (const network of ['transformer', 'clip'] as const) {
       const modules = vocabulary[network]
-      const module = modules?.get(name) ?? modules?.get(withoutInnerWrappers(name))
-      if (modules && module && leadsTo(prefix, network, modules))
+      const module = modules?.get(name)
+      if (!modules || !module) continue
+      const prefix = stem.slice(0, begin)
+      if (leadsTo(prefix, network, modules))
         return { module, network, name, scheme: schemeOf(prefix, name) }
     }
   }
   return undefined
 }
 
-/** Where a module's name may begin: at the start, and after each dot or underscore. */
-const beginnings = (stem: string): readonly number[] => [
-  0,
-  ...[...stem.matchAll(/[._]/g)].map(({ index }) => index + 1),
-]
+// No trainer wraps deeper; a stranger's keys may be nothing but dots.
+const maxBeginnings = 16
+
+/** Where a module's name may begin: at the start, and after the first dots and underscores. */
+function beginnings(stem: string): readonly number[] {
+  const found = [0]
+  for (let at = 0; at < stem.length && found.length < maxBeginnings; at++)
+    if (stem[at] === '.' || stem[at] === '_') found.push(at + 1)
+  return found
+}
 
 const schemes: readonly (readonly [RegExp, LoraScheme])[] = [
   [/^$/, 'bare'],

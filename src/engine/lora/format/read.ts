@@ -51,7 +51,7 @@ export function readLora(file: SafetensorsFile, base: LoraBase): LoraAdapter {
   const { groups, ignored, unmatched, twice, adapters } = groupKeys(file, base)
   refuseManyAdapters(file.path, adapters)
   const [fault] = [...unmatched, ...twice]
-  if (fault) throw fault.error
+  if (fault) throw fault.error()
   if (groups.length === 0)
     throw invalidLora(
       `${file.path}: expected changes to at least one layer of Flux.1 but ${describeEmpty(ignored)}`,
