@@ -142,7 +142,15 @@ function lookUp(path: string, patterns: Readonly<Record<string, number>>, otherw
   return (module: string) => compiled.find(({ matches }) => matches(module))?.value ?? otherwise
 }
 
+// Patterns for every layer of Flux.1 have some 60,000 characters.
+const maxJsonLength = 2 ** 20
+
 function parseJson(path: string, text: string): object {
+  if (text.length > maxJsonLength)
+    throw invalidLora(
+      `${path}: expected at most ${maxJsonLength} characters in lora_adapter_metadata ` +
+        `but there are ${text.length}`,
+    )
   try {
     const value: unknown = JSON.parse(text)
     if (typeof value === 'object' && value !== null) return value

@@ -94,6 +94,12 @@ describe('metadata of one layer', () => {
     ).toThrow(/patterns of at most 50000 steps in lora_adapter_metadata but they have \d+$/)
   })
 
+  test('is refused where it is longer than any trainer writes', () => {
+    expect(() => factor(pair(`transformer.${q}`), config({ note: 'x'.repeat(2 ** 20) }))).toThrow(
+      /expected at most 1048576 characters in lora_adapter_metadata but there are \d+$/,
+    )
+  })
+
   test('does not count where the file has an alpha', () => {
     const file = { [`transformer.${q}.alpha`]: number(2), ...pair(`transformer.${q}`) }
     expect(factor(file, config({}))).toBe(0.5)
