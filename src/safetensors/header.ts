@@ -71,7 +71,8 @@ function checkSize(path: string, text: Buffer, tensors: number) {
       )
     if (marks > maxMarks)
       throw invalidCheckpoint(
-        `${path}: expected a header of at most ${tensors} tensors and ${maxMetadataKeys} keys in __metadata__ but it holds more`,
+        `${path}: expected a header of at most ${tensors} tensors and ${maxMetadataKeys} keys in ` +
+          '__metadata__ but it holds more',
       )
   }
 }

@@ -107,7 +107,8 @@ function readHeaderLength(path: string, fileBytes: number, limits: HeaderLimits)
   const other = otherKind(start, limits.bytes)
   if (other) throw invalidCheckpoint(`${path}: expected a safetensors file but it is ${other}`)
   throw invalidCheckpoint(
-    `${path}: the header needs ${8n + length!} bytes but the file has ${fileBytes}; is it truncated?`,
+    `${path}: the header needs ${8n + length!} bytes but the file has ${fileBytes}; is it ` +
+      'truncated?',
   )
 }
 
@@ -136,11 +137,13 @@ function readEntry(
   const needed = elementCount(shape) * storedBytes[dtype]
   if (end > dataBytes)
     throw invalidCheckpoint(
-      `${path}: tensor ${name} ends at byte ${end} but the file holds ${dataBytes} bytes of data; is it truncated?`,
+      `${path}: tensor ${name} ends at byte ${end} but the file holds ${dataBytes} bytes of ` +
+        'data; is it truncated?',
     )
   if (end - begin !== needed)
     throw invalidCheckpoint(
-      `${path}: tensor ${name} is ${dtype} [${shape}] and needs ${needed} bytes but its offsets span ${end - begin}`,
+      `${path}: tensor ${name} is ${dtype} [${shape}] and needs ${needed} bytes but its offsets ` +
+        `span ${end - begin}`,
     )
   return { name, file, dtype, shape, offset: dataStart + begin, byteLength: needed }
 }
@@ -152,14 +155,16 @@ function checkCoverage(path: string, slices: TensorSlice[], dataStart: number, d
     if (slice.offset !== position) {
       const fault = slice.offset < position ? 'overlaps the tensor before it' : 'leaves a gap'
       throw invalidCheckpoint(
-        `${path}: tensor ${slice.name} starts at byte ${slice.offset} and ${fault}; expected ${position}`,
+        `${path}: tensor ${slice.name} starts at byte ${slice.offset} and ${fault}; expected ` +
+          `${position}`,
       )
     }
     position += slice.byteLength
   }
   if (position !== dataStart + dataBytes)
     throw invalidCheckpoint(
-      `${path}: expected the data to end at byte ${position} but the file has ${dataStart + dataBytes}`,
+      `${path}: expected the data to end at byte ${position} but the file has ` +
+        `${dataStart + dataBytes}`,
     )
 }
 

@@ -36,7 +36,7 @@ export function openValues(file: string): ValueReader {
   }
 }
 
-/** Whether every stored byte of the tensor stands for 0, plus or minus. Reads until one does not. */
+/** Whether every value of the tensor is stored as 0, plus or minus. Reads until one is not. */
 export function isAllZero({ dtype, file, offset, byteLength }: TensorSlice): boolean {
   const chunk = Buffer.alloc(Math.min(byteLength, 2 ** 16))
   const isZero = isFloat(dtype) ? isZeroFloat(storedBytes[dtype]) : (byte: number) => byte === 0

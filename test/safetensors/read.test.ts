@@ -178,7 +178,7 @@ test.each<[string, () => void, RegExp]>([
   [
     'of a header that holds more values than 50,000 tensors',
     () => writeRaw(path, `{"a":[${'0,'.repeat(2_000_000)}0]}`, new Uint8Array()),
-    /: expected a header of at most 50000 tensors and 10000 keys in __metadata__ but it holds more$/,
+    /expected a header of at most 50000 tensors and 10000 keys in __metadata__ but it holds more$/,
   ],
   [
     'that is a Git LFS pointer',

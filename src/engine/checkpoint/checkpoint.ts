@@ -111,7 +111,8 @@ export function openTextSide(path: string): TextSide {
     const child = join(path, name)
     if (existsSync(child)) return child
     throw invalidCheckpoint(
-      `${path}: expected ${name}/ there; the text encoders and tokenizers are those of the Flux.1 repository`,
+      `${path}: expected ${name}/ there; the text encoders and tokenizers are those of the ` +
+        'Flux.1 repository',
     )
   }
   const clip = folder('text_encoder')
@@ -179,7 +180,7 @@ function openOwnAutoencoder(file: string, { groups }: BflOverrides) {
   const part = autoencoderPart(openSafetensors(file).tensors)
   if (part) return ldmAutoencoder(file, part, groups)
   throw invalidCheckpoint(
-    `${dirname(file)}: expected ae.safetensors or vae/ beside the transformer's file`,
+    `${dirname(file)}: expected ae.safetensors or vae/ next to the transformer's file`,
   )
 }
 
@@ -200,7 +201,8 @@ function refuseForeign(source: string, tensors: Tensors, sign: string) {
   const names = [...tensors.keys()]
   if (!names.some((name) => name.startsWith(sign)))
     throw invalidCheckpoint(
-      `${source}: expected a Flux.1 transformer (tensors named ${sign}…) but this is ${describeForeign(names)}`,
+      `${source}: expected a Flux.1 transformer (tensors named ${sign}…) but this is ` +
+        `${describeForeign(names)}`,
     )
 }
 
@@ -208,7 +210,8 @@ function refuseForeign(source: string, tensors: Tensors, sign: string) {
 function checkInput(source: string, params: FluxParams): FluxParams {
   if (params.inChannels !== 64)
     throw invalidCheckpoint(
-      `${source}: expected 64 input channels but it has ${params.inChannels}: ${describeInputChannels(params.inChannels)}`,
+      `${source}: expected 64 input channels but it has ${params.inChannels}: ` +
+        `${describeInputChannels(params.inChannels)}`,
     )
   return params
 }

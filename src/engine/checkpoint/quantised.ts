@@ -1,5 +1,5 @@
 /**
- * Checkpoints whose values are packed: several in a byte, with tables beside them. They are named
+ * Checkpoints whose values are packed: several in a byte, with tables of their own. They are named
  * and refused before their shapes, which are no layer's, lead to another message.
  */
 import { invalidCheckpoint } from '../../errors.js'

@@ -1,7 +1,7 @@
 /**
- * The safety checker's folder: `safety_checker/`, diffusers' StableDiffusionSafetyChecker (published
- * by CompVis), and `nsfw_classifier/`, a ViTForImageClassification with a label "normal" (published
- * by Falconsai). Each holds config.json, preprocessor_config.json and model.safetensors. Opening
+ * The safety checker's folder: `safety_checker/`, diffusers' StableDiffusionSafetyChecker
+ * (published by CompVis), and `nsfw_classifier/`, a ViTForImageClassification with a label
+ * "normal" (published by Falconsai). Each holds config.json, preprocessor_config.json and model.safetensors. Opening
  * reads headers and configs only.
  */
 import { existsSync } from 'node:fs'
@@ -50,7 +50,8 @@ export function openSafetyModel(folder: string): SafetyModel {
     const child = join(folder, name)
     if (existsSync(child)) return child
     throw invalidCheckpoint(
-      `${folder}: expected the safety checker's folders safety_checker/ and nsfw_classifier/ there but ${name}/ is missing`,
+      `${folder}: expected the safety checker's folders safety_checker/ and nsfw_classifier/ ` +
+        `there but ${name}/ is missing`,
     )
   }
   return {
@@ -96,7 +97,8 @@ function readLabels(folder: string, id2label: Readonly<Record<string, string>>):
   const labels = ids.map((_, id) => id2label[id])
   if (labels.every((label) => label !== undefined) && labels.includes(safeLabel)) return labels
   throw invalidCheckpoint(
-    `${folder}: expected id2label to number its labels from 0, one of them "${safeLabel}", but it is ${JSON.stringify(id2label)}`,
+    `${folder}: expected id2label to number its labels from 0, one of them "${safeLabel}", but ` +
+      `it is ${JSON.stringify(id2label)}`,
   )
 }
 
@@ -203,7 +205,8 @@ function cropProcessor(folder: string, imageSide: number): ImageProcessorParams 
   checkSide(folder, config.crop_size, imageSide)
   if (config.size < imageSide)
     throw invalidCheckpoint(
-      `${folder}: expected the processor to resize to at least its crop of ${imageSide} but it resizes to ${config.size}`,
+      `${folder}: expected the processor to resize to at least its crop of ${imageSide} but it ` +
+        `resizes to ${config.size}`,
     )
   return { ...processorParams(config), fit: { kind: 'crop', edge: config.size } }
 }
@@ -220,7 +223,8 @@ const readProcessor = <T>(folder: string, schema: z.ZodType<T>) =>
 function checkSide(folder: string, given: number, wanted: number) {
   if (given !== wanted)
     throw invalidCheckpoint(
-      `${folder}: the network reads images of side ${wanted} but preprocessor_config.json makes them ${given}`,
+      `${folder}: the network reads images of side ${wanted} but preprocessor_config.json makes ` +
+        `them ${given}`,
     )
 }
 

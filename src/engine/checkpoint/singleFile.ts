@@ -6,7 +6,7 @@
 import { invalidCheckpoint } from '../../errors.js'
 import type { Tensors } from '../../safetensors/read.js'
 
-// Parts that stand beside a transformer without a prefix.
+// Parts that a file may hold next to a transformer without a prefix.
 const otherPart =
   /^(vae|first_stage_model|text_encoders?(_2)?|cond_stage_model|conditioner|clip_l|t5xxl)\./
 

@@ -60,7 +60,7 @@ describe('a sound checkpoint', () => {
     expect(transformer.params.guidance).toBe(model === 'tiny-dev')
   })
 
-  test('opens as a BFL file with the text encoders beside it', () => {
+  test('opens as a BFL file with the text encoders next to it', () => {
     const folder = copyOf('tiny-dev-bfl')
     for (const part of ['text_encoder', 'text_encoder_2', 'tokenizer', 'tokenizer_2'])
       cpSync(fixturePath(`tiny-dev/${part}`), join(folder, part), { recursive: true })
@@ -146,7 +146,7 @@ describe('a damaged diffusers folder', () => {
     [
       'whose rotary axes do not add up',
       (f) => editConfig(join(f, config), { axes_dims_rope: [16, 56, 56] }),
-      /config\.json: expected axes_dims_rope that add up to attention_head_dim 16 but got 16,56,56$/,
+      /expected axes_dims_rope that add up to attention_head_dim 16 but got 16,56,56$/,
     ],
     [
       'whose rotary axes are odd',
@@ -251,11 +251,11 @@ describe('a single file', () => {
     )
   })
 
-  test('without an autoencoder beside it is refused', () => {
+  test('without an autoencoder next to it is refused', () => {
     const folder = copyOf('tiny-dev-bfl')
     renameSync(join(folder, 'ae.safetensors'), join(folder, 'other.safetensors'))
     expect(() => openCheckpoint(join(folder, 'flux1-dev.safetensors'), bfl)).toThrow(
-      /expected ae\.safetensors or vae\/ beside/,
+      /expected ae\.safetensors or vae\/ next to/,
     )
   })
 })
@@ -368,7 +368,7 @@ describe('a quantised checkpoint is refused by its method', () => {
 
 test('a path where nothing is is refused', () => {
   expect(() => openCheckpoint('/nowhere/flux')).toThrow(
-    /\/nowhere\/flux: expected a diffusers folder or a Flux\.1 \.safetensors file but nothing is there/,
+    /expected a diffusers folder or a Flux\.1 \.safetensors file but nothing is there/,
   )
 })
 

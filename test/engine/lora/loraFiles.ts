@@ -1,17 +1,19 @@
-/** Writes LoRA files for tests: every tensor float32 with hashed values unless it says otherwise. */
+/** Writes LoRA files for tests: every tensor float32 with hashed values unless it says so. */
 import { join } from 'node:path'
 import { elementCount } from '../../../src/safetensors/tensor.js'
 import { hashed, type Stored, temporaryFolder, writeStored } from '../../weightFiles.js'
 
 /** A float32 number, as `.alpha` usually is. */
 export const number = (value: number): Stored => ({
-  ...{ dtype: 'F32', shape: [] },
+  dtype: 'F32',
+  shape: [],
   bytes: new Uint8Array(Float32Array.of(value).buffer),
 })
 
 /** A float32 tensor of these values. */
 export const values = (data: Float32Array, shape: readonly number[]): Stored => ({
-  ...{ dtype: 'F32', shape },
+  dtype: 'F32',
+  shape,
   bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
 })
 

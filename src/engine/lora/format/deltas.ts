@@ -115,7 +115,9 @@ function lokr(scope: Scope): Change | undefined {
   const columns = columnsOf(first) * columnsOf(second)
   if (rows !== outputs || columns !== key.module.inputs)
     throw invalidLora(
-      `${scope.path}: expected ${tensors.get(given)!.name} to be a factor of a [${outputs},${key.module.inputs}] layer but the product is [${rows},${columns}]; is the LoRA for another model?`,
+      `${scope.path}: expected ${tensors.get(given)!.name} to be a factor of a ` +
+        `[${outputs},${key.module.inputs}] layer but the product is [${rows},${columns}]; is the ` +
+        'LoRA for another model?',
     )
   // The second factor's rank counts where both are products; two whole factors know no rank.
   const rank = [second, first].find((factor) => factor.length === 2)?.[1]?.shape[0]
@@ -127,7 +129,8 @@ function kroneckerFactor(scope: Scope, whole: Role, up: Role, down: Role): Facto
   const [given, doubled] = [whole, up, down].flatMap((role) => scope.tensors.get(role) ?? [])
   if (scope.tensors.has(whole) && doubled)
     throw invalidLora(
-      `${scope.path}: expected ${given!.name} or a product in its place but got ${doubled.name}, too`,
+      `${scope.path}: expected ${given!.name} or a product in its place but got ${doubled.name}, ` +
+        'too',
     )
   if (scope.tensors.has(whole)) return [matrix(scope, whole)]
   const product = [matrix(scope, up), matrix(scope, down)] as const
@@ -199,7 +202,8 @@ function matrix(scope: Scope, role: Role): TensorSlice {
   if (!slice) {
     const sibling = [...scope.tensors.values()].at(-1)!.name
     throw invalidLora(
-      `${scope.path}: expected ${spell(scope.key.stem, role, sibling)} to go with ${sibling} but it is missing`,
+      `${scope.path}: expected ${spell(scope.key.stem, role, sibling)} to go with ${sibling} but ` +
+        'it is missing',
     )
   }
   const flat = squeezed(slice, 2)
@@ -235,7 +239,8 @@ function checkRank(scope: Scope, up: TensorSlice, down: TensorSlice) {
   const [rank = 0] = down.shape
   if (up.shape[1] === rank) return
   throw invalidLora(
-    `${scope.path}: expected ${up.name} of rank ${rank}, as ${down.name} has it, but it is [${up.shape}]`,
+    `${scope.path}: expected ${up.name} of rank ${rank}, as ${down.name} has it, but it is ` +
+      `[${up.shape}]`,
   )
 }
 
@@ -244,7 +249,8 @@ function refuseWideInput({ key, path }: Scope, { name, shape }: TensorSlice) {
   const { inputs = 0 } = key.module
   if (key.module.parts[0]!.name === 'x_embedder' && channels > inputs)
     throw invalidLora(
-      `${path}: expected a LoRA for ${inputs} input channels but ${name} takes ${channels}: it makes the model ${describeInputChannels(channels)}, which is not supported`,
+      `${path}: expected a LoRA for ${inputs} input channels but ${name} takes ${channels}: it ` +
+        `makes the model ${describeInputChannels(channels)}, which is not supported`,
     )
 }
 
@@ -255,5 +261,6 @@ const otherShape = (
   shape: readonly number[],
 ) =>
   invalidLora(
-    `${path}: expected ${name} of shape [${expected}] but it is [${shape}]; is the LoRA for another model?`,
+    `${path}: expected ${name} of shape [${expected}] but it is [${shape}]; is the LoRA for ` +
+      'another model?',
   )

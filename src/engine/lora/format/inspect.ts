@@ -1,6 +1,6 @@
 /**
- * What is in a LoRA file, for people: where `readLora` stops at the first thing that is wrong, here
- * all of them are listed. The same values are read as there.
+ * What is in a LoRA file, for display: where `readLora` stops at the first thing that is wrong,
+ * here all of them are listed. The same values are read as there.
  */
 import { FluxdError } from '../../../errors.js'
 import type { SafetensorsFile } from '../../../safetensors/read.js'

@@ -43,7 +43,7 @@ export type LoraKey = {
 /** Networks by the names of their modules; without CLIP its parts of a file are ignored. */
 export type Vocabulary = Readonly<Record<Network, Modules | undefined>>
 
-// Endings of one position belong together: .lora_A.weight beside .lora_B.weight.
+// Endings of one position belong together: .lora_A.weight and .lora_B.weight.
 const suffixes: Readonly<Record<Role, readonly string[]>> = {
   up: [
     '.lora_B.weight',
@@ -164,7 +164,7 @@ function withoutAdapter(key: string): { plain: string; adapter: string | undefin
   return { plain: `${key.slice(0, -whole.length)}.${part}${ending}`, adapter }
 }
 
-/** The key of another role in the spelling of `sibling`: .lora_up.weight beside .lora_down.weight. */
+/** The key of another role in the spelling of `sibling`: `.lora_up` for `.lora_down`. */
 export function spell(stem: string, role: Role, sibling: string): string {
   const { plain, adapter } = withoutAdapter(sibling)
   const ending = plain.slice(stem.length)

@@ -54,7 +54,8 @@ export function readLora(file: SafetensorsFile, base: LoraBase): LoraAdapter {
   if (fault) throw fault.error()
   if (groups.length === 0)
     throw invalidLora(
-      `${file.path}: expected changes to at least one layer of Flux.1 but ${describeEmpty(ignored)}`,
+      `${file.path}: expected changes to at least one layer of Flux.1 but ` +
+        `${describeEmpty(ignored)}`,
     )
   const scaling = readScaling(file)
   const given = groups.map((group) => ({ group, deltas: groupDeltas(file.path, group, scaling) }))
@@ -77,7 +78,8 @@ export const describeContradiction = ({ tensor, group, by }: Contradiction) =>
 
 const describeEmpty = (ignored: readonly string[]) =>
   ignored.length > 0
-    ? `the file holds only ${ignored.length} tensors that are not merged, the first is ${ignored[0]}`
+    ? `the file holds only ${ignored.length} tensors that are not merged, the first is ` +
+      `${ignored[0]}`
     : 'the file holds no tensors'
 
 const schemeOf = (groups: readonly Group[]): LoraScheme =>

@@ -1,5 +1,5 @@
 /**
- * The factor alpha / rank of a low-rank change, from the `.alpha` scalar beside it, or from the
+ * The factor alpha / rank of a low-rank change, from the `.alpha` scalar next to it, or from the
  * adapter config that PEFT and diffusers write into the file's metadata.
  * Source: kohya sd-scripts, networks/lora_flux.py; diffusers, loaders/peft.py; peft, tuners/lora.
  */

@@ -24,11 +24,20 @@ const words: Readonly<Record<Network, ReadonlySet<string>>> = {
   ]),
 }
 
+const startsOf = {
+  transformer:
+    'te\\d*|t5|text|clip|control|vae$|ae$|first_stage|cond|ip_?adapter|image|' +
+    'pulid|redux|refiner|prior',
+  clip: 't5|umt5|clip_[gh]|control|vae$|image|vision|llama|qwen|gemma|hydit|prior',
+}
+
 // Networks whose layers may be named as those of Flux.1's transformer or of CLIP-L.
 const others: Readonly<Record<Network, RegExp>> = {
-  transformer:
-    /^(te\d*|t5|text|clip|control|vae$|ae$|first_stage|cond|ip_?adapter|image|pulid|redux|refiner|prior)|encoder|decoder|(transformer|unet|model|dit)_?[2-9]$/i,
-  clip: /^(t5|umt5|clip_[gh]|control|vae$|image|vision|llama|qwen|gemma|hydit|prior)|(te|encoders?|clip|model)_?[2-9]$/i,
+  transformer: new RegExp(
+    `^(${startsOf.transformer})|encoder|decoder|(transformer|unet|model|dit)_?[2-9]$`,
+    'i',
+  ),
+  clip: new RegExp(`^(${startsOf.clip})|(te|encoders?|clip|model)_?[2-9]$`, 'i'),
 }
 
 /** Whether `prefix`, which ends where a module's name begins, is nothing but wrappers of it. */
@@ -73,11 +82,13 @@ export function networkNamed(prefix: string): Network | undefined {
   return parts.some((part) => others.clip.test(part)) ? undefined : 'clip'
 }
 
-const otherText =
-  /^(lora|lycoris)_(te[2-9]|t5\w*?)_|(^|\.)(text_encoders?_?[2-9]|te[2-9]|t5\w*|umt5\w*|clip_[gh])\./
+const otherText = [
+  /^(lora|lycoris)_(te[2-9]|t5\w*?)_/,
+  /(^|\.)(text_encoders?_?[2-9]|te[2-9]|t5\w*|umt5\w*|clip_[gh])\./,
+]
 
 /** Whether the key is of T5 or another text encoder that is not CLIP-L. */
-export const isOtherTextKey = (key: string) => otherText.test(key)
+export const isOtherTextKey = (key: string) => otherText.some((each) => each.test(key))
 
 const clipText =
   /^(lora|lycoris)_(te1?|clip(_l)?)_|(^|\.)(text_encoder|te1?|clip|clip_l)\.|text_model[._]/

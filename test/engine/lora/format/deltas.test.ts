@@ -94,7 +94,7 @@ describe('a change', () => {
     })
   })
 
-  test("of low rank with a bias scales the bias by alpha/rank too, as PEFT's lora_bias", async () => {
+  test("of low rank with a bias scales the bias by alpha/rank, as PEFT's lora_bias", async () => {
     const key = 'final_layer.adaLN_modulation.1'
     const { merged, values } = await merge({
       [`${key}.alpha`]: number(1),

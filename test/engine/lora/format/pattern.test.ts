@@ -1,4 +1,4 @@
-/** PEFT's patterns match what Python's `re` matches of them, in a time that no pattern can stretch. */
+/** PEFT's patterns match what Python's `re` matches of them, in time that no pattern stretches. */
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { compilePattern } from '../../../../src/engine/lora/format/pattern.js'

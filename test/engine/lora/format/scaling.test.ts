@@ -123,7 +123,7 @@ describe('the prefix of metadata', () => {
     expect(factor(pair(stem), metadata)).toBe(4)
   })
 
-  test('tells the networks apart; what has none holds for the others', () => {
+  test('keeps the networks apart; what has none holds for the others', () => {
     const file = { ...pair(`transformer.${q}`), ...pair(`text_encoder.${fc1}`, 32, 16) }
     const both = { ...named('transformer', 16), ...named('text_encoder', 8) }
     expect(factors(file, both)).toEqual({ [`${q}.weight`]: 4, [`${fc1}.weight`]: 2 })
@@ -140,7 +140,7 @@ describe('the prefix of metadata', () => {
     ['fields that are not known', { rank: 4, alpha: 16 }],
   ])('is refused where the metadata has %s', (_, metadata) => {
     expect(() => factor(pair(`transformer.${q}`), metadata)).toThrow(
-      /expected r and lora_alpha of \S+to_q in lora_adapter_metadata but it has none for the transformer$/,
+      /r and lora_alpha of \S+to_q in lora_adapter_metadata but it has none for the transformer$/,
     )
   })
 
