@@ -53,7 +53,7 @@ const forms: readonly Form[] = [
   ],
   // The ending is looked for afterwards: within the pattern it would be tried at every position.
   [
-    form(String.raw`(https?://.*)`),
+    form('(https?://.*)'),
     (url) => (isSafetensorsUrl(url!) ? { kind: 'file', url: url! } : undefined),
   ],
   [

@@ -1,8 +1,8 @@
 /**
  * The safety checker's folder: `safety_checker/`, diffusers' StableDiffusionSafetyChecker
  * (published by CompVis), and `nsfw_classifier/`, a ViTForImageClassification with a label
- * "normal" (published by Falconsai). Each holds config.json, preprocessor_config.json and model.safetensors. Opening
- * reads headers and configs only.
+ * "normal" (published by Falconsai). Each holds config.json, preprocessor_config.json and
+ * model.safetensors. Opening reads headers and configs only.
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
