@@ -3,8 +3,8 @@ import { FluxdError, invalidLora } from '../errors.js'
 import { otherKind, readStart } from '../safetensors/kind.js'
 import { openSafetensors } from '../safetensors/read.js'
 
-// A LoRA's header takes some hundred kilobytes, with a trainer's metadata a few megabytes, and names
-// some thousand tensors. Parsing it blocks the event loop, so its size is bounded.
+// A LoRA's header takes some hundred kilobytes, with a trainer's metadata a few megabytes, and
+// names some thousand tensors. Parsing it blocks the event loop, so its size is bounded.
 const loraLimits = { bytes: 2 ** 24, tensors: 20_000 }
 
 /**
