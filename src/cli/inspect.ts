@@ -2,6 +2,7 @@
 
 import type { Config } from '../config/config.js'
 import { openCheckpoint } from '../engine/checkpoint/checkpoint.js'
+import type { LoraBase } from '../engine/lora/format/groups.js'
 import {
   type Fault,
   inspectLora,
@@ -10,7 +11,6 @@ import {
   type ModuleReport,
   publishedBase,
 } from '../engine/lora/format/inspect.js'
-import type { LoraBase } from '../engine/lora/format/read.js'
 import { openSafetensors } from '../safetensors/read.js'
 import { type LorasContext, locateLora } from './loras.js'
 

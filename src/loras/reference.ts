@@ -35,7 +35,7 @@ const scheme = '(?:https?://)?'
 const replicate = String.raw`(?!(?:huggingface\.co|civitai\.com)/)(?:https?://replicate\.com/)?`
 const form = (text: string) => new RegExp(`^${text}$`)
 
-type Form = readonly [RegExp, (...groups: (string | undefined)[]) => LoraSource]
+type Form = readonly [RegExp, (...groups: (string | undefined)[]) => LoraSource | undefined]
 
 // The first form that matches decides.
 const forms: readonly Form[] = [
@@ -51,7 +51,11 @@ const forms: readonly Form[] = [
     form(String.raw`(https?://civitai\.com/api/download/models/.*)`),
     (url) => ({ kind: 'civitaiFile', url: url! }),
   ],
-  [form(String.raw`(https?://.*\.safetensors(?:\?.*)?)`), (url) => ({ kind: 'file', url: url! })],
+  // The ending is looked for afterwards: within the pattern it would be tried at every position.
+  [
+    form('(https?://.*)'),
+    (url) => (isSafetensorsUrl(url!) ? { kind: 'file', url: url! } : undefined),
+  ],
   [
     form(`${replicate}${name}/${name}/?`),
     (owner, model) => ({ kind: 'replicate', owner: owner!, model: model!, version: undefined }),
@@ -63,14 +67,25 @@ const forms: readonly Form[] = [
   [form(String.raw`(https?://replicate\.delivery/.*\.tar)`), (url) => ({ kind: 'tar', url: url! })],
 ]
 
+const isSafetensorsUrl = (url: string) =>
+  url.endsWith('.safetensors') || url.includes('.safetensors?')
+
+// Longer than any signed URL; patterns meet nothing longer.
+const maxLength = 8192
+
 /**
  * The source that `reference` names. Throws `lora_invalid` in the words of weights.py otherwise.
  */
 export function parseLoraSource(reference: string): LoraSource {
   if (reference.startsWith('data:')) return { kind: 'data', uri: reference }
+  if (reference.length > maxLength)
+    throw invalidLora(
+      `Expected a LoRA reference of at most ${maxLength} characters but it has ${reference.length}`,
+    )
   for (const [pattern, read] of forms) {
     const groups = pattern.exec(reference)
-    if (groups) return read(...groups.slice(1))
+    const source = groups ? read(...groups.slice(1)) : undefined
+    if (source) return source
   }
   throw invalidLora(explain(reference))
 }

@@ -7,6 +7,8 @@
 import { closeSync, fstatSync, openSync, readSync, realpathSync } from 'node:fs'
 import { z } from 'zod'
 import { firstFault, invalidCheckpoint } from '../errors.js'
+import { type HeaderLimits, parseHeader } from './header.js'
+import { otherKind, readStart } from './kind.js'
 import { elementCount, type StoredDType, storedBytes } from './tensor.js'
 
 /** Where one tensor's bytes lie: all that a graph needs to use it. */
@@ -26,16 +28,19 @@ export type TensorSlice = {
 export type SafetensorsFile = {
   /** What messages call it: its path, where it was opened without another name. */
   readonly name: string
+  /** Absolute path with symbolic links resolved. */
+  readonly path: string
   readonly tensors: ReadonlyMap<string, TensorSlice>
   readonly metadata: Readonly<Record<string, string>>
 }
 
-// The reference implementation refuses larger headers too.
-const maxHeaderBytes = 100_000_000
+/** Tensors by name: a whole file's, or those of a network. */
+export type Tensors = ReadonlyMap<string, TensorSlice>
 
-// What a model or a LoRA never comes near. Messages quote names and shapes, and every tensor is
-// looked at while others wait.
-const maxTensors = 50_000
+// The reference implementation refuses larger headers too; no model comes near so many tensors.
+const checkpointLimits: HeaderLimits = { bytes: 100_000_000, tensors: 50_000 }
+
+// Messages quote names and shapes.
 const maxDims = 8
 const tensorName = /^\P{Cc}{1,300}$/u
 
@@ -48,40 +53,49 @@ const Entry = z.object({
 })
 const Metadata = z.record(z.string(), z.string())
 
+export type OpenOptions = {
+  /** What messages call the file; its path unless given. */
+  readonly name?: string
+  readonly limits?: HeaderLimits
+}
+
 /**
- * The tensors of one file, by name, after checking that its header is sound.
- * Throws `checkpoint_invalid` naming the file (by `fileName`), the tensor, what was expected and
- * what came.
+ * The tensors of one file, by name, after checking that its header is sound and within `limits`.
+ * Throws `checkpoint_invalid` naming the file, the tensor, what was expected and what came.
  */
-export function openSafetensors(path: string, fileName = path): SafetensorsFile {
-  const { header, dataStart, dataBytes } = readHeader(path, fileName)
+export function openSafetensors(
+  path: string,
+  { name = path, limits = checkpointLimits }: OpenOptions = {},
+): SafetensorsFile {
+  const { header, dataStart, dataBytes } = readHeader(path, name, limits)
   const file = realpathSync(path)
   const { __metadata__, ...entries } = header
   const metadata = Metadata.safeParse(__metadata__ ?? {})
   if (!metadata.success)
-    throw invalidCheckpoint(`${fileName}: expected __metadata__ to map strings to strings`)
+    throw invalidCheckpoint(`${name}: expected __metadata__ to map strings to strings`)
   const named = Object.entries(entries)
-  checkNames(fileName, named)
-  const slices = named.map(([name, entry]) =>
-    readEntry(fileName, file, name, entry, dataStart, dataBytes),
+  checkNames(name, named)
+  const slices = named.map(([tensor, entry]) =>
+    readEntry(name, file, tensor, entry, dataStart, dataBytes),
   )
-  checkCoverage(fileName, slices, dataStart, dataBytes)
+  checkCoverage(name, slices, dataStart, dataBytes)
   return {
-    name: fileName,
+    name,
+    path: file,
     tensors: new Map(slices.map((slice) => [slice.name, slice])),
     metadata: metadata.data,
   }
 }
 
-function readHeader(path: string, name: string) {
+function readHeader(path: string, name: string, limits: HeaderLimits) {
   const descriptor = openForReading(path, name)
   try {
     const fileBytes = fstatSync(descriptor).size
-    const headerBytes = readHeaderLength(name, descriptor, fileBytes)
+    const headerBytes = readHeaderLength(readStart(path), name, fileBytes, limits)
     const text = Buffer.alloc(headerBytes)
     readSync(descriptor, text, 0, headerBytes, 8)
     const dataStart = 8 + headerBytes
-    return { header: parseHeader(name, text), dataStart, dataBytes: fileBytes - dataStart }
+    return { header: parseHeader(name, text, limits), dataStart, dataBytes: fileBytes - dataStart }
   } finally {
     closeSync(descriptor)
   }
@@ -97,49 +111,24 @@ function openForReading(path: string, name: string) {
   }
 }
 
-function readHeaderLength(path: string, descriptor: number, fileBytes: number): number {
-  const prefix = Buffer.alloc(8)
-  if (readSync(descriptor, prefix, 0, 8, 0) < 8)
-    throw invalidCheckpoint(`${path}: expected a safetensors file but it has ${fileBytes} bytes`)
-  const length = prefix.readBigUInt64LE()
-  if (length > BigInt(maxHeaderBytes))
-    throw invalidCheckpoint(`${path}: expected a safetensors file but this is ${describe(prefix)}`)
-  if (8 + Number(length) > fileBytes)
-    throw invalidCheckpoint(
-      `${path}: the header needs ${8n + length} bytes but the file has ${fileBytes}; is it truncated?`,
-    )
-  return Number(length)
-}
-
-// What starts like this, given that it is no plausible header length.
-function describe(prefix: Buffer): string {
-  const text = prefix.toString('latin1')
-  if (text.startsWith('GGUF')) return 'a GGUF file'
-  if (text.startsWith('PK\x03\x04') || prefix[0] === 0x80) return 'a Python pickle'
-  if (text.startsWith('version ')) return 'a Git LFS pointer (run `git lfs pull`)'
-  return `something else: its header would have ${prefix.readBigUInt64LE()} bytes`
-}
-
-function parseHeader(path: string, text: Buffer): Record<string, unknown> {
-  try {
-    const header: unknown = JSON.parse(text.toString('utf8'))
-    if (typeof header === 'object' && header !== null && !Array.isArray(header))
-      return header as Record<string, unknown>
-  } catch (cause) {
-    throw invalidCheckpoint(`${path}: expected JSON in the safetensors header`, cause)
-  }
-  throw invalidCheckpoint(`${path}: expected a JSON object in the safetensors header`)
+function readHeaderLength(start: Buffer, path: string, fileBytes: number, limits: HeaderLimits) {
+  const length = start.length < 8 ? undefined : start.readBigUInt64LE()
+  if (length !== undefined && length <= limits.bytes && 8n + length <= fileBytes)
+    return Number(length)
+  const other = otherKind(start, limits.bytes)
+  if (other) throw invalidCheckpoint(`${path}: expected a safetensors file but it is ${other}`)
+  throw invalidCheckpoint(
+    `${path}: the header needs ${8n + length!} bytes but the file has ${fileBytes}; is it ` +
+      'truncated?',
+  )
 }
 
 function checkNames(path: string, named: readonly (readonly [string, unknown])[]) {
-  if (named.length > maxTensors)
-    throw invalidCheckpoint(
-      `${path}: expected at most ${maxTensors} tensors but there are ${named.length}`,
-    )
   const bad = named.find(([each]) => !tensorName.test(each))?.[0]
   if (bad !== undefined)
     throw invalidCheckpoint(
-      `${path}: expected tensor names of 1 to 300 characters, none of them a control character, but one of ${bad.length} begins with ${JSON.stringify(bad.slice(0, 50))}`,
+      `${path}: expected tensor names of 1 to 300 characters, none of them a control character, ` +
+        `but one of ${bad.length} begins with ${JSON.stringify(bad.slice(0, 50))}`,
     )
 }
 
@@ -159,11 +148,13 @@ function readEntry(
   const needed = elementCount(shape) * storedBytes[dtype]
   if (end > dataBytes)
     throw invalidCheckpoint(
-      `${path}: tensor ${name} ends at byte ${end} but the file holds ${dataBytes} bytes of data; is it truncated?`,
+      `${path}: tensor ${name} ends at byte ${end} but the file holds ${dataBytes} bytes of ` +
+        'data; is it truncated?',
     )
   if (end - begin !== needed)
     throw invalidCheckpoint(
-      `${path}: tensor ${name} is ${dtype} [${shape}] and needs ${needed} bytes but its offsets span ${end - begin}`,
+      `${path}: tensor ${name} is ${dtype} [${shape}] and needs ${needed} bytes but its offsets ` +
+        `span ${end - begin}`,
     )
   return { name, file, dtype, shape, offset: dataStart + begin, byteLength: needed }
 }
@@ -175,14 +166,16 @@ function checkCoverage(path: string, slices: TensorSlice[], dataStart: number, d
     if (slice.offset !== position) {
       const fault = slice.offset < position ? 'overlaps the tensor before it' : 'leaves a gap'
       throw invalidCheckpoint(
-        `${path}: tensor ${slice.name} starts at byte ${slice.offset} and ${fault}; expected ${position}`,
+        `${path}: tensor ${slice.name} starts at byte ${slice.offset} and ${fault}; expected ` +
+          `${position}`,
       )
     }
     position += slice.byteLength
   }
   if (position !== dataStart + dataBytes)
     throw invalidCheckpoint(
-      `${path}: expected the data to end at byte ${position} but the file has ${dataStart + dataBytes}`,
+      `${path}: expected the data to end at byte ${position} but the file has ` +
+        `${dataStart + dataBytes}`,
     )
 }
 

@@ -21,13 +21,19 @@ export type ByteTensor = {
 
 export type Tensor = FloatTensor | IntTensor | ByteTensor
 
-/** Bytes per value of every dtype a safetensors file may hold. */
+/** Bytes per value of every dtype that a safetensors file may hold; small floats are packed. */
 export const storedBytes = {
+  F4: 0.5,
+  F6_E2M3: 0.75,
+  F6_E3M2: 0.75,
   BOOL: 1,
   U8: 1,
   I8: 1,
   F8_E4M3: 1,
+  F8_E4M3FNUZ: 1,
   F8_E5M2: 1,
+  F8_E5M2FNUZ: 1,
+  F8_E8M0: 1,
   I16: 2,
   U16: 2,
   F16: 2,
@@ -38,6 +44,7 @@ export const storedBytes = {
   F64: 8,
   I64: 8,
   U64: 8,
+  C64: 8,
 } as const
 
 export type StoredDType = keyof typeof storedBytes

@@ -3,11 +3,15 @@ import { expect, test } from 'vitest'
 import { type LoraSource, parseLoraSource } from '../../src/loras/reference.js'
 
 const hub = (owner: string, repo: string, file?: string): LoraSource => ({
-  ...{ kind: 'huggingface', owner, repo },
+  kind: 'huggingface',
+  owner,
+  repo,
   file,
 })
 const replicate = (owner: string, model: string, version?: string): LoraSource => ({
-  ...{ kind: 'replicate', owner, model },
+  kind: 'replicate',
+  owner,
+  model,
   version,
 })
 const page = (id: string): LoraSource => ({ kind: 'civitaiPage', id })
@@ -61,12 +65,12 @@ test.each(accepted)('%s is understood', (reference, source) => {
   expect(parseLoraSource(reference)).toEqual(source)
 })
 
-const hubError =
-  'Failed to parse HuggingFace URL. Expected huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]'
+const hubForm = 'huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]'
+const hubError = `Failed to parse HuggingFace URL. Expected ${hubForm}`
 const civitaiError = 'Failed to parse CivitAI URL. Expected civitai.com/models/<id>[/<model-name>]'
 const otherError = `Failed to parse URL. Expected either:
 * Replicate model in the format <owner>/<username> or <owner>/<username>/<version>
-* HuggingFace URL in the format huggingface.co/<owner>/<model-name>[/<lora-weights-file.safetensors>]
+* HuggingFace URL in the format ${hubForm}
 * CivitAI URL in the format civitai.com/models/<id>[/<model-name>]
 * Arbitrary .safetensors URLs from the Internet`
 
@@ -105,4 +109,20 @@ test.each([
   expect(() => parseLoraSource(reference)).toThrow(
     expect.objectContaining({ code: 'lora_invalid', message }),
   )
+})
+
+test.each([
+  ['https://a/.safetensors?\n', otherError],
+  [`https://a/${'.safetensors?'.repeat(500)}\n`, otherError],
+  ['https://a/.safetensorsx', otherError],
+])('%j is no URL of a file', (reference, message) => {
+  expect(() => parseLoraSource(reference)).toThrow(expect.objectContaining({ message }))
+})
+
+test('a reference that is longer than any URL is refused before it is matched', () => {
+  const long = `https://a/${'.safetensors?'.repeat(800_000)}\n`
+  expect(() => parseLoraSource(long)).toThrow(
+    'Expected a LoRA reference of at most 8192 characters but it has 10400011',
+  )
+  expect(parseLoraSource(`data:application/x-tar;base64,${'A'.repeat(10_000)}`).kind).toBe('data')
 })

@@ -1,5 +1,6 @@
 import { appendFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
 import { expect, test } from 'vitest'
 import { openSafetensors, sliceRows } from '../../src/safetensors/read.js'
 import { temporaryFolder, writeRaw, writeTensors } from '../weightFiles.js'
@@ -36,7 +37,11 @@ test('metadata is kept', () => {
 
 test.each<[string, () => void, RegExp]>([
   ['missing', () => {}, /no\.safetensors: expected a readable safetensors file/],
-  ['empty', () => writeFileSync(path, ''), /expected a safetensors file but it has 0 bytes/],
+  [
+    'empty',
+    () => writeFileSync(path, ''),
+    /expected a safetensors file but it is only 0 bytes long$/,
+  ],
   [
     'truncated',
     () => truncateSync(sound(), readFileSync(path).length - 4),
@@ -64,7 +69,7 @@ test.each<[string, () => void, RegExp]>([
   ],
   [
     'of an unknown dtype',
-    () => writeRaw(path, { a: entry(0, 4, [1], 'F4') }, new Uint8Array(4)),
+    () => writeRaw(path, { a: entry(0, 4, [1], 'F5') }, new Uint8Array(4)),
     /tensor a: .*dtype/s,
   ],
   [
@@ -113,12 +118,67 @@ test.each<[string, () => void, RegExp]>([
   [
     'that is a GGUF file',
     () => writeFileSync(path, 'GGUF\x03\0\0\0\0\0'),
-    /but this is a GGUF file/,
+    /but it is a GGUF file$/,
   ],
   [
     'that is a pickle',
     () => writeFileSync(path, Buffer.from('800495a10f000000', 'hex')),
-    /but this is a Python pickle/,
+    /but it is a Python pickle/,
+  ],
+  [
+    'that is a web page',
+    () => writeFileSync(path, '\n<!DOCTYPE html><html><body>Sign in</body></html>'),
+    /but it is a web page \(HTML\)$/,
+  ],
+  [
+    'that is XML',
+    () => writeFileSync(path, '<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'),
+    /but it is an XML text$/,
+  ],
+  ['that is JSON', () => writeFileSync(path, '{"error": "not found"}'), /but it is a JSON text$/],
+  [
+    'that is a text',
+    () => writeFileSync(path, 'Entry not found, it moved somewhere else'),
+    /but it is a text$/,
+  ],
+  [
+    'that is a zipped pickle',
+    () => writeFileSync(path, 'PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl'),
+    /but it is a Python pickle or another zip archive/,
+  ],
+  [
+    'that is a tar',
+    () => writeFileSync(path, `lora/${'\0'.repeat(252)}ustar\0${'\0'.repeat(249)}`),
+    /but it is an archive \(tar\)$/,
+  ],
+  [
+    'that is compressed',
+    () => writeFileSync(path, gzipSync(Buffer.alloc(100))),
+    /but it is an archive \(gzip\)$/,
+  ],
+  [
+    'that is an image',
+    () => writeFileSync(path, '\x89PNG\r\n\x1a\n\0\0', 'latin1'),
+    /but it is an image or a video$/,
+  ],
+  [
+    'of a header that nests without end',
+    () =>
+      writeRaw(path, `{"a":${'['.repeat(1_000_000)}${']'.repeat(1_000_000)}}`, new Uint8Array()),
+    /: expected a safetensors header but it nests deeper than 4 levels$/,
+  ],
+  [
+    'of more metadata than a trainer writes',
+    () => {
+      const __metadata__ = Object.fromEntries(Array.from({ length: 10_001 }, (_, i) => [i, '']))
+      writeRaw(path, { __metadata__ }, new Uint8Array())
+    },
+    /: expected at most 10000 keys in __metadata__ but there are 10001$/,
+  ],
+  [
+    'of a header that holds more values than 50,000 tensors',
+    () => writeRaw(path, `{"a":[${'0,'.repeat(2_000_000)}0]}`, new Uint8Array()),
+    /expected a header of at most 50000 tensors and 10000 keys in __metadata__ but it holds more$/,
   ],
   [
     'that is a Git LFS pointer',
@@ -134,4 +194,21 @@ test.each<[string, () => void, RegExp]>([
   make()
   const file = fault === 'missing' ? join(folder, 'no.safetensors') : path
   expect(() => openSafetensors(file)).toThrow(message)
+})
+
+test.each([
+  [640, 'whose length begins as a pickle does'],
+  [35615, 'whose length begins as gzip does'],
+  [0x5a4d, 'whose length begins as a program does'],
+  [123, 'whose length begins as JSON does'],
+])('a header of %i bytes, %s, is read', (length) => {
+  const head = JSON.stringify({ a: entry(0, 4) })
+  writeRaw(path, head.padEnd(length), new Uint8Array(4))
+  expect(openSafetensors(path).tensors.size).toBe(1)
+})
+
+test('brackets and commas within strings do not count', () => {
+  const __metadata__ = { notes: `"\\${'[{,'.repeat(3_000_000)}` }
+  writeRaw(path, { __metadata__ }, new Uint8Array())
+  expect(openSafetensors(path).metadata).toEqual(__metadata__)
 })

@@ -3,11 +3,10 @@
  * rows. Source: BFL flux, src/flux/model.py; diffusers, scripts/convert_flux_to_diffusers.py.
  */
 import { invalidCheckpoint } from '../../errors.js'
-import { sliceRows, type TensorSlice } from '../../safetensors/read.js'
+import { sliceRows, type TensorSlice, type Tensors } from '../../safetensors/read.js'
 import type { FluxParams, RotaryAxes } from '../flux/params.js'
-import type { Tensors } from './files.js'
 
-/** What the tensors of a single file cannot tell. */
+/** What does not follow from the tensors of a single file. */
 export type BflOverrides = {
   readonly axes?: RotaryAxes
   readonly groups?: number
@@ -59,7 +58,12 @@ function bflParams(source: string, tensors: Tensors, overrides: BflOverrides): F
   const axes = overrides.axes ?? fluxAxes
   if (axes.reduce((a, b) => a + b, 0) !== headDim)
     throw invalidCheckpoint(
-      `${source}: expected rotary axes that add up to the head size ${headDim} but they are ${axes}`,
+      `${source}: expected rotary axes that add up to the head size ${headDim} but they are ` +
+        `${axes}`,
+    )
+  if (width % headDim !== 0)
+    throw invalidCheckpoint(
+      `${source}: expected a width that the head size ${headDim} divides but it is ${width}`,
     )
   return {
     heads: width / headDim,

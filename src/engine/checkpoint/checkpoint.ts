@@ -1,12 +1,12 @@
 /**
  * A Flux.1 checkpoint on disk, in the layout it came in: a diffusers folder, or BFL's single file
- * with ae.safetensors (or vae/) and the text encoders' folders beside it. Opening reads headers
- * and configs only.
+ * with ae.safetensors (or vae/, or an autoencoder of its own) and the text encoders' folders next
+ * to it. Opening reads headers and configs only.
  */
 import { existsSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { invalidCheckpoint } from '../../errors.js'
-import { openSafetensors } from '../../safetensors/read.js'
+import { openSafetensors, type Tensors } from '../../safetensors/read.js'
 import type {
   AutoencoderParams,
   ClipParams,
@@ -17,10 +17,12 @@ import type {
 import { createWeights, type Weights } from '../runtime/weights/weights.js'
 import { type BflOverrides, readBflTransformer, splitFinalModulation } from './bfl.js'
 import { autoencoderParams, clipParams, fluxParams, schedulerParams, t5Params } from './configs.js'
-import { openTensors, type Tensors } from './files.js'
+import { openTensors } from './files.js'
 import { describeForeign, describeInputChannels } from './foreign.js'
 import { readLdmAutoencoder } from './ldm.js'
+import { refuseQuantised } from './quantised.js'
 import { attachScales } from './scales.js'
+import { autoencoderPart, transformerPart } from './singleFile.js'
 
 /** A network's shape and weights; `source` is the file or folder that messages name. */
 export type Component<Params> = {
@@ -109,7 +111,8 @@ export function openTextSide(path: string): TextSide {
     const child = join(path, name)
     if (existsSync(child)) return child
     throw invalidCheckpoint(
-      `${path}: expected ${name}/ there; the text encoders and tokenizers are those of the Flux.1 repository`,
+      `${path}: expected ${name}/ there; the text encoders and tokenizers are those of the ` +
+        'Flux.1 repository',
     )
   }
   const clip = folder('text_encoder')
@@ -146,7 +149,7 @@ function openSingleFile(file: string, overrides: BflOverrides): Checkpoint {
   return {
     path: file,
     transformer,
-    autoencoder: openSiblingAutoencoder(folder, overrides),
+    autoencoder: openSiblingAutoencoder(folder, overrides) ?? openOwnAutoencoder(file, overrides),
     text: openTextSide(folder),
     scheduler: transformer.params.guidance ? devScheduler : schnellScheduler,
   }
@@ -157,9 +160,10 @@ export function openBflTransformer(
   file: string,
   overrides: BflOverrides = {},
 ): Component<FluxParams> {
-  const stored = stripPrefix(openSafetensors(file).tensors, 'model.diffusion_model.')
+  const stored = transformerPart(file, openSafetensors(file).tensors)
+  refuseQuantised(file, stored)
+  refuseForeign(file, stored, 'double_blocks.')
   const tensors = attachScales(file, stored)
-  refuseForeign(file, tensors, 'double_blocks.')
   const bfl = readBflTransformer(file, tensors, overrides)
   return component(file, checkInput(file, bfl.params), bfl.tensors)
 }
@@ -168,25 +172,37 @@ function openSiblingAutoencoder(folder: string, { groups }: BflOverrides) {
   const file = join(folder, 'ae.safetensors')
   if (existsSync(file)) return openLdmAutoencoder(file, groups)
   if (existsSync(join(folder, 'vae'))) return openAutoencoder(join(folder, 'vae'))
+  return undefined
+}
+
+/** The autoencoder of an all-in-one file. */
+function openOwnAutoencoder(file: string, { groups }: BflOverrides) {
+  const part = autoencoderPart(openSafetensors(file).tensors)
+  if (part) return ldmAutoencoder(file, part, groups)
   throw invalidCheckpoint(
-    `${folder}: expected ae.safetensors or vae/ beside the transformer's file`,
+    `${dirname(file)}: expected ae.safetensors or vae/ next to the transformer's file`,
   )
 }
 
 /** The autoencoder of BFL's ae.safetensors. */
-export function openLdmAutoencoder(file: string, groups?: number): Component<AutoencoderParams> {
-  const ldm = readLdmAutoencoder(file, openSafetensors(file).tensors, groups)
+export const openLdmAutoencoder = (file: string, groups?: number) =>
+  ldmAutoencoder(file, openSafetensors(file).tensors, groups)
+
+function ldmAutoencoder(
+  file: string,
+  tensors: Tensors,
+  groups: number | undefined,
+): Component<AutoencoderParams> {
+  const ldm = readLdmAutoencoder(file, tensors, groups)
   return component(file, ldm.params, ldm.tensors)
 }
-
-const stripPrefix = (tensors: Tensors, prefix: string): Tensors =>
-  new Map([...tensors].map(([name, slice]) => [name.replace(prefix, ''), slice]))
 
 function refuseForeign(source: string, tensors: Tensors, sign: string) {
   const names = [...tensors.keys()]
   if (!names.some((name) => name.startsWith(sign)))
     throw invalidCheckpoint(
-      `${source}: expected a Flux.1 transformer (tensors named ${sign}…) but this is ${describeForeign(names)}`,
+      `${source}: expected a Flux.1 transformer (tensors named ${sign}…) but this is ` +
+        `${describeForeign(names)}`,
     )
 }
 
@@ -194,7 +210,8 @@ function refuseForeign(source: string, tensors: Tensors, sign: string) {
 function checkInput(source: string, params: FluxParams): FluxParams {
   if (params.inChannels !== 64)
     throw invalidCheckpoint(
-      `${source}: expected 64 input channels but it has ${params.inChannels}: ${describeInputChannels(params.inChannels)}`,
+      `${source}: expected 64 input channels but it has ${params.inChannels}: ` +
+        `${describeInputChannels(params.inChannels)}`,
     )
   return params
 }

@@ -1,6 +1,7 @@
 /** The config.json of each component of a diffusers folder, as the networks' params. */
 import { join } from 'node:path'
 import { z } from 'zod'
+import { invalidCheckpoint } from '../../errors.js'
 import type {
   AutoencoderParams,
   ClipParams,
@@ -27,8 +28,20 @@ const FluxConfig = z.object({
   axes_dims_rope: z.tuple([count, count, count]).default([16, 56, 56]),
 })
 
-export const fluxParams = (folder: string): FluxParams => {
+/** The transformer's params. Like the others of this file, it throws `checkpoint_invalid`. */
+export function fluxParams(folder: string): FluxParams {
   const config = readJson(join(folder, 'config.json'), FluxConfig)
+  const { attention_head_dim: headDim, axes_dims_rope: axes } = config
+  const sum = axes.reduce((a, b) => a + b, 0)
+  expectThat(sum === headDim, folder, {
+    expected: `axes_dims_rope that add up to attention_head_dim ${headDim}`,
+    came: `${axes}`,
+  })
+  expectThat(
+    axes.every((axis) => axis % 2 === 0),
+    folder,
+    { expected: 'even axes_dims_rope', came: `${axes}` },
+  )
   return {
     heads: config.num_attention_heads,
     headDim: config.attention_head_dim,
@@ -40,6 +53,16 @@ export const fluxParams = (folder: string): FluxParams => {
     axes: config.axes_dims_rope,
     guidance: config.guidance_embeds,
   }
+}
+
+/** Throws where fields of a config, each of them sound, contradict each other. */
+function expectThat(
+  holds: boolean,
+  folder: string,
+  { expected, came }: { readonly expected: string; readonly came: string },
+) {
+  if (!holds)
+    throw invalidCheckpoint(`${join(folder, 'config.json')}: expected ${expected} but got ${came}`)
 }
 
 const AutoencoderConfig = z.object({
@@ -56,8 +79,14 @@ const AutoencoderConfig = z.object({
   mid_block_add_attention: z.literal(true).default(true),
 })
 
-export const autoencoderParams = (folder: string): AutoencoderParams => {
+export function autoencoderParams(folder: string): AutoencoderParams {
   const config = readJson(join(folder, 'config.json'), AutoencoderConfig)
+  const { block_out_channels: channels, norm_num_groups: groups } = config
+  expectThat(
+    channels.every((count) => count % groups === 0),
+    folder,
+    { expected: `block_out_channels that ${groups} norm_num_groups divide`, came: `${channels}` },
+  )
   return {
     channels: config.block_out_channels,
     layersPerBlock: config.layers_per_block,
@@ -79,8 +108,13 @@ const ClipConfig = z.object({
   hidden_act: z.literal('quick_gelu'),
 })
 
-export const clipParams = (folder: string): ClipParams => {
+export function clipParams(folder: string): ClipParams {
   const config = readJson(join(folder, 'config.json'), ClipConfig)
+  const { hidden_size: hidden, num_attention_heads: heads } = config
+  expectThat(hidden % heads === 0, folder, {
+    expected: `a hidden_size that ${heads} num_attention_heads divide`,
+    came: `${hidden}`,
+  })
   return {
     hidden: config.hidden_size,
     layers: config.num_hidden_layers,
@@ -105,8 +139,15 @@ const T5Config = z.object({
   feed_forward_proj: z.literal('gated-gelu'),
 })
 
-export const t5Params = (folder: string): T5Params => {
+export function t5Params(folder: string): T5Params {
   const config = readJson(join(folder, 'config.json'), T5Config)
+  const { relative_attention_num_buckets: buckets, relative_attention_max_distance: far } = config
+  // Half of the buckets is for each direction, and half of those for exact distances.
+  expectThat(buckets % 4 === 0 && far > buckets / 4, folder, {
+    expected:
+      'relative_attention_num_buckets in fours, and a max_distance beyond a quarter of them',
+    came: `${buckets} and ${far}`,
+  })
   return {
     hidden: config.d_model,
     layers: config.num_layers,
@@ -130,8 +171,14 @@ const SchedulerConfig = z.object({
   max_image_seq_len: count.default(4096),
 })
 
-export const schedulerParams = (folder: string): SchedulerParams => {
-  const config = readJson(join(folder, 'scheduler_config.json'), SchedulerConfig)
+export function schedulerParams(folder: string): SchedulerParams {
+  const path = join(folder, 'scheduler_config.json')
+  const config = readJson(path, SchedulerConfig)
+  if (config.base_image_seq_len >= config.max_image_seq_len)
+    throw invalidCheckpoint(
+      `${path}: expected a base_image_seq_len below max_image_seq_len ` +
+        `${config.max_image_seq_len} but got ${config.base_image_seq_len}`,
+    )
   return {
     useDynamicShifting: config.use_dynamic_shifting,
     shift: config.shift,

@@ -3,10 +3,9 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { invalidCheckpoint } from '../../errors.js'
-import { openSafetensors, type TensorSlice } from '../../safetensors/read.js'
+import { openSafetensors, type Tensors } from '../../safetensors/read.js'
+import { refuseQuantised } from './quantised.js'
 import { attachScales } from './scales.js'
-
-export type Tensors = ReadonlyMap<string, TensorSlice>
 
 const ShardIndex = z.object({ weight_map: z.record(z.string(), z.string()) })
 
@@ -29,15 +28,28 @@ function parseFile(path: string): unknown {
  * All tensors of `folder/stem.safetensors` or of the shards its index lists, fp8 ones with their
  * scales.
  */
-export const openTensors = (folder: string, stem: string): Tensors =>
-  attachScales(folder, openFiles(folder, stem))
+export function openTensors(folder: string, stem: string): Tensors {
+  const stored = openFiles(folder, stem)
+  refuseQuantised(folder, stored)
+  return attachScales(folder, stored)
+}
 
 function openFiles(folder: string, stem: string): Tensors {
   const single = join(folder, `${stem}.safetensors`)
   const index = `${single}.index.json`
   if (existsSync(index)) return openShards(index)
   if (existsSync(single)) return openSafetensors(single).tensors
+  refusePickle(folder, stem)
   throw invalidCheckpoint(`${folder}: expected ${stem}.safetensors or its .index.json`)
+}
+
+function refusePickle(folder: string, stem: string) {
+  const pickle = [`${stem}.bin`, 'pytorch_model.bin'].find((each) => existsSync(join(folder, each)))
+  if (pickle)
+    throw invalidCheckpoint(
+      `${folder}: expected ${stem}.safetensors but there is only ${pickle}, a Python pickle, ` +
+        'which is never opened; save the model as safetensors',
+    )
 }
 
 function openShards(index: string): Tensors {

@@ -1,10 +1,10 @@
-/** Tells which model a file holds when it is not the one that was expected. */
+/** Which model a file holds that is not the expected one. */
 const signs: readonly (readonly [RegExp, string])[] = [
   [/\.lora_(A|B|up|down)\.|^lora_(unet|transformer)_|\.hada_w|\.lokr_w/, 'a LoRA'],
   [/double_stream_modulation/, 'a FLUX.2 transformer'],
-  [/^(model\.diffusion_model\.)?joint_blocks\./, 'a Stable Diffusion 3 transformer'],
+  [/^([\w.]*diffusion_model\.)?joint_blocks\./, 'a Stable Diffusion 3 transformer'],
   [
-    /^(model\.diffusion_model\.)?input_blocks\.|^down_blocks\.\d+\.attentions\./,
+    /^([\w.]*diffusion_model\.)?input_blocks\.|^down_blocks\.\d+\.attentions\./,
     'a Stable Diffusion UNet',
   ],
   [/^transformer_blocks\./, "a transformer under diffusers' names; pass its whole folder instead"],

@@ -3,9 +3,8 @@
  * Source: diffusers, src/diffusers/loaders/single_file_utils.py.
  */
 import { invalidCheckpoint } from '../../errors.js'
-import type { TensorSlice } from '../../safetensors/read.js'
+import type { TensorSlice, Tensors } from '../../safetensors/read.js'
 import type { AutoencoderParams } from '../flux/params.js'
-import type { Tensors } from './files.js'
 
 // Flux.1's values; the file does not hold them.
 const fluxGroups = 32
@@ -16,8 +15,8 @@ const shiftFactor = 0.1159
 export function readLdmAutoencoder(source: string, tensors: Tensors, groups = fluxGroups) {
   const params = ldmParams(source, tensors, groups)
   const levels = params.channels.length
-  const renamed = [...tensors.values()].map((slice): [string, TensorSlice] => {
-    const name = renameLdm(slice.name, levels)
+  const renamed = [...tensors].map(([stored, slice]): [string, TensorSlice] => {
+    const name = renameLdm(stored, levels)
     return [name, flattenPointwise(name, slice)]
   })
   return { params, tensors: new Map(renamed) }

@@ -1,19 +1,20 @@
 /**
- * The safety checker's folder: `safety_checker/`, diffusers' StableDiffusionSafetyChecker (published
- * by CompVis), and `nsfw_classifier/`, a ViTForImageClassification with a label "normal" (published
- * by Falconsai). Each holds config.json, preprocessor_config.json and model.safetensors. Opening
- * reads headers and configs only.
+ * The safety checker's folder: `safety_checker/`, diffusers' StableDiffusionSafetyChecker
+ * (published by CompVis), and `nsfw_classifier/`, a ViTForImageClassification with a label
+ * "normal" (published by Falconsai). Each holds config.json, preprocessor_config.json and
+ * model.safetensors. Opening reads headers and configs only.
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { invalidCheckpoint } from '../../errors.js'
+import type { Tensors } from '../../safetensors/read.js'
 import type { ClassifierParams, ConceptParams, VisionParams } from '../flux/params.js'
 import { createWeights } from '../runtime/weights/weights.js'
 import type { Component } from './checkpoint.js'
-import { openTensors, readJson, type Tensors } from './files.js'
+import { openTensors, readJson } from './files.js'
 
-/** How a picture of any size becomes the S×S pixels of a network. */
+/** How an image of any size becomes the S×S pixels of a network. */
 export type ImageProcessorParams = {
   /** `crop`: the shorter side becomes `edge` and the middle is taken; `stretch`: both become S. */
   readonly fit: { readonly kind: 'crop'; readonly edge: number } | { readonly kind: 'stretch' }
@@ -33,7 +34,7 @@ export type SafetyModel = {
   readonly classifier: VisionModel<ClassifierParams>
 }
 
-/** The label of pictures that may be shown. */
+/** The label of images that may be shown. */
 export const safeLabel = 'normal'
 
 // Counts of the published checker; the file's own tensors decide.
@@ -49,7 +50,8 @@ export function openSafetyModel(folder: string): SafetyModel {
     const child = join(folder, name)
     if (existsSync(child)) return child
     throw invalidCheckpoint(
-      `${folder}: expected the safety checker's folders safety_checker/ and nsfw_classifier/ there but ${name}/ is missing`,
+      `${folder}: expected the safety checker's folders safety_checker/ and nsfw_classifier/ ` +
+        `there but ${name}/ is missing`,
     )
   }
   return {
@@ -79,14 +81,7 @@ function openClassifier(folder: string): VisionModel<ClassifierParams> {
   return { source: folder, params, weights, processor: stretchProcessor(folder, params.imageSide) }
 }
 
-function openVisionTensors(folder: string): Tensors {
-  const isThere = (name: string) => existsSync(join(folder, name))
-  if (isThere('pytorch_model.bin') && !isThere('model.safetensors'))
-    throw invalidCheckpoint(
-      `${folder}: expected model.safetensors but there is only pytorch_model.bin, a Python pickle, which is never opened; save the model as safetensors`,
-    )
-  return openTensors(folder, 'model')
-}
+const openVisionTensors = (folder: string) => openTensors(folder, 'model')
 
 // transformers 5 saves the tower without the second prefix that published files have.
 const withTowerPrefix = (tensors: Tensors): Tensors =>
@@ -102,7 +97,8 @@ function readLabels(folder: string, id2label: Readonly<Record<string, string>>):
   const labels = ids.map((_, id) => id2label[id])
   if (labels.every((label) => label !== undefined) && labels.includes(safeLabel)) return labels
   throw invalidCheckpoint(
-    `${folder}: expected id2label to number its labels from 0, one of them "${safeLabel}", but it is ${JSON.stringify(id2label)}`,
+    `${folder}: expected id2label to number its labels from 0, one of them "${safeLabel}", but ` +
+      `it is ${JSON.stringify(id2label)}`,
   )
 }
 
@@ -209,7 +205,8 @@ function cropProcessor(folder: string, imageSide: number): ImageProcessorParams 
   checkSide(folder, config.crop_size, imageSide)
   if (config.size < imageSide)
     throw invalidCheckpoint(
-      `${folder}: expected the processor to resize to at least its crop of ${imageSide} but it resizes to ${config.size}`,
+      `${folder}: expected the processor to resize to at least its crop of ${imageSide} but it ` +
+        `resizes to ${config.size}`,
     )
   return { ...processorParams(config), fit: { kind: 'crop', edge: config.size } }
 }
@@ -226,7 +223,8 @@ const readProcessor = <T>(folder: string, schema: z.ZodType<T>) =>
 function checkSide(folder: string, given: number, wanted: number) {
   if (given !== wanted)
     throw invalidCheckpoint(
-      `${folder}: the network reads pictures of side ${wanted} but preprocessor_config.json makes them ${given}`,
+      `${folder}: the network reads images of side ${wanted} but preprocessor_config.json makes ` +
+        `them ${given}`,
     )
 }
 

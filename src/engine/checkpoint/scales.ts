@@ -1,5 +1,5 @@
 /**
- * fp8 checkpoints. Plain ones hold values; scaled ones hold, beside the fp8 weight of a layer, the
+ * fp8 checkpoints. Plain ones hold values; scaled ones hold, for the fp8 weight of a layer, the
  * number that its values are to be multiplied by. ComfyUI wrote `<layer>.scale_weight` and a tensor
  * `scaled_fp8` first, and writes `<layer>.weight_scale` today. flux-fp8-api, which Replicate's
  * go_fast runs on, keeps the weight in `<layer>.float8_data` and its number in
@@ -7,9 +7,8 @@
  * Source: ComfyUI, QUANTIZATION.md and comfy/ops.py; flux-fp8-api, float8_quantize.py.
  */
 import { invalidCheckpoint } from '../../errors.js'
-import type { TensorSlice } from '../../safetensors/read.js'
+import type { TensorSlice, Tensors } from '../../safetensors/read.js'
 import { readScalar } from '../../safetensors/scalar.js'
-import type { Tensors } from './files.js'
 
 const scaleName = /^(.*\.)(?:scale_weight|weight_scale)$/
 const leftOut = /^scaled_fp8$|\.(scale_input|input_scale|comfy_quant)$/
@@ -32,7 +31,8 @@ export function attachScales(source: string, stored: Tensors): Tensors {
     const scaled = rest.get(weight)
     if (scaled?.dtype !== 'F8_E4M3')
       throw invalidCheckpoint(
-        `${source}: expected ${slice.name} to go with ${weight} in F8_E4M3 but that is ${scaled?.dtype ?? 'missing'}`,
+        `${source}: expected ${slice.name} to go with ${weight} in F8_E4M3 but that is ` +
+          `${scaled?.dtype ?? 'missing'}`,
       )
     if (scaled.scale !== undefined)
       throw invalidCheckpoint(`${source}: expected one scale of ${weight} but there are two`)
@@ -65,7 +65,8 @@ function readScale(source: string, slice: TensorSlice): number {
   const scale = readScalar(slice)
   if (scale === undefined)
     throw invalidCheckpoint(
-      `${source}: expected ${name} to be one number for the whole tensor but it is ${dtype} [${shape}]`,
+      `${source}: expected ${name} to be one number for the whole tensor but it is ${dtype} ` +
+        `[${shape}]`,
     )
   if (!(scale > 0 && Number.isFinite(scale)))
     throw invalidCheckpoint(`${source}: expected a positive number in ${name} but it is ${scale}`)
@@ -76,6 +77,7 @@ function refuseUnscaled(source: string, tensors: Tensors) {
   for (const [name, { dtype, scale }] of tensors)
     if (dtype === 'F8_E4M3' && name.endsWith('.weight') && scale === undefined)
       throw invalidCheckpoint(
-        `${source}: expected a scale of ${name}, as other fp8 weights of the file have one, but it is missing`,
+        `${source}: expected a scale of ${name}, as other fp8 weights of the file have one, but ` +
+          'it is missing',
       )
 }

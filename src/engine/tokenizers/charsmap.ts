@@ -1,6 +1,6 @@
 /**
  * SentencePiece's precompiled normalisation rules (T5: nmt_nfkc), as tokenizer.json carries them:
- * [uint32 LE trie size in bytes][trie: uint32 LE units of darts-clone][replacements, each ended by 0].
+ * [uint32 LE trie size in bytes][trie: uint32 LE units of darts-clone][replacements, each + 0].
  * The trie maps byte sequences of UTF-8 to the offset of their replacement.
  * At each position the longest sequence wins; a character that starts none stays as it is.
  * Source: google/sentencepiece src/normalizer.cc, NormalizePrefix; s-yata/darts-clone darts.h.
@@ -18,7 +18,8 @@ export function readCharsmap(base64: string, source: string): Charsmap {
   const trieSize = bytes.length < 4 ? 0 : bytes.readUInt32LE(0)
   if (trieSize === 0 || trieSize % 4 !== 0 || 4 + trieSize > bytes.length)
     throw invalidCheckpoint(
-      `${source}: expected a precompiled_charsmap that holds its trie but received ${bytes.length} bytes`,
+      `${source}: expected a precompiled_charsmap that holds its trie but received ` +
+        `${bytes.length} bytes`,
     )
   const trie = readUnits(bytes.subarray(4, 4 + trieSize))
   const replacements = bytes.subarray(4 + trieSize)
@@ -49,7 +50,8 @@ function normalize(text: string, trie: Uint32Array, replacements: Uint8Array): s
 
 /**
  * Walks the double array from its root. A unit holds: bits 0–7 label, bit 8 'a value follows',
- * bits 10–30 the offset to its children, shifted by 8 more where bit 9 is set; a value's unit has bit 31.
+ * bits 10–30 the offset to its children, shifted by 8 more where bit 9 is set. A value's unit has
+ * bit 31.
  */
 function longestMatch(trie: Uint32Array, bytes: Uint8Array, start: number): Match | undefined {
   let longest: Match | undefined

@@ -1,11 +1,12 @@
 /**
  * The tokenizer of CLIP: byte-level BPE on lower-cased text, words ended by `</w>`. Flux's
  * tokenizer/ folders hold vocab.json and merges.txt but no tokenizer.json, so the settings that
- * transformers' CLIPTokenizer gives it are written here (transformers 5, models/clip/tokenization_clip.py).
+ * transformers' CLIPTokenizer gives it are written here.
+ * Source: transformers 5, models/clip/tokenization_clip.py.
  *
  * Two things @huggingface/tokenizers 0.2.0 does otherwise than the reference:
  * - it lower-cases the text as a whole, where a Greek Σ at a word's end becomes ς; the reference
- *   lower-cases character by character, and so does our normaliser;
+ *   lower-cases character by character, and so does the normaliser here;
  * - its `ByteLevel` splits once more by a pattern in which U+FEFF is white space; `Split` has left
  *   nothing for it to split, so that pattern is off.
  */
@@ -17,7 +18,7 @@ import { readJson, readText } from './files.js'
 import { createTokenizer } from './tokenizer.js'
 
 export type ClipTokenizer = {
-  /** `modelMaxLength` ids of `text`: begin, tokens, end, then padding. What is too long is cut off. */
+  /** `modelMaxLength` ids of `text`: begin, tokens, end, then padding; a longer text is cut. */
   readonly encode: (text: string) => Int32Array
   /** The number of CLIP's positions: 77. */
   readonly modelMaxLength: number
@@ -26,13 +27,17 @@ export type ClipTokenizer = {
 const positions = 77
 
 const pattern =
-  "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+"
+  "<\\|startoftext\\|>|<\\|endoftext\\|>|'s|'t|'re|'ve|'m|'ll|'d|" +
+  '[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+'
 
 const Vocab = z.record(z.string(), z.number().int().nonnegative())
 type Vocab = z.output<typeof Vocab>
 type Merge = readonly [string, string]
 
-/** Reads vocab.json, merges.txt and tokenizer_config.json of `folder`; throws `checkpoint_invalid`. */
+/**
+ * The tokenizer of `folder`, from its vocab.json, merges.txt and tokenizer_config.json.
+ * Throws `checkpoint_invalid`.
+ */
 export function loadClipTokenizer(folder: string): ClipTokenizer {
   const vocabPath = join(folder, 'vocab.json')
   const vocab = readJson(vocabPath, Vocab)
@@ -93,7 +98,8 @@ function readMerges(path: string, vocab: Vocab): Merge[] {
     const [left, right, ...rest] = line.trim().split(' ')
     if (!left || !right || rest.length > 0 || vocab[left + right] === undefined)
       throw invalidCheckpoint(
-        `${path}: expected two parts of a token of vocab.json in line ${i + 1} but received ${JSON.stringify(line)}`,
+        `${path}: expected two parts of a token of vocab.json in line ${i + 1} but received ` +
+          `${JSON.stringify(line)}`,
       )
     merges.push([left, right])
   }
@@ -101,7 +107,7 @@ function readMerges(path: string, vocab: Vocab): Merge[] {
   return merges
 }
 
-/** A file that was cut off between two lines would only give other ids: each token needs its merge. */
+/** A file that ends early would only give other ids, so each token needs its merge. */
 function refuseUnmerged(path: string, vocab: Vocab, merges: readonly Merge[]) {
   const reachable = new Set(merges.map(([left, right]) => left + right))
   const missing = Object.keys(vocab).find(
@@ -109,6 +115,7 @@ function refuseUnmerged(path: string, vocab: Vocab, merges: readonly Merge[]) {
   )
   if (missing === undefined) return
   throw invalidCheckpoint(
-    `${path}: expected a merge for every token of vocab.json but found none for ${JSON.stringify(missing)}`,
+    `${path}: expected a merge for every token of vocab.json but found none for ` +
+      `${JSON.stringify(missing)}`,
   )
 }

@@ -1,6 +1,7 @@
 /**
- * What transformers writes beside a vocabulary: tokenizer_config.json and, older, the special tokens
- * once more in special_tokens_map.json. A token is its text or an object with `content`.
+ * What transformers writes for a vocabulary: tokenizer_config.json and, in older versions, the
+ * special tokens once more in special_tokens_map.json. A token is its text or an object with
+ * `content`.
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'

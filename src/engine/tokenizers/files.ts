@@ -1,4 +1,4 @@
-/** Reads the files of a tokenizer's folder; what is missing or damaged is named. */
+/** The files of a tokenizer's folder, read and validated; errors name the file. */
 import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { invalidCheckpoint } from '../../errors.js'

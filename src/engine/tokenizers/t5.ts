@@ -3,9 +3,9 @@
  *
  * What the file says is kept but for two parts, which @huggingface/tokenizers 0.2.0 does otherwise
  * than SentencePiece:
- * - `Precompiled` ignores the charsmap and approximates it by NFKC and a list of white space, in which
- *   the package counts U+200D, the joiner inside emoji; NFKC also reorders stacked marks, which the
- *   charsmap does not. Replaced by charsmap.ts.
+ * - `Precompiled` ignores the charsmap and approximates it by NFKC and a list of white space, in
+ *   which the package counts U+200D, the joiner inside emoji; NFKC also reorders stacked marks,
+ *   which the charsmap does not. Replaced by charsmap.ts.
  * - Whitespace. SentencePiece drops it at both ends, collapses it between words and starts each
  *   word with ▁. Newer files say so by Strip, Replace and Metaspace, older ones by WhitespaceSplit
  *   and Metaspace. Both come to the same, so both are read as the latter; splitting into words

@@ -27,7 +27,7 @@ export function createTokenizer(
     encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] }
     token_to_id(token: string): number | undefined
   } = new PackageTokenizer(
-    // Any normaliser here makes the package look for `normalized` special tokens after ours has run.
+    // With any normaliser the package looks for `normalized` special tokens after it has run.
     { ...settings, normalizer: { type: 'NFC' }, post_processor: null, decoder: null },
     {},
   )

@@ -1,6 +1,6 @@
 /**
- * Single files that were quantised before: fluxd computes what it computes with a file of the values
- * that they stand for. The file is test/fixtures' own, rewritten as the tools on the web write it.
+ * Single files that were quantised before: fluxd computes what it computes with a file of the
+ * values that they stand for. The file is test/fixtures' own, rewritten as tools on the web do.
  */
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
@@ -32,7 +32,7 @@ async function predict(tensors: Tensors, precision: 'bf16' | 'fp8' = 'bf16') {
 
 const isBlockWeight = (name: string) => /^(double|single)_blocks\..*(?<!norm)\.weight$/.test(name)
 
-/** Every tensor as fp8 and as the values that are left, of those for which `scaleOf` has a number. */
+/** Tensors as fp8 and as the values that are left, of those that `scaleOf` has a number for. */
 function quantize(scaleOf: (name: string, data: Float32Array) => number | undefined) {
   const fp8: Tensors = {}
   const plain: Tensors = {}
@@ -192,7 +192,7 @@ describe('a scaled checkpoint is refused', () => {
     [
       'without one of its scales',
       Object.fromEntries(Object.entries(newScales()).filter(([name]) => name !== key)),
-      /expected a scale of single_blocks\.1\.linear2\.weight, as other fp8 weights .* it is missing/,
+      /a scale of single_blocks\.1\.linear2\.weight, as other fp8 weights .* it is missing/,
     ],
     [
       "without any of flux-fp8-api's scales",

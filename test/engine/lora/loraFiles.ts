@@ -1,4 +1,4 @@
-/** Writes LoRA files for tests: every tensor float32 with hashed values unless it says otherwise. */
+/** Writes LoRA files for tests: every tensor float32 with hashed values unless it says so. */
 import { join } from 'node:path'
 import { elementCount } from '../../../src/safetensors/tensor.js'
 import { hashed, type Stored, temporaryFolder, writeStored } from '../../weightFiles.js'

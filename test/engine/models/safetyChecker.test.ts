@@ -205,7 +205,7 @@ describe('a folder that is no sound safety checker is refused:', () => {
     [
       'an image size that is not the network’s',
       (f) => editJson(join(f, classifierProcessor), { size: { height: 48, width: 48 } }),
-      /the network reads pictures of side 32 but preprocessor_config\.json makes them 48/,
+      /the network reads images of side 32 but preprocessor_config\.json makes them 48/,
     ],
     [
       'a crop larger than what is left of the image',

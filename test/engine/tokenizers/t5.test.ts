@@ -22,7 +22,7 @@ describe.each(models)('T5 ids of %s', (model) => {
   })
 })
 
-describe('what sentencepiece 0.2.2 gives for text that its other implementations treat otherwise', () => {
+describe('what sentencepiece 0.2.2 gives where its other implementations differ', () => {
   const tokenizer = loadT5Tokenizer(fixturePath('tiny-dev/tokenizer_2'))
 
   test.each([
@@ -44,7 +44,7 @@ test('a word of 200,000 letters is cut off like any long text', () => {
   expect(ids[63]).toBe(1)
 })
 
-test('the model length of the config is told', () => {
+test("the model length is the config's", () => {
   expect(loadT5Tokenizer(fixturePath('tiny-dev/tokenizer_2')).modelMaxLength).toBe(512)
 })
 

@@ -40,14 +40,19 @@ export type Change = LowRank | LoHa | LoKr | Full
 
 /**
  * DoRA: magnitude ⊙ (W + Σ changes) / ‖W + Σ changes‖ − W, the norm over each row or column of the
- * base tensor's new direction.
+ * base tensor's new direction. The columns of a fused layer go on through all of its tensors.
  */
 export type Dora = {
   readonly kind: 'dora'
   readonly changes: readonly Change[]
   readonly magnitude: TensorSlice
   readonly normOver: 'rows' | 'columns'
+  /** The layer's other tensors, where the norm is over columns. */
+  readonly others: readonly DoraPart[]
 }
+
+/** A tensor of the base, by name, and what is added to it before its norm is taken. */
+export type DoraPart = { readonly tensor: string; readonly changes: readonly Change[] }
 
 export type Delta = Change | Dora
 
@@ -70,7 +75,7 @@ export type LoraAdapter = {
   readonly source: string
   readonly scheme: LoraScheme
   readonly deltas: Deltas
-  /** Keys that name parts which fluxd does not merge: T5, guidance on schnell, duplicates. */
+  /** Keys of parts that are not merged (T5, guidance on schnell), repetitions, zeros, notes. */
   readonly ignored: readonly string[]
 }
 

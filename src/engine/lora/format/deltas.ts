@@ -1,6 +1,6 @@
 /**
- * The tensors that a file holds for one module, checked against the module's shape and put into
- * the terms of the base model. A module that is fused in the file falls apart by rows.
+ * The tensors that a file holds for one module, checked against the module's shape, as changes of
+ * the base model's tensors. A module that is fused in the file is cut by rows.
  * Formulas: flux.md §4.1 and §4.5; ComfyUI, comfy/weight_adapter.
  */
 
@@ -8,7 +8,7 @@ import { invalidLora } from '../../../errors.js'
 import { sliceRows, type TensorSlice } from '../../../safetensors/read.js'
 import { elementCount, type StoredDType } from '../../../safetensors/tensor.js'
 import { describeInputChannels } from '../../checkpoint/foreign.js'
-import { type Change, changeRows, type Delta, type Factor } from './adapter.js'
+import { type Change, changeRows, type Delta, type DoraPart, type Factor } from './adapter.js'
 import { type LoraKey, type Role, spell } from './keys.js'
 import type { LoraModule } from './modules.js'
 import type { Scaling } from './scaling.js'
@@ -18,7 +18,8 @@ export type Group = { readonly key: LoraKey; readonly tensors: ReadonlyMap<Role,
 
 type Scope = Group & { readonly path: string; readonly scaling: Scaling; readonly outputs: number }
 
-const usable: readonly StoredDType[] = ['F32', 'F16', 'BF16']
+// Powers of two, packed floats and complex numbers are no layer's values.
+const unusable: readonly StoredDType[] = ['F8_E8M0', 'F4', 'F6_E2M3', 'F6_E3M2', 'C64']
 
 /**
  * What the group adds to each tensor of the base model, by the tensor's name.
@@ -36,14 +37,16 @@ export function groupDeltas(path: string, group: Group, scaling: Scaling): [stri
 const orphan = (path: string, { name }: TensorSlice) =>
   invalidLora(`${path}: expected a change to go with ${name} but there is none`)
 
-function checkTensor(path: string, { parts, inputs }: LoraModule, role: Role, slice: TensorSlice) {
-  if (role !== 'alpha' && !usable.includes(slice.dtype))
+function checkTensor(path: string, module: LoraModule, role: Role, slice: TensorSlice) {
+  const { name } = module.parts[0]!
+  if (role !== 'alpha' && unusable.includes(slice.dtype))
     throw invalidLora(
-      `${path}: expected ${slice.name} in ${usable.join(', ')} but it is ${slice.dtype}`,
+      `${path}: expected ${slice.name} in a dtype of numbers, one by one, but it is ${slice.dtype}`,
     )
-  if (inputs === undefined && role !== 'diff')
+  const isVector = module.inputs === undefined
+  if (isVector && role !== 'diff' && !(role === 'diffBias' && module.hasBias))
     throw invalidLora(
-      `${path}: expected nothing but a .diff for ${parts[0]!.name}, which is a vector, but got ${slice.name}`,
+      `${path}: expected nothing but a .diff for ${name}, which is a vector, but got ${slice.name}`,
     )
 }
 
@@ -53,13 +56,17 @@ function weightDeltas(scope: Scope): [string, Delta][] {
   const magnitude = scope.tensors.get('magnitude')
   if (magnitude && changes.length === 0) throw orphan(scope.path, magnitude)
   if (magnitude) return doraDeltas(scope, changes, magnitude)
-  return partsOf(parts).flatMap(({ name, begin, end }) =>
-    changes.map((change): [string, Delta] => [
-      `${name}.weight`,
-      parts.length === 1 ? change : changeRows(change, begin, end),
-    ]),
+  return cutChanges(parts, changes).flatMap(({ tensor, changes }) =>
+    changes.map((change): [string, Delta] => [tensor, change]),
   )
 }
+
+/** The changes of a module as those of its tensors. */
+const cutChanges = (parts: LoraModule['parts'], changes: readonly Change[]): DoraPart[] =>
+  partsOf(parts).map(({ name, begin, end }) => ({
+    tensor: `${name}.weight`,
+    changes: parts.length === 1 ? changes : changes.map((each) => changeRows(each, begin, end)),
+  }))
 
 function partsOf(parts: LoraModule['parts']) {
   let end = 0
@@ -70,34 +77,32 @@ function partsOf(parts: LoraModule['parts']) {
 }
 
 function lowRank(scope: Scope): Change | undefined {
-  const { tensors, key } = scope
+  const { tensors } = scope
   if (!tensors.has('up') && !tensors.has('down')) return undefined
-  const down = matrix(scope, 'down')
-  const up = matrix(scope, 'up')
-  const rank = checkProduct(scope, up, down)
-  return {
-    kind: 'lowRank',
-    up,
-    down,
-    factor: scope.scaling.factor(key, tensors.get('alpha'), rank),
-  }
+  const [up, down] = product(scope, 'up', 'down')
+  return { kind: 'lowRank', up, down, factor: factorOf(scope, rankOf(down)) }
 }
 
 function loha(scope: Scope): Change | undefined {
-  const { tensors, key } = scope
-  if (!['hadaUp1', 'hadaDown1', 'hadaUp2', 'hadaDown2'].some((role) => tensors.has(role as Role)))
-    return undefined
-  const first = [matrix(scope, 'hadaUp1'), matrix(scope, 'hadaDown1')] as const
-  const second = [matrix(scope, 'hadaUp2'), matrix(scope, 'hadaDown2')] as const
-  const rank = checkProduct(scope, ...first)
-  checkProduct(scope, ...second)
-  return {
-    kind: 'loha',
-    first,
-    second,
-    factor: scope.scaling.factor(key, tensors.get('alpha'), rank),
-  }
+  const roles = ['hadaUp1', 'hadaDown1', 'hadaUp2', 'hadaDown2'] as const
+  if (!roles.some((role) => scope.tensors.has(role))) return undefined
+  const first = product(scope, 'hadaUp1', 'hadaDown1')
+  const second = product(scope, 'hadaUp2', 'hadaDown2')
+  return { kind: 'loha', first, second, factor: factorOf(scope, rankOf(first[1])) }
 }
+
+/** Two matrices whose product has the module's shape. */
+function product(scope: Scope, upRole: Role, downRole: Role): readonly [TensorSlice, TensorSlice] {
+  const down = matrix(scope, downRole)
+  const up = matrix(scope, upRole)
+  checkProduct(scope, up, down)
+  return [up, down]
+}
+
+const rankOf = (down: TensorSlice) => down.shape[0]!
+
+const factorOf = ({ scaling, key, tensors }: Scope, rank: number) =>
+  scaling.factor(key, tensors.get('alpha'), rank)
 
 function lokr(scope: Scope): Change | undefined {
   const { tensors, key, outputs } = scope
@@ -110,11 +115,13 @@ function lokr(scope: Scope): Change | undefined {
   const columns = columnsOf(first) * columnsOf(second)
   if (rows !== outputs || columns !== key.module.inputs)
     throw invalidLora(
-      `${scope.path}: expected ${tensors.get(given)!.name} to be a factor of a [${outputs},${key.module.inputs}] layer but the product is [${rows},${columns}]; is the LoRA for another model?`,
+      `${scope.path}: expected ${tensors.get(given)!.name} to be a factor of a ` +
+        `[${outputs},${key.module.inputs}] layer but the product is [${rows},${columns}]; is the ` +
+        'LoRA for another model?',
     )
   // The second factor's rank counts where both are products; two whole factors know no rank.
   const rank = [second, first].find((factor) => factor.length === 2)?.[1]?.shape[0]
-  const factor = rank ? scope.scaling.factor(key, tensors.get('alpha'), rank) : 1
+  const factor = rank ? factorOf(scope, rank) : 1
   return { kind: 'lokr', first, second, factor, rows: { begin: 0, end: outputs } }
 }
 
@@ -122,7 +129,8 @@ function kroneckerFactor(scope: Scope, whole: Role, up: Role, down: Role): Facto
   const [given, doubled] = [whole, up, down].flatMap((role) => scope.tensors.get(role) ?? [])
   if (scope.tensors.has(whole) && doubled)
     throw invalidLora(
-      `${scope.path}: expected ${given!.name} or a product in its place but got ${doubled.name}, too`,
+      `${scope.path}: expected ${given!.name} or a product in its place but got ${doubled.name}, ` +
+        'too',
     )
   if (scope.tensors.has(whole)) return [matrix(scope, whole)]
   const product = [matrix(scope, up), matrix(scope, down)] as const
@@ -144,8 +152,7 @@ function full(scope: Scope): Change | undefined {
 function biasDeltas(scope: Scope): [string, Delta][] {
   const { key, tensors, outputs } = scope
   // The bias of the up layer is scaled as the layer is.
-  const upFactor = () =>
-    scope.scaling.factor(key, tensors.get('alpha'), matrix(scope, 'down').shape[0]!)
+  const upFactor = () => factorOf(scope, rankOf(matrix(scope, 'down')))
   const given = [
     [tensors.get('diffBias'), 1],
     [tensors.get('upBias'), tensors.has('upBias') ? upFactor() : 1],
@@ -162,24 +169,29 @@ function biasDeltas(scope: Scope): [string, Delta][] {
 
 function doraDeltas(scope: Scope, changes: Change[], magnitude: TensorSlice): [string, Delta][] {
   const { parts, inputs = 0 } = scope.key.module
-  const overColumns = squeezed(magnitude, 2).shape[0] === 1
-  if (overColumns && parts.length > 1)
-    throw invalidLora(
-      `${scope.path}: expected one magnitude per row in ${magnitude.name} but it is [${magnitude.shape}]: per column it cannot be merged into ${parts.length} layers`,
-    )
-  if (overColumns) {
+  const cut = cutChanges(parts, changes)
+  if (squeezed(magnitude, 2).shape[0] === 1) {
     const whole = reshaped(scope, magnitude, [inputs])
-    const delta: Delta = { kind: 'dora', changes, magnitude: whole, normOver: 'columns' }
-    return [[`${parts[0]!.name}.weight`, delta]]
+    return cut.map((part) => [
+      part.tensor,
+      {
+        kind: 'dora',
+        changes: part.changes,
+        magnitude: whole,
+        normOver: 'columns',
+        others: cut.filter((each) => each !== part),
+      },
+    ])
   }
   const rows = reshaped(scope, magnitude, [scope.outputs])
-  return partsOf(parts).map(({ name, begin, end }) => [
-    `${name}.weight`,
+  return partsOf(parts).map(({ begin, end }, i) => [
+    cut[i]!.tensor,
     {
       kind: 'dora',
-      changes: changes.map((change) => changeRows(change, begin, end)),
+      changes: cut[i]!.changes,
       magnitude: sliceRows(rows, begin, end),
       normOver: 'rows',
+      others: [],
     },
   ])
 }
@@ -190,7 +202,8 @@ function matrix(scope: Scope, role: Role): TensorSlice {
   if (!slice) {
     const sibling = [...scope.tensors.values()].at(-1)!.name
     throw invalidLora(
-      `${scope.path}: expected ${spell(scope.key.stem, role, sibling)} to go with ${sibling} but it is missing`,
+      `${scope.path}: expected ${spell(scope.key.stem, role, sibling)} to go with ${sibling} but ` +
+        'it is missing',
     )
   }
   const flat = squeezed(slice, 2)
@@ -211,7 +224,7 @@ function reshaped(scope: Scope, slice: TensorSlice, shape: readonly number[]): T
   throw otherShape(scope, slice.name, shape, slice.shape)
 }
 
-function checkProduct(scope: Scope, up: TensorSlice, down: TensorSlice): number {
+function checkProduct(scope: Scope, up: TensorSlice, down: TensorSlice) {
   const { inputs } = scope.key.module
   if (down.shape[1] !== inputs) {
     refuseWideInput(scope, down)
@@ -219,14 +232,15 @@ function checkProduct(scope: Scope, up: TensorSlice, down: TensorSlice): number 
   }
   if (up.shape[0] !== scope.outputs)
     throw otherShape(scope, up.name, [scope.outputs, 'r'], up.shape)
-  return checkRank(scope, up, down)
+  checkRank(scope, up, down)
 }
 
-function checkRank(scope: Scope, up: TensorSlice, down: TensorSlice): number {
+function checkRank(scope: Scope, up: TensorSlice, down: TensorSlice) {
   const [rank = 0] = down.shape
-  if (up.shape[1] === rank) return rank
+  if (up.shape[1] === rank) return
   throw invalidLora(
-    `${scope.path}: expected ${up.name} of rank ${rank}, as ${down.name} has it, but it is [${up.shape}]`,
+    `${scope.path}: expected ${up.name} of rank ${rank}, as ${down.name} has it, but it is ` +
+      `[${up.shape}]`,
   )
 }
 
@@ -235,7 +249,8 @@ function refuseWideInput({ key, path }: Scope, { name, shape }: TensorSlice) {
   const { inputs = 0 } = key.module
   if (key.module.parts[0]!.name === 'x_embedder' && channels > inputs)
     throw invalidLora(
-      `${path}: expected a LoRA for ${inputs} input channels but ${name} takes ${channels}: it makes the model ${describeInputChannels(channels)}, which is not supported`,
+      `${path}: expected a LoRA for ${inputs} input channels but ${name} takes ${channels}: it ` +
+        `makes the model ${describeInputChannels(channels)}, which is not supported`,
     )
 }
 
@@ -246,5 +261,6 @@ const otherShape = (
   shape: readonly number[],
 ) =>
   invalidLora(
-    `${path}: expected ${name} of shape [${expected}] but it is [${shape}]; is the LoRA for another model?`,
+    `${path}: expected ${name} of shape [${expected}] but it is [${shape}]; is the LoRA for ` +
+      'another model?',
   )

@@ -1,4 +1,4 @@
-/** Says what a LoRA file is when it is none for Flux.1 dev or schnell. */
+/** What a LoRA file is when it is none for Flux.1 dev or schnell. */
 
 const otherModels: readonly (readonly [RegExp, string])[] = [
   [/double_stream_modulation|to_qkv_mlp_proj/, 'FLUX.2'],
@@ -13,20 +13,23 @@ const otherModels: readonly (readonly [RegExp, string])[] = [
 
 /** What adapts a linear layer in ways that are not added to it, or only in convolutions. */
 const otherKinds: readonly (readonly [RegExp, string])[] = [
-  [/\.(oft_|boft|oft_blocks|oft_diag)/, 'OFT'],
+  [/\.(oft_|boft|oft_blocks|oft_diag)|^oft_unet_/, 'OFT'],
   [/\.(a1|a2|b1|b2)\.weight$/, 'GLoRA'],
   [/\.(hada_t1|hada_t2|lokr_t2|lora_mid\.weight)$/, 'a Tucker decomposition'],
   [/\.(set_weight|reshape_weight)$/, 'a replaced or reshaped weight'],
-  [/\.(w_norm|b_norm|on_input|rescale)$/, 'an adapter of norms or activations'],
+  [/\.(on_input|rescale)$/, 'an adapter of activations'],
 ]
 
-/** What a key is, to follow upon it in a sentence, where its model or kind is recognised. */
+/** What a key is, as words that follow it in a sentence; undefined where nothing is recognised. */
 export function describeForeignKey(key: string): string | undefined {
   const kind = find(otherKinds, key)
   if (kind) return `is part of ${kind}, which cannot be merged`
   const model = find(otherModels, key)
   return model && `names no layer of it, which is of a LoRA for ${model}`
 }
+
+/** Whether the key is of a kind of adapter that cannot be merged. */
+export const isOtherKind = (key: string) => find(otherKinds, key) !== undefined
 
 const find = (table: readonly (readonly [RegExp, string])[], key: string) =>
   table.find(([pattern]) => pattern.test(key))?.[1]

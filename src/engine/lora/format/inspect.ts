@@ -1,13 +1,21 @@
 /**
- * What is in a LoRA file, for people: where `readLora` stops at the first thing that is wrong, here
- * all of them are listed. Values are not read, except for the alpha scalars.
+ * What is in a LoRA file, for display: where `readLora` stops at the first thing that is wrong,
+ * here all of them are listed. The same values are read as there.
  */
 import { FluxdError } from '../../../errors.js'
-import type { SafetensorsFile, TensorSlice } from '../../../safetensors/read.js'
+import type { SafetensorsFile } from '../../../safetensors/read.js'
 import type { Delta, LoraScheme } from './adapter.js'
 import { type Group, groupDeltas } from './deltas.js'
-import { parseKey, type Role } from './keys.js'
-import { ignoredKeys, type LoraBase, refuseControlLora, unknownKey, vocabularyOf } from './read.js'
+import {
+  groupKeys,
+  type KeyFault,
+  type LoraBase,
+  namesOf,
+  refuseControlLora,
+  refuseManyAdapters,
+} from './groups.js'
+import { describeContradiction } from './read.js'
+import { type GroupDeltas, withoutRepetitions } from './repetition.js'
 import { readScaling, type Scaling } from './scaling.js'
 
 export type ModuleReport = {
@@ -69,25 +77,31 @@ export const isUsable = ({ modules, unmatched, faults }: LoraReport) =>
 
 /** Everything that `file` holds, as seen from the networks of `base`. */
 export function inspectLora(file: SafetensorsFile, base: LoraBase): LoraReport {
-  const { groups, ignored, unmatched, twice } = sortKeys(file, base)
+  const { groups, ignored, unmatched, twice, adapters } = groupKeys(file, base)
   const control = catchFault('the file', file.name, () => refuseControlLora(file))
+  const many = catchFault('the file', file.name, () => refuseManyAdapters(file.name, adapters))
   const scaling = catchFault('lora_adapter_metadata', file.name, () => readScaling(file))
-  const modules = groups.map((group) =>
-    catchFault(group.key.stem, file.name, () =>
-      reportModule(file.name, group, scaling.value ?? unscaled),
-    ),
+  const read = groups.map((group) =>
+    catchFault(group.key.stem, file.name, (): GroupDeltas => {
+      return { group, deltas: groupDeltas(file.name, group, scaling.value ?? unscaled) }
+    }),
   )
-  const found = modules.flatMap(({ value }) => value ?? [])
+  const sound = read.flatMap(({ value }) => value ?? [])
+  const { repeated, contradictions } = withoutRepetitions(file.path, sound)
+  const isRepeated = (group: Group) => repeated.includes(group)
   return {
     schemes: [...new Set(groups.map(({ key }) => key.scheme))],
-    modules: found,
-    matched: groups.flatMap(({ tensors }) => [...tensors.values()].map(({ name }) => name)),
-    ignored,
-    unmatched,
+    modules: sound.filter(({ group }) => !isRepeated(group)).map(reportModule),
+    matched: namesOf(groups.filter((group) => !isRepeated(group))),
+    ignored: [...ignored, ...namesOf(repeated)],
+    unmatched: unmatched.map(toFault(file.name)),
     faults: [
-      ...[control, scaling, ...modules].flatMap(({ fault }) => fault ?? []),
-      ...twice,
-      ...listTwice(found),
+      ...[control, many, scaling, ...read].flatMap(({ fault }) => fault ?? []),
+      ...twice.map(toFault(file.name)),
+      ...contradictions.map((each) => ({
+        name: each.group.key.stem,
+        reason: describeContradiction(each),
+      })),
     ],
     metadata: file.metadata,
   }
@@ -95,31 +109,11 @@ export function inspectLora(file: SafetensorsFile, base: LoraBase): LoraReport {
 
 const unscaled: Scaling = { factor: () => 1 }
 
-function sortKeys(file: SafetensorsFile, base: LoraBase) {
-  const vocabulary = vocabularyOf(base)
-  const isIgnored = ignoredKeys(file, vocabulary, base.transformer)
-  const groups = new Map<string, Group & { tensors: Map<Role, TensorSlice> }>()
-  const ignored: string[] = []
-  const unmatched: Fault[] = []
-  const twice: Fault[] = []
-  for (const [name, slice] of file.tensors) {
-    const key = parseKey(name, vocabulary)
-    if (isIgnored(name)) ignored.push(name)
-    else if (!key)
-      unmatched.push({ name, reason: reasonOf(file.name, unknownKey(file, name, vocabulary)) })
-    else {
-      const group = groups.get(key.stem) ?? { key, tensors: new Map() }
-      const given = group.tensors.get(key.role)
-      if (given) twice.push({ name, reason: `${name} is given as ${given.name}, too` })
-      group.tensors.set(key.role, slice)
-      groups.set(key.stem, group)
-    }
-  }
-  return { groups: [...groups.values()], ignored, unmatched, twice }
-}
+const toFault =
+  (path: string) =>
+  ({ name, error }: KeyFault): Fault => ({ name, reason: reasonOf(path, error()) })
 
-function reportModule(path: string, group: Group, scaling: Scaling): ModuleReport {
-  const deltas = groupDeltas(path, group, scaling)
+function reportModule({ group, deltas }: GroupDeltas): ModuleReport {
   const [, first] = deltas[0]!
   const { rank, factor } = measure(first)
   return {
@@ -150,20 +144,6 @@ function measure(delta: Delta): { rank: number | undefined; factor: number } {
     default:
       return delta satisfies never
   }
-}
-
-/** Tensors that two modules of the file change, under two names of one layer. */
-function listTwice(modules: readonly ModuleReport[]): Fault[] {
-  const owners = new Map<string, string>()
-  return modules.flatMap(({ name, changes }) =>
-    changes.flatMap((tensor) => {
-      const owner = owners.get(tensor)
-      owners.set(tensor, name)
-      return owner === undefined || owner === name
-        ? []
-        : [{ name, reason: `${tensor} is changed by ${owner} and by ${name}` }]
-    }),
-  )
 }
 
 function catchFault<T>(

@@ -1,7 +1,7 @@
 /**
- * Every module of the networks that a LoRA may change, under every name it has in the wild: BFL's,
+ * Every module of the networks that a LoRA may change, under every name that trainers use: BFL's,
  * diffusers', XLabs', and each of them with its dots turned into underscores. A name stands for
- * consecutive rows of the tensors that fluxd knows.
+ * consecutive rows of the tensors that fluxd knows; OneTrainer numbers those rows (`qkv.0`).
  * Source: diffusers, loaders/lora_conversion_utils.py; flux.md §4.2 and §4.3.
  */
 import {
@@ -17,8 +17,9 @@ export type Part = { readonly name: string; readonly rows: number }
 /** A module as a LoRA file sees it: its parts lie below each other. */
 export type LoraModule = {
   readonly parts: readonly Part[]
-  /** Columns of the weight; a norm's scale is a vector: it has neither columns nor a bias. */
+  /** Columns of the weight; undefined for a norm, whose weight is a vector. */
   readonly inputs: number | undefined
+  readonly hasBias: boolean
 }
 
 export type Modules = ReadonlyMap<string, LoraModule>
@@ -44,7 +45,9 @@ export function clipModules({ layers, hidden, mlpHidden }: ClipParams): Modules 
     }
     table.same(`${layer}.mlp.fc1`, mlpHidden, hidden)
     table.same(`${layer}.mlp.fc2`, hidden, mlpHidden)
+    for (const norm of ['layer_norm1', 'layer_norm2']) table.norm(`${layer}.${norm}`, hidden)
   }
+  table.norm('text_model.final_layer_norm', hidden)
   return table.modules
 }
 
@@ -59,14 +62,29 @@ function createTable() {
       modules.set(name.replaceAll('.', '_'), module)
     }
   }
+
+  function add(names: readonly string[], parts: readonly Part[], inputs: number) {
+    put(names, { parts, inputs, hasBias: true })
+    if (parts.length === 1) return
+    parts.forEach((part, i) => {
+      put(
+        names.map((name) => `${name}.${i}`),
+        { parts: [part], inputs, hasBias: true },
+      )
+    })
+  }
+
+  const vector = (names: readonly string[], part: Part, hasBias: boolean) =>
+    put(names, { parts: [part], inputs: undefined, hasBias })
+
   return {
     modules,
-    add: (names: readonly string[], parts: readonly Part[], inputs: number) =>
-      put(names, { parts, inputs }),
-    same: (name: string, rows: number, inputs: number) =>
-      put([name], { parts: [{ name, rows }], inputs }),
+    add,
+    same: (name: string, rows: number, inputs: number) => add([name], [{ name, rows }], inputs),
+    /** The scale of an RMS norm, which has no bias. */
     scale: (names: readonly string[], name: string, rows: number) =>
-      put(names, { parts: [{ name, rows }], inputs: undefined }),
+      vector(names, { name, rows }, false),
+    norm: (name: string, rows: number) => vector([name], { name, rows }, true),
   }
 }
 
@@ -99,7 +117,7 @@ const streams = [
     xlabs: 1,
     modulation: 'norm1',
     mlp: 'ff',
-    proj: 'to_out.0',
+    proj: ['to_out.0', 'to_out'],
     qkv: ['to_q', 'to_k', 'to_v'],
     fused: 'to_qkv',
     normQ: 'norm_q',
@@ -110,7 +128,7 @@ const streams = [
     xlabs: 2,
     modulation: 'norm1_context',
     mlp: 'ff_context',
-    proj: 'to_add_out',
+    proj: ['to_add_out'],
     qkv: ['add_q_proj', 'add_k_proj', 'add_v_proj'],
     fused: 'to_added_qkv',
     normQ: 'norm_added_q',
@@ -130,7 +148,15 @@ function addDoubleBlock(table: Table, params: FluxParams, index: number) {
     const processor = (what: string) => `processor.${what}_lora${stream.xlabs}`
     const attention = `${stream.bfl}_attn`
     whole([`${stream.bfl}_mod.lin`], `${stream.modulation}.linear`, 6 * width, width)
-    whole([`${attention}.proj`, processor('proj')], `attn.${stream.proj}`, width, width)
+    table.add(
+      [
+        ...stream.proj.map((name) => `${block}.attn.${name}`),
+        `${bfl}.${attention}.proj`,
+        `${bfl}.${processor('proj')}`,
+      ],
+      [{ name: `${block}.attn.${stream.proj[0]}`, rows: width }],
+      width,
+    )
     whole([`${stream.bfl}_mlp.0`], `${stream.mlp}.net.0.proj`, wide, width)
     whole([`${stream.bfl}_mlp.2`], `${stream.mlp}.net.2`, width, wide)
     for (const part of stream.qkv) whole([], `attn.${part}`, width, width)

@@ -18,6 +18,8 @@ export type MergeTarget = {
   readonly base: TensorSlice
   /** Sparse: an adapter that does not touch the tensor has no entry. */
   readonly deltas: readonly (readonly Delta[])[]
+  /** The base tensors that norms over the columns of a fused layer go on through, by name. */
+  readonly neighbours: ReadonlyMap<string, TensorSlice>
 }
 
 /** scales [adapters] → every target's merged tensor, under its name. */
@@ -25,13 +27,13 @@ export function mergeGraph(targets: readonly MergeTarget[], count: number): Uint
   const graph = createGraph('merge')
   const scales = graph.input('scales', 'F32', [count])
   const scaleOf = (i: number) => graph.node('Gather', [scales, graph.int64s([i])])
-  for (const { name, base, deltas, rounding } of targets) {
+  for (const { name, base, deltas, rounding, neighbours } of targets) {
     const pristine = read(graph, base, 'base')
     let merged = pristine
     deltas.forEach((own, i) => {
       for (const delta of own) {
         const files = `lora${i}`
-        merged = addDelta({ graph, files, base, pristine }, merged, delta, scaleOf(i))
+        merged = addDelta({ graph, files, neighbours, pristine }, merged, delta, scaleOf(i))
       }
     })
     graph.output(name, rounded(graph, merged, rounding), 'F32', base.shape)
@@ -52,7 +54,7 @@ type Scope = {
   readonly graph: Graph
   /** The prefix for the tensors of the deltas' adapter. */
   readonly files: string
-  readonly base: TensorSlice
+  readonly neighbours: MergeTarget['neighbours']
   /** The base tensor as float32. */
   readonly pristine: Value
 }
@@ -121,16 +123,28 @@ const sizeOf = (factor: Factor): readonly [number, number] => [
 const tiny = 1e-30
 
 /** magnitude ⊙ V / ‖V‖, where V is the base tensor with all changes at scale 1. */
-function doraWeight(scope: Scope, { changes, magnitude, normOver }: Dora): Value {
-  const { graph, files, pristine } = scope
-  const one = graph.floats([1])
-  const direction = changes.reduce((sum, change) => addChange(scope, sum, change, one), pristine)
-  const axis = normOver === 'rows' ? 1 : 0
-  const norm = graph.node('ReduceL2', [direction, graph.int64s([axis])], {
-    attributes: { keepdims: 1 },
-  })
-  const shape = normOver === 'rows' ? [-1, 1] : [1, -1]
-  const lengths = graph.node('Reshape', [read(graph, magnitude, files), graph.int64s(shape)])
+function doraWeight(scope: Scope, dora: Dora): Value {
+  const { graph, files } = scope
+  const direction = directionOf(scope, scope.pristine, dora.changes)
+  const norm = normOf(scope, direction, dora)
+  const shape = dora.normOver === 'rows' ? [-1, 1] : [1, -1]
+  const lengths = graph.node('Reshape', [read(graph, dora.magnitude, files), graph.int64s(shape)])
   const factors = graph.node('Div', [lengths, graph.node('Max', [norm, graph.floats([tiny])])])
   return graph.node('Mul', [direction, factors])
+}
+
+const directionOf = (scope: Scope, base: Value, changes: readonly Change[]) =>
+  changes.reduce((sum, change) => addChange(scope, sum, change, scope.graph.floats([1])), base)
+
+/** ‖V‖ over each row, or over each column of this and the layer's other tensors. */
+function normOf(scope: Scope, direction: Value, { normOver, others }: Dora): Value {
+  const { graph, neighbours } = scope
+  const axis = graph.int64s([normOver === 'rows' ? 1 : 0])
+  const squares = (value: Value) =>
+    graph.node('ReduceSumSquare', [value, axis], { attributes: { keepdims: 1 } })
+  const sum = others.reduce((sum, { tensor, changes }) => {
+    const base = read(graph, neighbours.get(tensor)!, 'base')
+    return graph.node('Add', [sum, squares(directionOf(scope, base, changes))])
+  }, squares(direction))
+  return graph.node('Sqrt', [sum])
 }

@@ -100,8 +100,15 @@ export function listTargets(
       if (own) deltas[i] = own
     })
     const own = typeof rounding === 'function' ? rounding(name, slice) : rounding
-    return [{ name, rounding: own, base: slice, deltas }]
+    return [{ name, rounding: own, base: slice, deltas, neighbours: neighboursOf(base, deltas) }]
   })
+}
+
+function neighboursOf(base: ReadonlyMap<string, TensorSlice>, deltas: MergeTarget['deltas']) {
+  const names = deltas
+    .flat()
+    .flatMap((delta) => (delta.kind === 'dora' ? delta.others.map(({ tensor }) => tensor) : []))
+  return new Map(names.map((name) => [name, base.get(name)!]))
 }
 
 const float32Bytes = ({ base }: MergeTarget) => 4 * elementCount(base.shape)

@@ -74,8 +74,16 @@ export const onnxType = {
   U32: 12,
   U64: 13,
   BF16: 16,
+  C64: 14,
   F8_E4M3: 17,
+  F8_E4M3FNUZ: 18,
   F8_E5M2: 19,
+  F8_E5M2FNUZ: 20,
+  F4: 23,
+  F8_E8M0: 24,
+  // ONNX has no floats of 6 bits: 0 is its "undefined".
+  F6_E2M3: 0,
+  F6_E3M2: 0,
 } as const satisfies Record<StoredDType, number>
 
 export type OnnxDType = keyof typeof onnxType

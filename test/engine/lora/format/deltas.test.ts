@@ -1,7 +1,7 @@
 /** Every kind of change against its formula, written out in JavaScript. flux.md §4.1 and §4.5. */
 import { describe, expect, test } from 'vitest'
 import { openTextSide } from '../../../../src/engine/checkpoint/checkpoint.js'
-import { readLora } from '../../../../src/engine/lora/format/read.js'
+import { openLora, readLora } from '../../../../src/engine/lora/format/read.js'
 import { openSafetensors } from '../../../../src/safetensors/read.js'
 import { expectClose, fixturePath, readSafetensors } from '../../../goldens.js'
 import { number, product, writeLora } from '../loraFiles.js'
@@ -22,6 +22,12 @@ async function merge(file: File, into = pristine) {
   const merged = await mergeLoras(into, [{ adapter, scale }], options)
   const stored = readSafetensors(path)
   return { merged, values: (name: string) => stored[name]!.data as Float32Array }
+}
+
+/** The merged tensors of the file at `path`, whose values are checked to be finite first. */
+async function mergeFile(path: string) {
+  const adapter = await openLora({ name: path, path }, base, 1)
+  return mergeLoras(pristine, [{ adapter, scale }], { rounding: 'float32', threads: 1 })
 }
 
 /** The pristine values of a tensor, read by the tests' own reader. */
@@ -88,7 +94,7 @@ describe('a change', () => {
     })
   })
 
-  test("of low rank with a bias scales the bias by alpha/rank too, as PEFT's lora_bias", async () => {
+  test("of low rank with a bias scales the bias by alpha/rank, as PEFT's lora_bias", async () => {
     const key = 'final_layer.adaLN_modulation.1'
     const { merged, values } = await merge({
       [`${key}.alpha`]: number(1),
@@ -205,4 +211,92 @@ describe('DoRA', () => {
     const want = dora(baseValues(`${layer}.weight`), delta, magnitude, (k) => k % 160)
     expectClose(merged.get(`${layer}.weight`)!.data, want, atol)
   })
+
+  test.each<[string, Record<string, readonly number[]>]>([
+    ['LoRA', { 'lora_down.weight': [4, 32], 'lora_up.weight': [96, 4] }],
+    ['LoHa', { hada_w1_a: [96, 4], hada_w1_b: [4, 32], hada_w2_a: [96, 4], hada_w2_b: [4, 32] }],
+  ])('normalises the columns of a fused layer over all of its rows: %s', async (kind, roles) => {
+    const changes = Object.fromEntries(
+      Object.entries(roles).map(([role, shape]) => [`${fused}.${role}`, shape]),
+    )
+    const { merged, values } = await merge({ ...changes, [`${fused}.dora_scale`]: [1, 32] })
+    const matrix = (up: string, down: string) =>
+      product(values(`${fused}.${up}`), values(`${fused}.${down}`), 4)
+    const isLoha = kind === 'LoHa'
+    const second = isLoha ? matrix('hada_w2_a', 'hada_w2_b') : undefined
+    const first = isLoha
+      ? matrix('hada_w1_a', 'hada_w1_b')
+      : matrix('lora_up.weight', 'lora_down.weight')
+    const delta = first.map((value, i) => value * (second?.[i] ?? 1))
+    const whole = Float32Array.from(qkv.flatMap((layer) => [...baseValues(`${layer}.weight`)]))
+    const want = dora(whole, delta, values(`${fused}.dora_scale`), (k) => k % 32)
+    qkv.forEach((layer, i) => {
+      const rows = rowsOf(want, 32, 32 * i, 32 * (i + 1))
+      expectClose(merged.get(`${layer}.weight`)!.data, rows, atol, layer)
+    })
+  })
+})
+
+describe('values of every dtype', () => {
+  const key = 'transformer_blocks.0.attn.to_q.diff'
+  const bytesOf = (data: ArrayBufferView) => new Uint8Array(data.buffer, 0, data.byteLength)
+  const repeat = (bytes: readonly number[]) =>
+    Uint8Array.from({ length: (1024 / 2) * bytes.length }, (_, i) => bytes[i % bytes.length]!)
+  // Pairs of values and their bits.
+  test.each<[string, Uint8Array, [number, number]]>([
+    ['F64', bytesOf(Float64Array.from({ length: 1024 }, (_, i) => (i % 2 ? -3 : 1.5))), [1.5, -3]],
+    ['F16', repeat([0x00, 0x3e, 0x00, 0xc2]), [1.5, -3]],
+    ['BF16', repeat([0xc0, 0x3f, 0x40, 0xc0]), [1.5, -3]],
+    ['F8_E4M3', repeat([0x3c, 0xc4]), [1.5, -3]],
+    ['F8_E4M3FNUZ', repeat([0x44, 0xcc]), [1.5, -3]],
+    ['F8_E5M2', repeat([0x3e, 0xc2]), [1.5, -3]],
+    ['F8_E5M2FNUZ', repeat([0x42, 0xc6]), [1.5, -3]],
+    ['I64', bytesOf(BigInt64Array.from({ length: 1024 }, (_, i) => (i % 2 ? -3n : 2n))), [2, -3]],
+    ['U64', bytesOf(BigUint64Array.from({ length: 1024 }, (_, i) => (i % 2 ? 3n : 2n))), [2, 3]],
+    ['I32', bytesOf(Int32Array.from({ length: 1024 }, (_, i) => (i % 2 ? -3 : 2))), [2, -3]],
+    ['U32', bytesOf(Uint32Array.from({ length: 1024 }, (_, i) => (i % 2 ? 3 : 2))), [2, 3]],
+    ['I16', bytesOf(Int16Array.from({ length: 1024 }, (_, i) => (i % 2 ? -3 : 2))), [2, -3]],
+    ['U16', bytesOf(Uint16Array.from({ length: 1024 }, (_, i) => (i % 2 ? 3 : 2))), [2, 3]],
+    ['I8', repeat([2, 0xfd]), [2, -3]],
+    ['U8', repeat([2, 3]), [2, 3]],
+    ['BOOL', repeat([1, 0]), [1, 0]],
+  ])('are merged: %s', async (dtype, bytes, [even, odd]) => {
+    const merged = await mergeFile(writeLora({ [key]: { dtype, shape: [32, 32], bytes } }))
+    const delta = Array.from({ length: 1024 }, (_, i) => (i % 2 ? odd : even))
+    const name = 'transformer_blocks.0.attn.to_q.weight'
+    expectClose(merged.get(name)!.data, add(baseValues(name), delta), atol)
+  })
+
+  test.each(['F8_E4M3', 'F16'])('as factors of a product, with an alpha: %s', async (dtype) => {
+    const one = dtype === 'F16' ? [0x00, 0x3c] : [0x38]
+    const ones = (shape: number[]) => {
+      const count = shape.reduce((a, b) => a * b, 1)
+      const bytes = Uint8Array.from({ length: count * one.length }, (_, i) => one[i % one.length]!)
+      return { dtype, shape, bytes }
+    }
+    const path = writeLora({
+      [`${fused}.lora_down.weight`]: ones([4, 32]),
+      [`${fused}.lora_up.weight`]: ones([96, 4]),
+      [`${fused}.alpha`]: ones([]),
+    })
+    const merged = await mergeFile(path)
+    for (const layer of qkv) {
+      const want = add(baseValues(`${layer}.weight`), Array(1024).fill(1))
+      expectClose(merged.get(`${layer}.weight`)!.data, want, atol)
+    }
+  })
+})
+
+test("a change of CLIP's norms is merged, its bias too", async () => {
+  const key = 'text_encoders.clip_l.transformer.text_model.encoder.layers.0.layer_norm1'
+  const into = text.clip.weights.pristine
+  const { merged, values } = await merge({ [`${key}.diff`]: [16], [`${key}.diff_b`]: [16] }, into)
+  for (const [part, suffix] of [
+    ['weight', 'diff'],
+    ['bias', 'diff_b'],
+  ] as const) {
+    const name = `text_model.encoder.layers.0.layer_norm1.${part}`
+    const want = add(baseValues(name, into), values(`${key}.${suffix}`))
+    expectClose(merged.get(name)!.data, want, atol)
+  }
 })

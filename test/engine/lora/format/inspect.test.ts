@@ -21,7 +21,7 @@ const proj = 'transformer.transformer_blocks.3.attn.to_out.0'
 const sound = { [`${proj}.lora_A.weight`]: [2, 3072], [`${proj}.lora_B.weight`]: [3072, 2] }
 
 describe('a file that fits', () => {
-  test('is told by format, module, rank and scale', () => {
+  test('is reported by format, module, rank and scale', () => {
     const report = inspect(
       {
         'lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight': [4, 3072],
@@ -131,7 +131,7 @@ describe('a file that does not fit', () => {
     expect(isUsable(report)).toBe(false)
   })
 
-  test('is told when one layer is changed under two names, or by two names of one tensor', () => {
+  test('is refused for one layer that two names change, or two names of one tensor', () => {
     const twice = inspect({
       ...sound,
       'double_blocks.3.img_attn.proj.lora_A.weight': [2, 3072],
@@ -140,19 +140,23 @@ describe('a file that does not fit', () => {
     expect(twice.faults).toEqual([
       {
         name: 'double_blocks.3.img_attn.proj',
-        reason: `transformer_blocks.3.attn.to_out.0.weight is changed by ${proj} and by double_blocks.3.img_attn.proj`,
+        reason:
+          `transformer_blocks.3.attn.to_out.0.weight is changed by ${proj} and, differently, by ` +
+          'double_blocks.3.img_attn.proj',
       },
     ])
     const doubled = inspect({ ...sound, [`${proj}.lora_down.weight`]: [2, 3072] })
     expect(doubled.faults).toEqual([
       {
         name: `${proj}.lora_down.weight`,
-        reason: `${proj}.lora_down.weight is given as ${proj}.lora_A.weight, too`,
+        reason:
+          `expected one change per layer but got ${proj}.lora_down.weight and ` +
+          `${proj}.lora_A.weight`,
       },
     ])
   })
 
-  test('is told when its metadata cannot be read, and its keys still are', () => {
+  test('is reported for metadata that cannot be read, and its keys are still listed', () => {
     const report = inspect(sound, { lora_adapter_metadata: '{' })
     expect(report.faults).toEqual([
       {

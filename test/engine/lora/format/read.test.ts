@@ -40,7 +40,8 @@ describe('a pair of tensors', () => {
     ['lora_down.weight', 'lora_up.weight'],
   ] as const
 
-  test.each<[string, string, readonly [string, string], string[], [number, number]]>([
+  type PairCase = [string, string, readonly [string, string], string[], [number, number]]
+  test.each<PairCase>([
     [
       'diffusers',
       'transformer.transformer_blocks.1.attn.to_q.',
@@ -227,6 +228,31 @@ describe('a pair of tensors', () => {
       ['text_model.encoder.layers.0.mlp.fc2'],
       [16, 32],
     ],
+    ...['transformer.', 'diffusion_model.', 'lora_unet_', 'lora_transformer_'].flatMap((prefix) => {
+      const spelled = (name: string) =>
+        prefix.endsWith('_') ? `${prefix}${name.replaceAll('.', '_')}.` : `${prefix}${name}.`
+      const scheme = {
+        'transformer.': 'diffusers',
+        'diffusion_model.': 'comfy',
+        lora_unet_: 'kohya',
+        lora_transformer_: 'onetrainer',
+      }[prefix]!
+      const parts = (name: string, layers: string[], rows: number[]) =>
+        layers.map(
+          (layer, i): PairCase => [
+            scheme,
+            spelled(`${name}.${i}`),
+            upDown,
+            [layer],
+            [rows[i]!, 32],
+          ],
+        )
+      return [
+        ...parts('double_blocks.0.img_attn.qkv', qkv('transformer_blocks.0'), [32, 32, 32]),
+        ...parts('double_blocks.0.txt_attn.qkv', addedQkv('transformer_blocks.0'), [32, 32, 32]),
+        ...parts('single_blocks.2.linear1', linear1, [32, 32, 32, 128]),
+      ]
+    }),
   ])('%s: %s', (scheme, stem, [down, up], layers, [rows, columns]) => {
     const file = writeLora({ [`${stem}${down}`]: [2, columns], [`${stem}${up}`]: [rows, 2] })
     const adapter = read(file)
@@ -244,6 +270,109 @@ describe('a pair of tensors', () => {
   })
 })
 
+/** What `to_q` of block 0 is changed by, in a file of these two keys. */
+function readPair(downKey: string, upKey: string, layer: string, size = 32) {
+  const adapter = read(writeLora({ [downKey]: [2, size], [upKey]: [size, 2] }))
+  expect(adapter.ignored).toEqual([])
+  expect([...adapter.deltas.keys()]).toEqual([`${layer}.weight`])
+}
+
+test.each([
+  ['.lora_A', '.lora_B'],
+  ['.lora_A.default_0.weight', '.lora_B.default_0.weight'],
+  ['.lora_A.mystyle.weight', '.lora_B.mystyle.weight'],
+  ['.lora_A.weight.weight', '.lora_B.weight.weight'],
+  ['.lora_down', '.lora_up'],
+  ['.lora_down.default.weight', '.lora_up.default.weight'],
+])('an adapter may have any name, and none: %s', (down, up) => {
+  const q = 'transformer.transformer_blocks.0.attn.to_q'
+  readPair(`${q}${down}`, `${q}${up}`, 'transformer_blocks.0.attn.to_q')
+})
+
+test('an adapter has its name in magnitudes and biases too, and in what is missing', () => {
+  const q = 'transformer.transformer_blocks.0.attn.to_q'
+  const pair = { [`${q}.lora_A.x.weight`]: [2, 32], [`${q}.lora_B.x.weight`]: [32, 2] }
+  const bias = read(writeLora({ ...pair, [`${q}.lora_B.x.bias`]: [32] }))
+  expect([...bias.deltas.keys()]).toEqual(
+    ['weight', 'bias'].map((part) => `transformer_blocks.0.attn.to_q.${part}`),
+  )
+  for (const ending of ['.x', '.x.weight', '.weight', '']) {
+    const dora = read(writeLora({ ...pair, [`${q}.lora_magnitude_vector${ending}`]: [32] }))
+    expect(delta(dora, 'transformer_blocks.0.attn.to_q.weight').kind).toBe('dora')
+  }
+  expect(() => read(writeLora({ [`${q}.lora_A.x.weight`]: [2, 32] }))).toThrow(
+    /expected \S+to_q\.lora_B\.x\.weight to go with/,
+  )
+})
+
+describe('wrappers around a name', () => {
+  const dotted = 'transformer_blocks.0.attn.to_q'
+  const flat = dotted.replaceAll('.', '_')
+  test.each([
+    `transformer.base_model.model.${dotted}`,
+    `base_model.model.transformer.${dotted}`,
+    `transformer._orig_mod.${dotted}`,
+    `_orig_mod.${dotted}`,
+    `module.${dotted}`,
+    `model.${dotted}`,
+    `model.diffusion_model.${dotted}`,
+    `unet.${dotted}`,
+    `unet.base_model.model.${dotted}`,
+    `pipe.dit.${dotted}`,
+    `net.${dotted}`,
+    `my_trainer.${dotted}`,
+    `lora_unet.${dotted}`,
+    `transformer._fsdp_wrapped_module.module.${dotted}`,
+    'transformer.transformer_blocks.0._checkpoint_wrapped_module.attn.to_q',
+    'transformer.transformer_blocks.0.attn.to_q.base_layer',
+    'transformer.transformer_blocks.0.attn.processor.to_q',
+    'diffusion_model.double_blocks.0.img_attn.qkv.0',
+    `lora_unet_${flat}`,
+    `lora_unet_${flat}_`,
+    `lora_${flat}`,
+    `lora_unet__orig_mod_${flat}`,
+    `lora_transformer_${flat}`,
+    `lycoris_${flat}`,
+    `lycoris_transformer_${flat}`,
+    `lora_unet_base_model_model_${flat}`,
+    `diffusion_model.${flat}`,
+  ])('are removed: %s', (stem) => {
+    readPair(`${stem}.lora_down.weight`, `${stem}.lora_up.weight`, dotted)
+  })
+
+  const fc1 = 'text_model.encoder.layers.0.self_attn.q_proj'
+  test.each([
+    fc1,
+    `text_encoder.base_model.model.${fc1}`,
+    `text_encoder.${fc1}`,
+    `clip_l.transformer.${fc1}`,
+    `clip_l.${fc1}`,
+    `text_encoders.clip_l.transformer.${fc1}`,
+    `lora_te_${fc1.replaceAll('.', '_')}`,
+    `lora_te1_${fc1.replaceAll('.', '_')}`,
+    `lora_clip_l_${fc1.replaceAll('.', '_')}`,
+    `lycoris_te1_${fc1.replaceAll('.', '_')}`,
+  ])('are removed from CLIP: %s', (stem) => {
+    readPair(`${stem}.lora_down.weight`, `${stem}.lora_up.weight`, fc1, 16)
+  })
+
+  test.each([
+    'controlnet.',
+    'transformer_2.',
+    'text_encoder.',
+    'ip_adapter.',
+    'image_encoder.',
+    'transformer.extra_blocks.',
+    'transformer.0.',
+    'transformer.attn.',
+    'lora_controlnet_',
+  ])('are not those of another network: %s', (prefix) => {
+    const name = prefix.endsWith('_') ? flat : dotted
+    const file = { [`${prefix}${name}.lora_down.weight`]: [2, 32] }
+    expect(() => read(writeLora(file))).toThrow(/names no layer of it$/)
+  })
+})
+
 describe('alpha over rank', () => {
   const name = 'transformer.transformer_blocks.0.attn.to_q'
   const pair = { [`${name}.lora_A.weight`]: [4, 32], [`${name}.lora_B.weight`]: [32, 4] }
@@ -257,41 +386,32 @@ describe('alpha over rank', () => {
     ['BF16', [1], [0xc0, 0x40]],
     ['I64', [1], [6, 0, 0, 0, 0, 0, 0, 0]],
     ['I32', [], [6, 0, 0, 0]],
+    ['U32', [], [6, 0, 0, 0]],
+    ['U64', [], [6, 0, 0, 0, 0, 0, 0, 0]],
+    ['I16', [1, 1], [6, 0]],
+    ['U16', [], [6, 0]],
+    ['I8', [], [6]],
+    ['U8', [], [6]],
+    ['F8_E4M3', [], [0x4c]],
+    ['F8_E4M3FNUZ', [], [0x54]],
+    ['F8_E5M2', [], [0x46]],
+    ['F8_E5M2FNUZ', [], [0x4a]],
   ])('reads an alpha of 6 in %s [%s]', (dtype, shape, bytes) => {
     const alpha = { dtype, shape, bytes: Uint8Array.from(bytes) }
     expect(factor(writeLora({ [`${name}.alpha`]: alpha, ...pair }))).toBe(1.5)
   })
 
-  test('is 1 without an alpha and with an alpha of 0', () => {
+  test('is 1 without an alpha and 0 with an alpha of 0', () => {
     expect(factor(writeLora(pair))).toBe(1)
-    expect(factor(writeLora({ [`${name}.alpha`]: number(0), ...pair }))).toBe(1)
+    expect(factor(writeLora({ [`${name}.alpha`]: number(0), ...pair }))).toBe(0)
   })
 
-  const config = (entries: Record<string, unknown>) => ({
-    lora_adapter_metadata: JSON.stringify({
-      'transformer.r': 4,
-      'transformer.lora_alpha': 16,
-      ...entries,
-    }),
-  })
-  test.each<[string, Record<string, unknown>, number]>([
-    ['lora_alpha / r', {}, 4],
-    ['rslora: lora_alpha / √r', { 'transformer.use_rslora': true }, 8],
-    ['a pattern that ends the name', { 'transformer.alpha_pattern': { 'attn.to_q': 2 } }, 0.5],
-    [
-      'a pattern with the whole name',
-      { 'transformer.alpha_pattern': { '^transformer_blocks.0.attn.to_q': 2 } },
-      0.5,
-    ],
-    ['a pattern that only looks like an end', { 'transformer.alpha_pattern': { o_q: 2 } }, 4],
-    ['a rank pattern', { 'transformer.r': 8, 'transformer.rank_pattern': { to_q: 4 } }, 4],
-    ['patterns that are null', { 'transformer.rank_pattern': null }, 4],
-  ])('follows the metadata: %s', (_, entries, expected) => {
-    expect(factor(writeLora(pair, config(entries)))).toBe(expected)
-  })
-
-  test('of the file counts where the metadata says something else', () => {
-    expect(factor(writeLora({ [`${name}.alpha`]: number(2), ...pair }, config({})))).toBe(0.5)
+  test.each([
+    [0, 0],
+    [1, 0.25],
+  ])('reads a BOOL of %i', (byte, expected) => {
+    const alpha = { dtype: 'BOOL', shape: [], bytes: Uint8Array.of(byte) }
+    expect(factor(writeLora({ [`${name}.alpha`]: alpha, ...pair }))).toBe(expected)
   })
 })
 
@@ -306,9 +426,72 @@ describe('what is not merged', () => {
     'lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_down.weight',
     'text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight',
     'text_encoder.text_projection.lora_A.weight',
-    'lora_unet_double_blocks_0_img_mlp_0.lora_down.weight',
+    'text_encoders.clip_l.logit_scale.diff',
+    't5xxl.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight',
+    'text_encoder_2.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight',
+    'bundle_emb.word.clip_l',
+    'emb_params',
+    'global_step',
+    'transformer.transformer_blocks.1.attn.to_q.alpha',
   ])('is named: %s', (key) => {
     expect(read(writeLora({ ...q, [key]: [2, 7] })).ignored).toEqual([key])
+  })
+
+  const zeros = (dtype: string, shape: number[], bytes: number) => ({
+    dtype,
+    shape,
+    bytes: new Uint8Array(bytes),
+  })
+  const unknown = 'transformer.some_blocks.0.layer'
+  test.each<[string, Parameters<typeof writeLora>[0]]>([
+    ['whose diff is zero', { [`${unknown}.diff`]: zeros('F32', [8], 32) }],
+    [
+      'whose diff is minus zero',
+      { [`${unknown}.diff`]: values(new Float32Array(8).fill(-0), [8]) },
+    ],
+    [
+      'whose up is zero',
+      {
+        [`${unknown}.alpha`]: number(4),
+        [`${unknown}.lora_down.weight`]: [2, 32],
+        [`${unknown}.lora_up.weight`]: zeros('BF16', [32, 2], 128),
+      },
+    ],
+    [
+      'whose alpha is zero',
+      {
+        [`${unknown}.alpha`]: number(0),
+        [`${unknown}.lora_down.weight`]: [2, 32],
+        [`${unknown}.lora_up.weight`]: [32, 2],
+      },
+    ],
+    ['that is empty', { [`${unknown}.lora_up.weight`]: [0, 4] }],
+  ])('is a layer of no network %s', (_, tensors) => {
+    expect(read(writeLora({ ...q, ...tensors })).ignored).toEqual(Object.keys(tensors))
+  })
+
+  test.each<[string, Parameters<typeof writeLora>[0]]>([
+    ['diff is not zero', { [`${unknown}.diff`]: [8] }],
+    [
+      'up is not zero',
+      {
+        [`${unknown}.lora_down.weight`]: [2, 32],
+        [`${unknown}.lora_up.weight`]: values(
+          Float32Array.of(...Array(63).fill(0), 1e-30),
+          [32, 2],
+        ),
+      },
+    ],
+    [
+      'magnitudes are not zero',
+      {
+        [`${unknown}.dora_scale`]: [32, 1],
+        [`${unknown}.lora_down.weight`]: [2, 32],
+        [`${unknown}.lora_up.weight`]: zeros('F32', [32, 2], 256),
+      },
+    ],
+  ])('is no layer of any network whose %s: it is refused', (_, tensors) => {
+    expect(() => read(writeLora({ ...q, ...tensors }))).toThrow(/names no layer of it$/)
   })
 
   test('is CLIP where the caller has none', () => {
@@ -343,9 +526,9 @@ describe('a file is refused', () => {
     writeFileSync(path, Uint8Array.from([...first, ...new Array(20).fill(255)]))
     return path
   }
-  const fourBits = (name: string) => {
+  const fiveBits = (name: string) => {
     const path = join(temporaryFolder(), 'lora.safetensors')
-    const header = JSON.stringify({ [name]: { dtype: 'F4', shape: [2], data_offsets: [0, 1] } })
+    const header = JSON.stringify({ [name]: { dtype: 'F5', shape: [2], data_offsets: [0, 1] } })
     writeFileSync(path, `${String.fromCharCode(header.length)}${'\0'.repeat(7)}${header}-`)
     return path
   }
@@ -359,12 +542,12 @@ describe('a file is refused', () => {
     [
       'that is a zipped pickle',
       () => pickle([0x50, 0x4b, 3, 4]),
-      /lora\.pt: expected a safetensors file but this is a Python pickle$/,
+      /lora\.pt: expected a safetensors file but it is a Python pickle or another zip archive/,
     ],
     [
       'that is a bare pickle',
       () => pickle([0x80, 2]),
-      /lora\.pt: expected a safetensors file but this is a Python pickle$/,
+      /lora\.pt: expected a safetensors file but it is a Python pickle \(\.pt, \.ckpt, \.bin\)$/,
     ],
     [
       'with nothing in it',
@@ -374,7 +557,7 @@ describe('a file is refused', () => {
     [
       'with nothing but T5',
       () => writeLora({ 'lora_te3_encoder_block_0_layer_0_SelfAttention_q.alpha': number(1) }),
-      /but the file holds only 1 tensors that are not merged, the first is lora_te3_encoder_block_0_layer_0_SelfAttention_q\.alpha$/,
+      /that are not merged, the first is lora_te3_encoder_block_0_layer_0_SelfAttention_q\.alpha$/,
     ],
     [
       'with an unknown layer',
@@ -383,22 +566,22 @@ describe('a file is refused', () => {
           ...sound,
           'transformer.transformer_blocks.0.attn.to_z.lora_A.weight': [4, 32],
         }),
-      /expected a LoRA for Flux\.1 but transformer\.transformer_blocks\.0\.attn\.to_z\.lora_A\.weight names no layer of it$/,
+      /but transformer\.transformer_blocks\.0\.attn\.to_z\.lora_A\.weight names no layer of it$/,
     ],
     [
       'with an unknown role',
       () => writeLora({ [`${q}.lora_C.weight`]: [4, 32], ...sound }),
-      /but transformer\.transformer_blocks\.0\.attn\.to_q\.lora_C\.weight ends in \.lora_C\.weight, which is no known part of a layer's change$/,
+      /ends in \.lora_C\.weight, which is no known part of a layer's change$/,
     ],
     [
       'with a tensor of no known dtype',
-      () => fourBits(q),
+      () => fiveBits(q),
       /tensor \S+to_q: dtype: Invalid option: expected one of [^\n]+$/,
     ],
     [
       'for a whole checkpoint',
       () => fixturePath('tiny-dev-bfl/flux1-dev.safetensors'),
-      /flux1-dev\.safetensors: expected a LoRA but none of its tensors is a LoRA's, such as double_blocks\.0\.\S+$/,
+      /expected a LoRA but none of its tensors is a LoRA's, such as double_blocks\.0\.\S+$/,
     ],
     [
       'for Stable Diffusion XL',
@@ -406,7 +589,7 @@ describe('a file is refused', () => {
         writeLora({
           'lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight': [4, 640],
         }),
-      /but lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q\.lora_down\.weight names no layer of it, which is of a LoRA for Stable Diffusion XL$/,
+      /names no layer of it, which is of a LoRA for Stable Diffusion XL$/,
     ],
     [
       'for Stable Diffusion 1',
@@ -433,32 +616,32 @@ describe('a file is refused', () => {
     [
       'with a double block too many',
       () => writeLora({ 'transformer.transformer_blocks.2.attn.to_q.lora_A.weight': [4, 32] }),
-      /but transformer\.transformer_blocks\.2\.attn\.to_q\.lora_A\.weight is of a block that this model does not have$/,
+      /is of a block that this model does not have$/,
     ],
     [
       'with a single block too many',
-      () => writeLora({ 'lora_unet_single_blocks_37_linear1.alpha': number(1) }),
-      /but lora_unet_single_blocks_37_linear1\.alpha is of a block that this model does not have$/,
+      () => writeLora({ 'lora_unet_single_blocks_37_linear1.lora_up.weight': [224, 1] }),
+      /is of a block that this model does not have$/,
     ],
     [
       'of a wider model',
       () => writeLora({ [A]: [4, 64], [B]: [64, 4] }),
-      /expected \S+to_q\.lora_A\.weight of shape \[r,32\] but it is \[4,64\]; is the LoRA for another model\?$/,
+      /of shape \[r,32\] but it is \[4,64\]; is the LoRA for another model\?$/,
     ],
     [
       'with other outputs',
       () => writeLora({ [A]: [4, 32], [B]: [96, 4] }),
-      /expected \S+to_q\.lora_B\.weight of shape \[32,r\] but it is \[96,4\]; is the LoRA for another model\?$/,
+      /of shape \[32,r\] but it is \[96,4\]; is the LoRA for another model\?$/,
     ],
     [
       'whose ranks differ',
       () => writeLora({ [A]: [4, 32], [B]: [32, 8] }),
-      /expected \S+to_q\.lora_B\.weight of rank 4, as \S+to_q\.lora_A\.weight has it, but it is \[32,8\]$/,
+      /\S+to_q\.lora_B\.weight of rank 4, as \S+to_q\.lora_A\.weight has it, but it is \[32,8\]$/,
     ],
     [
       'of rank 0',
       () => writeLora({ [A]: [0, 32], [B]: [32, 0] }),
-      /expected a matrix in \S+to_q\.lora_A\.weight but it is \[0,32\]$/,
+      /the file holds only 2 tensors that are not merged, the first is \S+to_q\.lora_A\.weight$/,
     ],
     [
       'of a 3×3 convolution',
@@ -468,7 +651,7 @@ describe('a file is refused', () => {
     [
       'without its up',
       () => writeLora({ [A]: [4, 32] }),
-      /expected transformer\.transformer_blocks\.0\.attn\.to_q\.lora_B\.weight to go with \S+lora_A\.weight but it is missing$/,
+      /to go with \S+lora_A\.weight but it is missing$/,
     ],
     [
       'without its down',
@@ -478,7 +661,7 @@ describe('a file is refused', () => {
     [
       'with an alpha alone',
       () => writeLora({ [`${q}.alpha`]: number(4) }),
-      /expected a change to go with \S+to_q\.alpha but there is none$/,
+      /but the file holds only 1 tensors that are not merged, the first is \S+to_q\.alpha$/,
     ],
     [
       'with an alpha of NaN',
@@ -514,28 +697,28 @@ describe('a file is refused', () => {
       /expected finite values but \S+to_q\.lora_A\.weight holds NaN or Inf$/,
     ],
     [
-      'with whole numbers',
+      'of packed floats',
       () =>
-        writeLora({ ...sound, [A]: { dtype: 'I8', shape: [4, 32], bytes: new Uint8Array(128) } }),
-      /expected \S+to_q\.lora_A\.weight in F32, F16, BF16 but it is I8$/,
+        writeLora({ ...sound, [A]: { dtype: 'F4', shape: [4, 32], bytes: new Uint8Array(64) } }),
+      /expected \S+to_q\.lora_A\.weight in a dtype of numbers, one by one, but it is F4$/,
     ],
     [
       'with one layer twice',
       () => writeLora({ ...sound, 'transformer_blocks.0.attn.to_q.lora_A.weight': [4, 32] }),
-      /expected one change per layer but got transformer_blocks\.0\.attn\.to_q\.lora_A\.weight and \S+to_q\.lora_A\.weight$/,
+      /to go with \S+lora_A\.weight but it is missing$/,
     ],
     [
       'with one tensor twice',
       () => writeLora({ ...sound, [`${q}.lora_down.weight`]: [4, 32] }),
-      /expected one change per layer but got \S+to_q\.lora_down\.weight and \S+to_q\.lora_A\.weight$/,
+      /one change per layer but got \S+to_q\.lora_down\.weight and \S+to_q\.lora_A\.weight$/,
     ],
     [
       'with a fused layer and one of its parts',
       () => writeLora({ ...sound, 'transformer.transformer_blocks.0.attn.to_qkv.diff': [96, 32] }),
-      /expected one change per layer but got \S+to_qkv and another layer's change of transformer_blocks\.0\.attn\.to_q\.weight$/,
+      /is changed by \S+to_qkv and, differently, by transformer\.\S+to_q$/,
     ],
     [
-      'with magnitudes beside nothing but a bias',
+      'with magnitudes and nothing but a bias',
       () => writeLora({ [`${q}.dora_scale`]: [32, 1], [`${q}.diff_b`]: [32] }),
       /expected a change to go with \S+to_q\.dora_scale but there is none$/,
     ],
@@ -547,12 +730,12 @@ describe('a file is refused', () => {
     [
       'that is a control LoRA by its norms',
       () => writeLora({ ...sound, 'double_blocks.0.img_attn.norm.query_norm.scale': [16] }),
-      /but double_blocks\.0\.img_attn\.norm\.query_norm\.scale replaces one: this is a Flux\.1 control LoRA \(Canny or Depth\), which is not supported$/,
+      /replaces one: this is a Flux\.1 control LoRA \(Canny or Depth\), which is not supported$/,
     ],
     [
       'that is a control LoRA by its input',
       () => writeLora({ 'img_in.lora_A.weight': [4, 128], 'img_in.lora_B.weight': [32, 4] }),
-      /expected a LoRA for 64 input channels but img_in\.lora_A\.weight takes 128: it makes the model a Flux\.1 Canny or Depth control model, which is not supported$/,
+      /128: it makes the model a Flux\.1 Canny or Depth control model, which is not supported$/,
     ],
     [
       'that is for Fill',
@@ -592,12 +775,12 @@ describe('a file is refused', () => {
     [
       'of LoHa without its second half',
       () => writeLora({ [`${q}.hada_w1_a`]: [32, 4], [`${q}.hada_w1_b`]: [4, 32] }),
-      /expected \S+to_q\.hada_w2_a to go with \S+hada_w1_b but it is missing$/,
+      /expected \S+to_q\.hada_w2_b to go with \S+hada_w1_b but it is missing$/,
     ],
     [
       'of LoKr whose product has another shape',
       () => writeLora({ [`${q}.lokr_w1`]: [4, 4], [`${q}.lokr_w2`]: [8, 4] }),
-      /expected \S+to_q\.lokr_w1 to be a factor of a \[32,32\] layer but the product is \[32,16\]; is the LoRA for another model\?$/,
+      /factor of a \[32,32\] layer but the product is \[32,16\]; is the LoRA for another model\?$/,
     ],
     [
       'of LoKr with one factor in two forms',
@@ -623,12 +806,12 @@ describe('a file is refused', () => {
     [
       'with a diff of another shape',
       () => writeLora({ [`${q}.diff`]: [32, 31] }),
-      /expected \S+to_q\.diff of shape \[32,32\] but it is \[32,31\]; is the LoRA for another model\?$/,
+      /\S+to_q\.diff of shape \[32,32\] but it is \[32,31\]; is the LoRA for another model\?$/,
     ],
     [
       'with a bias for what has none',
       () => writeLora({ 'transformer.transformer_blocks.0.attn.norm_q.diff_b': [16] }),
-      /expected nothing but a \.diff for transformer_blocks\.0\.attn\.norm_q, which is a vector, but got \S+norm_q\.diff_b$/,
+      /for transformer_blocks\.0\.attn\.norm_q, which is a vector, but got \S+norm_q\.diff_b$/,
     ],
     [
       'with magnitudes alone',
@@ -636,14 +819,49 @@ describe('a file is refused', () => {
       /expected a change to go with \S+to_q\.dora_scale but there is none$/,
     ],
     [
-      'with column magnitudes for a fused layer',
+      'of OFT by kohya, whose alpha comes first',
       () =>
         writeLora({
-          'lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight': [4, 32],
-          'lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight': [96, 4],
-          'lora_unet_double_blocks_0_img_attn_qkv.dora_scale': [1, 32],
+          'oft_unet_double_blocks_0_img_attn_qkv.alpha': number(1),
+          'oft_unet_double_blocks_0_img_attn_qkv.oft_blocks': [4, 8, 8],
         }),
-      /expected one magnitude per row in \S+dora_scale but it is \[1,32\]: per column it cannot be merged into 3 layers$/,
+      /oft_blocks is part of OFT, which cannot be merged$/,
+    ],
+    [
+      'with two adapters',
+      () =>
+        writeLora({
+          [`${q}.lora_A.day.weight`]: [4, 32],
+          [`${q}.lora_B.day.weight`]: [32, 4],
+          'transformer.transformer_blocks.1.attn.to_q.lora_A.night.weight': [4, 32],
+          'transformer.transformer_blocks.1.attn.to_q.lora_B.night.weight': [32, 4],
+        }),
+      /expected one adapter but the file holds 2: day, night$/,
+    ],
+    [
+      'for a ControlNet, whose layers have the same names',
+      () => writeLora({ 'controlnet.transformer_blocks.0.attn.to_q.lora_A.weight': [4, 32] }),
+      /controlnet\S+ names no layer of it$/,
+    ],
+    [
+      'with the end of a layer behind a block that is none',
+      () => writeLora({ ...sound, 'transformer.some_blocks.0.proj_out.lora_A.weight': [4, 32] }),
+      /some_blocks\.0\.proj_out\.lora_A\.weight names no layer of it$/,
+    ],
+    [
+      "with a single block's layer that only double blocks have",
+      () =>
+        writeLora({
+          ...sound,
+          lora_unet_single_transformer_blocks_0_ff_net_2: [1],
+          'lora_unet_single_transformer_blocks_0_ff_net_2.lora_up.weight': [32, 4],
+        }),
+      /lora_unet_single_transformer_blocks_0_ff_net_2\S* names no layer of it$/,
+    ],
+    [
+      'with a whole weight among changes',
+      () => writeLora({ ...sound, 'transformer.x_embedder.weight': [32, 64] }),
+      /x_embedder\.weight ends in \.weight, which is no known part of a layer's change$/,
     ],
   ])('%s', async (_, write, message) => {
     const path = write()
