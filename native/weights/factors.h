@@ -20,7 +20,7 @@ struct LowRankChange {
   const float *scale = nullptr;
 };
 
-// One thread at a time. What is enqueued runs on a stream of its own, beside those of sessions.
+// One thread at a time. What is enqueued runs on a stream of its own, not on those of sessions.
 class Factors {
  public:
   Factors(const fluxd_device &device, const UploadOptions &options);

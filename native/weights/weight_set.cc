@@ -104,7 +104,8 @@ void WeightSet::allocate() {
   std::byte *next = advance(memory_.get(), 0);
   for (auto &[name, source] : sources_) {
     const size_t values = valueBytes(source, source.dtype);
-    auto scale = scaleBytes(source) > 0 ? reinterpret_cast<float *>(next + aligned(values)) : nullptr;
+    const bool isScaled = scaleBytes(source) > 0;
+    auto scale = isScaled ? reinterpret_cast<float *>(next + aligned(values)) : nullptr;
     weights_[name] = {source.dims, source.dtype, next, values, scale};
     next += aligned(values) + aligned(scaleBytes(source));
   }

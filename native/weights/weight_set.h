@@ -84,14 +84,14 @@ class WeightSet {
   // Where this or one of the next fails, the next that does not makes all weights right.
   void merge(const std::vector<LowRankChange> &changes);
 
-  // The same in two steps. stage uploads the factors beside those in use and changes no weight, so
+  // The same in two steps. stage uploads the factors next to those in use and changes no weight, so
   // sessions may be running; one other thread may call it at any time. swap merges them and keeps
   // those that were in use: another swap goes back to them.
   void stage(const std::vector<LowRankChange> &changes);
   void swap();
 
   // Makes or frees the copy of the base on the device, from which merges are much faster; weights
-  // stay as they are. keepBase throws, and has changed nothing, where there is no room.
+  // stay as they are. keepBase throws, and has changed nothing, where memory does not suffice.
   void keepBase();
   void dropBase();
 
