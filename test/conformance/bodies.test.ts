@@ -167,7 +167,7 @@ test('T54: when its time is over the record stays, without its data', async () =
   const picture = await server.request(new URL(body.output[0]).pathname)
   expect(picture.status).toBe(404)
   expect(picture.body).toMatchObject({ title: 'Not found', status: 404 })
-}, 15_000)
+})
 
 test('T55: an id is 26 lower-case letters and digits', async () => {
   const server = await startServer()

@@ -1,7 +1,7 @@
 /**
  * The embedded model generates what its prompts say, through the product's own pipeline.
  * The bounds are those of the project; models/tiny/README.md has what was measured.
- * By default every fourth prompt at 512×512; `npm run test:pictures` runs all at both sizes.
+ * By default every fourth prompt at 512×512; `npm run test:images` runs all at both sizes.
  */
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
@@ -11,7 +11,7 @@ import { generate } from '../../src/engine/pipeline/generate.js'
 import { judge, type Verdict } from './judge.js'
 import { drawScenes } from './scenes.js'
 
-const isFull = process.env['TEST_PICTURES'] === 'all'
+const isFull = process.env['TEST_IMAGES'] === 'all'
 const scenes = drawScenes(40, 2).filter((_, index) => isFull || index % 4 === 0)
 const sides = isFull ? [512, 1024] : [512]
 const { checkpoints, threads } = readConfig({})
