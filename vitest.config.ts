@@ -1,5 +1,5 @@
 /**
- * The lanes of tests (CONTRIBUTING.md): `unit` and `process` are what `npm test` runs, `faults` and
+ * The lanes of tests (CONTRIBUTING.md): `npm test` runs `unit`, `surface` and `process`; `faults` and
  * `fuzz` have scripts of their own. A path on the command line finds its lane by itself.
  */
 import { defineConfig } from 'vitest/config'
@@ -7,10 +7,11 @@ import { defineConfig } from 'vitest/config'
 /** These need compilers, the addon or a GPU: `npm run test:native`, test/cuda/run, test/gpu/run.sh. */
 const optIn = ['test/native/addon/**', 'test/gpu/**', 'test/cuda/**']
 
+/** What clients and operators see: HTTP and commands. */
+const surface = ['test/cli/**/*.test.ts', 'test/conformance/**/*.test.ts']
+
 /** Start processes, load checkpoints or replace modules: each file gets a process of its own. */
 const apart = [
-  'test/cli/**/*.test.ts',
-  'test/conformance/**/*.test.ts',
   'test/embedded/**/*.test.ts',
   'test/engine/**/*.test.ts',
   'test/loras/{blobStore,eviction}.test.ts',
@@ -45,9 +46,10 @@ export default defineConfig({
           // Importing the server takes longer than most files' tests: a worker imports it once.
           isolate: false,
           include: ['test/**/*.test.ts'],
-          exclude: [...optIn, ...apart, faults, fuzz],
+          exclude: [...optIn, ...surface, ...apart, faults, fuzz],
         },
       },
+      { test: { ...common, name: 'surface', isolate: false, include: surface } },
       { test: { ...common, name: 'process', include: apart } },
       { test: { ...common, name: 'faults', include: [faults] } },
       { test: { ...common, name: 'fuzz', include: [fuzz] } },
