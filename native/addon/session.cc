@@ -11,7 +11,7 @@ struct Session::Options {
   Texts cuda;
   int threads = 0;
   GraphOptimizationLevel optimization = ORT_ENABLE_ALL;
-  // Of two weights with one name the later is meant.
+  // Of two weights with one name the later one counts.
   std::vector<std::shared_ptr<WeightSet>> weights;
 };
 

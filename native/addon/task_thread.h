@@ -1,6 +1,6 @@
 // A thread that works for a device. Runs, uploads and merges happen on one, one after the other;
-// the factors of coming merges are staged on another. One for runs, because a CUDA graph belongs to
-// the thread that captured it.
+// the factors of coming merges are staged on another. All runs share one thread, because a CUDA
+// graph belongs to the thread that captured it.
 #pragma once
 #include <napi.h>
 

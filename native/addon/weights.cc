@@ -176,7 +176,7 @@ Napi::Value Weights::enqueue(const Napi::CallbackInfo &info, void (WeightSet::*a
 // swap(): the base with the staged changes
 Napi::Value Weights::swap(const Napi::CallbackInfo &info) {
   return rethrowing(info.Env(), [&] {
-    // They are staged on another thread, so the order of the calls says nothing.
+    // Staging runs on another thread, so the order of the calls does not decide.
     if (staging_ > 0) throw std::logic_error("expected stage to be awaited before swap");
     return enqueue(info, &WeightSet::swap);
   });

@@ -32,7 +32,7 @@ std::vector<MatmulShape> waysOf(const LinearOperands &op, const MatmulOperands &
   return ways;
 }
 
-/** What the product by `way`, which is at `product`, lacks. */
+/** Computes what `way` left out of the layer; `product` holds the result of its product. */
 void finishWay(const MatmulShape &way, const LinearOperands &op, const bf16 *product,
                cudaStream_t stream) {
   Epilogue rest = {};

@@ -66,7 +66,7 @@ class Factors {
   DeviceMemory memory_;
   // Two, so that one is filled while the other is on its way; from the first load on.
   std::optional<Piece> pieces_[2];
-  // Goes first, and waits for its work.
+  // Destroyed first: its destructor waits for its work.
   Stream stream_;
 };
 

@@ -135,7 +135,7 @@ void WeightSet::keepBase() {
     for (auto &[name, base] : baseOf_) {
       const auto &source = sources_.at(name);
       const auto &weight = weights_.at(name);
-      // What is still its own base need not come from the file again.
+      // Rows that still hold their base are not read from the file again.
       if (weight.dtype == source.baseDtype() && !changed_.contains(name))
         check(device_, device_.copy(device_.context, base, weight.values, weight.bytes,
                                     current_->stream().get()));

@@ -60,7 +60,7 @@ RowsByName rowsOf(const std::vector<LowRankChange> &changes);
 
 // Where the base is read from when changes are merged.
 enum class BasePlace {
-  // From nowhere: nothing can be merged, and nothing but the weights is kept.
+  // Nowhere: nothing can be merged, and nothing but the weights is kept.
   none,
   // From the files again: no device memory, bound by the bus.
   files,
@@ -81,7 +81,7 @@ class WeightSet {
 
   // Makes every weight its base with these changes, and with no others. The working copy is written
   // in place, so sessions over it see the new weights in their next run; none may be running.
-  // Where this or one of the next fails, the next that does not makes all weights right.
+  // After a failure the weights are undefined until a later merge succeeds, which sets all of them.
   void merge(const std::vector<LowRankChange> &changes);
 
   // The same in two steps. stage uploads the factors next to those in use and changes no weight, so
