@@ -60,6 +60,12 @@ describe.each(pages)('%s', (page) => {
     )
     expect(missing).toEqual([])
   })
+
+  test('names files of the code that are there', () => {
+    const named = [...text.matchAll(/`((?:src|test|native|docker)\/[\w./-]+\.\w+)`/g)]
+    const missing = named.map((match) => match[1]!).filter((path) => !existsSync(join(root, path)))
+    expect(missing).toEqual([])
+  })
 })
 
 test('.ci/run calls the test command', () => {
