@@ -1,4 +1,4 @@
-/** The small objects of `/v1` about the server itself (replicate-contract §3.12). */
+/** The small objects of `/v1` about the server itself (C-3.12). */
 import { z } from 'zod'
 
 export const Account = z.object({

@@ -1,6 +1,6 @@
 /**
  * Models and their versions on `/v1`. What fluxd does not keep (links, a cover) is null
- * (replicate-contract §3.12).
+ * (C-3.12).
  */
 import { z } from 'zod'
 import { openApiDocument } from './openapi.js'

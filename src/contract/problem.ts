@@ -1,6 +1,6 @@
 /**
  * How `/v1` says that something is wrong: RFC 7807 problems as Replicate writes them, and the words of
- * the validator its edge uses, gojsonschema (replicate-contract §3.8).
+ * the validator its edge uses, gojsonschema (C-3.8).
  */
 import { z } from 'zod'
 import { fileFields } from './input.js'

@@ -1,6 +1,6 @@
 /**
  * What goes over the wire about a prediction on `/v1`: the body that creates one and the object that
- * describes one. Every key is always there, null where there is nothing to say (replicate-contract §3.3, §3.4).
+ * describes one. Every key is always there, null where there is nothing to say (C-3.3, C-3.4).
  */
 import { z } from 'zod'
 import { Output } from './input.js'

@@ -1,6 +1,6 @@
 /**
  * The one shape in which fluxd says on the Cog surface that a body is wrong: FastAPI's list, with
- * the words and types of pydantic 2, as the Python Cog server answers (replicate-contract §2.5).
+ * the words and types of pydantic 2, as the Python Cog server answers (C-2.5).
  */
 import { z } from 'zod'
 import { publishedType } from './inputTypes.js'

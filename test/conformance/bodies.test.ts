@@ -1,6 +1,6 @@
 /**
  * Where a naive server and the real one differ in what objects hold and inputs may be: the traps of
- * replicate-contract §5 from T39 on, and what clients were seen to do wrong ([EXP]).
+ * C-5.39 to C-5.70, and what clients were seen to do wrong.
  */
 import Replicate, { type Prediction } from 'replicate'
 import sharp from 'sharp'

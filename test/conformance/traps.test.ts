@@ -1,7 +1,7 @@
 /**
  * Where a naive server and the real one differ in the eyes of the official clients, up to the reply of a
- * create: the traps of replicate-contract §5 by their numbers, with the requests as they were seen on the
- * wire ([EXP]). bodies.test.ts has the others.
+ * create: the traps C-5.1 to C-5.70 by their numbers, with the requests as they were seen on the
+ * wire. bodies.test.ts has the others.
  */
 import { request as sendHttp } from 'node:http'
 import sharp from 'sharp'

@@ -47,7 +47,7 @@ export type ModelSettings = {
   readonly decoding?: Decoding
 }
 
-// T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
+// T5 tokens: dev 512, schnell 256 (C-1.3).
 export const maxTextTokens = { dev: 512, schnell: 256 } as const
 
 // A network's widened weights may fill this share of the machine; beyond it they stay mapped.

@@ -133,7 +133,7 @@ async function draw(
   if (safeImages === 0) throw new FluxdError('unsafe_output', nothingLeft)
 }
 
-// The reference's words (replicate-contract §1.8).
+// The reference's words (C-1.8).
 const nothingLeft =
   'All generated images contained NSFW content. Try running it again with a different prompt.'
 

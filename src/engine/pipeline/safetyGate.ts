@@ -1,4 +1,4 @@
-/** What every finished picture passes before it is encoded (replicate-contract §1.8). */
+/** What every finished picture passes before it is encoded (C-1.8). */
 import { FluxdError } from '../../errors.js'
 import type { GenerationPlan, PixelSize } from '../../plan/plan.js'
 import type { Part } from '../models/memory.js'

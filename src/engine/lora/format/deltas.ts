@@ -1,7 +1,7 @@
 /**
  * The tensors that a file holds for one module, checked against the module's shape and put into
  * the terms of the base model. A module that is fused in the file falls apart by rows.
- * Formulas: flux.md §4.1 and §4.5; ComfyUI, comfy/weight_adapter.
+ * Formulas: F-4.1 and F-4.5; ComfyUI, comfy/weight_adapter.
  */
 
 import { invalidLora } from '../../../errors.js'

@@ -1,5 +1,5 @@
 /**
- * The surface of a Cog container (replicate-contract §2). A failed prediction is still HTTP 200, with
+ * The surface of a Cog container (C-2.1 to C-2.7). A failed prediction is still HTTP 200, with
  * status "failed". `POST` without `Prefer: respond-async` is bound to its connection: a client that
  * hangs up cancels. `PUT` is for clients that come back, as is `POST` with an `Idempotency-Key`: an id stands for one prediction, in flight and
  * after its end, and who hangs up changes nothing.

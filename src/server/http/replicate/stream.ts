@@ -1,7 +1,7 @@
 /**
  * `urls.stream`: what happens to a prediction, as server-sent events. Whoever has the token may watch,
  * from the beginning or from where it lost the connection. `?preview=1` adds previews: clients that do
- * not know them must not meet them (replicate-contract §3.9).
+ * not know them must not meet them (C-3.9).
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'

@@ -1,7 +1,7 @@
 /**
  * The form that brings a file: `content`, and what its sender says of it in `metadata`, `type` and
  * `filename`. One client sends metadata as a file and calls every buffer application/octet-stream,
- * another sends it as text or not at all, so nothing is taken at its word (replicate-contract §3.7).
+ * another sends it as text or not at all, so nothing is taken at its word (C-3.7).
  */
 import { open } from 'node:fs/promises'
 import type { Multipart, MultipartFields, SavedMultipartFile } from '@fastify/multipart'
