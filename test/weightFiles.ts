@@ -56,7 +56,7 @@ export function writeTensors(path: string, shapes: Shapes, values: (name: string
   return writeRaw(path, header, Buffer.concat(parts))
 }
 
-/** Value i of tensor k: a hash of both in [−1, 1). flux.md §9. */
+/** Value i of tensor k: a hash of both in [−1, 1). F-9.1. */
 export function hashed(k: number, count: number): Float32Array {
   return Float32Array.from({ length: count }, (_, i) => {
     const r = Math.sin((i + 1) * 12.9898 + (k + 1) * 78.233) * 43758.5453
@@ -64,7 +64,7 @@ export function hashed(k: number, count: number): Float32Array {
   })
 }
 
-/** The weights of flux.md §9 for these tensors: scaled by what the tensor is for. */
+/** The weights of F-9.1 for these tensors: scaled by what the tensor is for. */
 export function hashedWeights(shapes: Shapes): (name: string) => Float32Array {
   const sorted = Object.keys(shapes).sort()
   return (name) => {

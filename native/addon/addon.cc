@@ -1,6 +1,6 @@
 // What JavaScript sees; src/engine/runtime/backends/native/addon.ts describes each of these.
 #include "session.h"
-#include "values.h"
+#include "napi_convert.h"
 
 namespace fluxd {
 

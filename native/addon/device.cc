@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-#include "values.h"
+#include "napi_convert.h"
 
 namespace fluxd {
 
@@ -33,8 +33,8 @@ DeviceState::DeviceState(Napi::Env env, const fluxd_device &table, int ordinal, 
       cuda(cuda),
       memory(memoryOf(cuda, ordinal)),
       stream(cuda ? std::make_unique<Stream>(table) : nullptr),
-      runner(env),
-      stager(env) {}
+      taskThread(env),
+      stagingThread(env) {}
 
 Device::Device(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Device>(info) {
   info.This().As<Napi::Object>().TypeTag(&tag);

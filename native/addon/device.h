@@ -6,7 +6,7 @@
 
 #include "fluxd/kernels.h"
 #include "ort/ort.h"
-#include "runner.h"
+#include "task_thread.h"
 #include "weights/memory.h"
 
 namespace fluxd {
@@ -21,9 +21,9 @@ struct DeviceState {
   Owned<OrtMemoryInfo> memory;
   // On which every session of a GPU runs: operators keep scratch memory for each stream.
   std::unique_ptr<Stream> stream;
-  Runner runner;
-  // Beside it, for what may go on during a run.
-  Runner stager;
+  TaskThread taskThread;
+  // For what may go on during a run.
+  TaskThread stagingThread;
 };
 
 class Device : public Napi::ObjectWrap<Device> {

@@ -1,7 +1,7 @@
 #include "session.h"
 
 #include "ops/custom_op.h"
-#include "values.h"
+#include "napi_convert.h"
 
 namespace fluxd {
 
@@ -11,7 +11,7 @@ struct Session::Options {
   Texts cuda;
   int threads = 0;
   GraphOptimizationLevel optimization = ORT_ENABLE_ALL;
-  // Of two weights with one name the later is meant.
+  // Of two weights with one name the later one counts.
   std::vector<std::shared_ptr<WeightSet>> weights;
 };
 
@@ -189,7 +189,7 @@ Napi::Value Session::load(const Napi::CallbackInfo &info) {
     };
     job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
     job.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
-    return device_->runner.enqueue(info.Env(), std::move(job));
+    return device_->taskThread.enqueue(info.Env(), std::move(job));
   });
 }
 
@@ -231,10 +231,10 @@ Napi::Value Session::run(const Napi::CallbackInfo &info) {
     job.ended = [run, this] { runs_.erase(run); };
     job.result = [run](Napi::Env env) { return run->take(env); };
     job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
-    // The memory of host tensors, and device tensors that nobody else holds.
+    // The memory of host tensors, and device tensors that nothing else holds.
     for (size_t i : {0, 1})
       if (info[i].IsObject()) job.kept.push_back(Napi::Persistent(info[i].As<Napi::Object>()));
-    return device_->runner.enqueue(info.Env(), std::move(job));
+    return device_->taskThread.enqueue(info.Env(), std::move(job));
   });
 }
 
@@ -249,7 +249,7 @@ Napi::Value Session::release(const Napi::CallbackInfo &info) {
   Job job;
   job.work = [loaded = std::move(loaded_)]() mutable { loaded.reset(); };
   job.result = [](Napi::Env env) { return env.Undefined(); };
-  return device_->runner.enqueue(info.Env(), std::move(job));
+  return device_->taskThread.enqueue(info.Env(), std::move(job));
 }
 
 }  // namespace fluxd

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "values.h"
+#include "napi_convert.h"
 
 namespace fluxd {
 
@@ -92,7 +92,7 @@ Napi::Value Tensor::write(const Napi::CallbackInfo &info) {
       check(*table, table->upload(table->context, to.data, from.data, from.size, stream.get()));
     });
     write.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
-    return device_->runner.enqueue(info.Env(), std::move(write));
+    return device_->taskThread.enqueue(info.Env(), std::move(write));
   });
 }
 
@@ -107,7 +107,7 @@ Napi::Value Tensor::copyFrom(const Napi::CallbackInfo &info) {
       check(*table, table->copy(table->context, to.data, from.data, to.bytes, stream.get()));
     });
     copy.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
-    return device_->runner.enqueue(info.Env(), std::move(copy));
+    return device_->taskThread.enqueue(info.Env(), std::move(copy));
   });
 }
 
@@ -123,7 +123,7 @@ Napi::Value Tensor::read(const Napi::CallbackInfo &info) {
     auto kept = std::make_shared<Napi::ObjectReference>(
         Napi::Persistent(static_cast<Napi::Object>(buffer)));
     read.result = [kept](Napi::Env) { return kept->Value(); };
-    return device_->runner.enqueue(info.Env(), std::move(read));
+    return device_->taskThread.enqueue(info.Env(), std::move(read));
   });
 }
 
@@ -133,7 +133,7 @@ Napi::Value Tensor::release(const Napi::CallbackInfo &info) {
     Job release;
     release.work = [memory = std::move(memory_)]() mutable { memory.reset(); };
     release.result = [](Napi::Env env) { return env.Undefined(); };
-    return device_->runner.enqueue(info.Env(), std::move(release));
+    return device_->taskThread.enqueue(info.Env(), std::move(release));
   });
 }
 

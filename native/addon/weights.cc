@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "values.h"
+#include "napi_convert.h"
 
 namespace fluxd {
 
@@ -128,7 +128,7 @@ Napi::Value Weights::upload(const Napi::CallbackInfo &info) {
     // Parts in memory, which merges read again.
     job.kept.push_back(Napi::Persistent(info[0].As<Napi::Object>()));
     if (base != BasePlace::none) data_ = Napi::Persistent(info[0].As<Napi::Object>());
-    return device_->runner.enqueue(info.Env(), std::move(job));
+    return device_->taskThread.enqueue(info.Env(), std::move(job));
   });
 }
 
@@ -148,7 +148,7 @@ static Job changing(const Napi::CallbackInfo &info, std::shared_ptr<WeightSet> s
 // merge(changes): the base with these changes and no others
 Napi::Value Weights::merge(const Napi::CallbackInfo &info) {
   return rethrowing(info.Env(), [&] {
-    return device_->runner.enqueue(info.Env(), changing(info, loaded(), &WeightSet::merge));
+    return device_->taskThread.enqueue(info.Env(), changing(info, loaded(), &WeightSet::merge));
   });
 }
 
@@ -158,7 +158,7 @@ Napi::Value Weights::stage(const Napi::CallbackInfo &info) {
     auto job = changing(info, loaded(), &WeightSet::stage);
     job.ended = [this] { staging_--; };
     staging_++;
-    return device_->stager.enqueue(info.Env(), std::move(job));
+    return device_->stagingThread.enqueue(info.Env(), std::move(job));
   });
 }
 
@@ -169,14 +169,14 @@ Napi::Value Weights::enqueue(const Napi::CallbackInfo &info, void (WeightSet::*a
     job.work = [set = loaded(), act] { ((*set).*act)(); };
     job.result = nothing;
     job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
-    return device_->runner.enqueue(info.Env(), std::move(job));
+    return device_->taskThread.enqueue(info.Env(), std::move(job));
   });
 }
 
 // swap(): the base with the staged changes
 Napi::Value Weights::swap(const Napi::CallbackInfo &info) {
   return rethrowing(info.Env(), [&] {
-    // They are staged on another thread, so the order of the calls says nothing.
+    // Staging runs on another thread, so the order of the calls does not decide.
     if (staging_ > 0) throw std::logic_error("expected stage to be awaited before swap");
     return enqueue(info, &WeightSet::swap);
   });
@@ -198,7 +198,7 @@ Napi::Value Weights::rescale(const Napi::CallbackInfo &info) {
     job.work = [set = loaded(), scales] { set->rescale(scales); };
     job.result = nothing;
     job.kept.push_back(Napi::Persistent(info.This().As<Napi::Object>()));
-    return device_->runner.enqueue(info.Env(), std::move(job));
+    return device_->taskThread.enqueue(info.Env(), std::move(job));
   });
 }
 
@@ -223,7 +223,7 @@ Napi::Value Weights::release(const Napi::CallbackInfo &info) {
   Job job;
   job.work = [set = std::move(set_)]() mutable { set.reset(); };
   job.result = nothing;
-  return device_->runner.enqueue(info.Env(), std::move(job));
+  return device_->taskThread.enqueue(info.Env(), std::move(job));
 }
 
 }  // namespace fluxd

@@ -23,7 +23,8 @@ static float sumSpan(const T *x, int64_t count, Term term) {
 template <typename T, typename Term>
 static double sumOf(const T *x, int64_t count, Term term) {
   double sum = 0;
-  for (int64_t i = 0; i < count; i += kSpan) sum += sumSpan(x + i, std::min(kSpan, count - i), term);
+  for (int64_t i = 0; i < count; i += kSpan)
+    sum += sumSpan(x + i, std::min(kSpan, count - i), term);
   return sum;
 }
 

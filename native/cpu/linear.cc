@@ -1,5 +1,5 @@
 // The CPU twins of Linear and Fp8Linear; their formulas stand in fluxd/kernels.h.
-#include "product.h"
+#include "matmul.h"
 
 namespace fluxd {
 
@@ -63,7 +63,7 @@ int linearCpu(const fluxd_linear *op, fluxd_queue queue) {
     checkLinear(*op);
     expect(op->left_width >= 0 && (op->left != nullptr) == (op->left_width > 0),
            "left_width to be that of left");
-    expect(!op->left || op->epilogue != FLUXD_EPILOGUE_GATED, "no left beside a gated layer");
+    expect(!op->left || op->epilogue != FLUXD_EPILOGUE_GATED, "no left with a gated layer");
     const Columns columns = {op->left_width + op->out, op->left_width};
     withActivation(op->dtype, [&](auto zero) {
       using T = decltype(zero);

@@ -1,4 +1,5 @@
-// How values are stored: float32, bfloat16, float16 and e4m3, each with its way to float32 and back.
+// How values are stored: float32, bfloat16, float16 and e4m3, each with its way to float32 and
+// back.
 #pragma once
 #include <cmath>
 #include <cstdint>

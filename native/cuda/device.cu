@@ -21,8 +21,8 @@ int run(const Operands *operands, fluxd_queue stream) {
 }
 
 /**
- * While a thread captures a graph, others may not even allocate, unless they say that what they do is
- * no part of it. Weights are staged beside runs.
+ * While a thread captures a graph, others may not even allocate, unless they say that what they do
+ * is no part of it. Weights are staged during runs.
  */
 class Uncaptured {
  public:

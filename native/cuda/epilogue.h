@@ -1,7 +1,7 @@
 /* What is left to do after a matrix product that the library could not do itself. */
 #pragma once
 
-#include "numbers.h"
+#include "dtype_convert.h"
 
 namespace fluxd::cuda {
 

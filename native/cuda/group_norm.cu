@@ -1,10 +1,11 @@
 /*
- * GroupNorm and SiLU over [channels, plane], float32 or float16; formula and shapes: fluxd_group_norm
- * in kernels.h. A picture is too large to be kept, so it is read twice: one pass takes mean and squares
- * of chunks, the next combines those of its group and writes. Both orders of sums are fixed.
+ * GroupNorm and SiLU over [channels, plane], float32 or float16; formula and shapes:
+ * fluxd_group_norm in kernels.h. An image is too large to be kept, so it is read twice: one pass
+ * takes mean and squares of chunks, the next combines those of its group and writes. Both orders of
+ * sums are fixed.
  *
- * Squares are those of centred values, in a chunk and between chunks (Chan, Golub and LeVeque 1979):
- * a difference of means would lose the digits of groups far from 0.
+ * Squares are those of centred values, in a chunk and between chunks (Chan, Golub and LeVeque
+ * 1979): a difference of means would lose the digits of groups far from 0.
  */
 #include "operators.h"
 #include "rows.h"
@@ -104,13 +105,14 @@ void groupNormOf(const fluxd_group_norm &op, cudaStream_t stream) {
   const int64_t groupChunks = ceilDiv(groupLength, kMaxRowWidth);
   expect(op.groups * groupChunks * static_cast<int64_t>(sizeof(Moments)) <=
              static_cast<int64_t>(kWorkspaceBytes),
-         "Expected a picture whose moments fit the workspace of GroupNorm");
+         "Expected an image whose moments fit the workspace of GroupNorm");
   const auto chunks = static_cast<Moments *>(scratchOf(stream).workspace);
   launch(momentsKernel<V, T>, {groupChunks, op.groups, rowThreads(chunkLength(0, groupLength))},
          stream, x, chunks, groupLength);
   const auto kernel = op.silu ? groupNormKernel<V, T, true> : groupNormKernel<V, T, false>;
   launch(kernel,
-         {ceilDiv(op.plane, kMaxRowWidth), op.channels, rowThreads(chunkLength(0, op.plane))}, stream,
+         {ceilDiv(op.plane, kMaxRowWidth), op.channels, rowThreads(chunkLength(0, op.plane))},
+         stream,
          x, static_cast<T *>(op.y),
          GroupNormOperands{op.scale, op.shift, chunks, op.plane, groupLength,
                            static_cast<int>(groupChannels), static_cast<int>(groupChunks),
@@ -121,7 +123,7 @@ void groupNormOf(const fluxd_group_norm &op, cudaStream_t stream) {
 
 void groupNorm(const fluxd_group_norm &op, cudaStream_t stream) {
   expect(op.channels > 0 && op.plane > 0 && op.groups > 0 && op.channels % op.groups == 0,
-         "Expected a picture with channels in equal groups for GroupNorm");
+         "Expected an image with channels in equal groups for GroupNorm");
   // Planes of whole vectors: then neither a channel nor a group begins inside one.
   const bool wide = op.plane % 8 == 0;
   if (op.dtype == FLUXD_F32) {

@@ -11,10 +11,10 @@ namespace fluxd::cuda {
 namespace {
 
 /**
- * What may be asked of cuBLASLt, the most first: all in one; gelu left over; scales, bias and gelu left
- * over. It scales by rows on Hopper only (13.1), and there it refuses some products of few long rows,
- * at times only when one is to be run: 256 and less of 9216 values (pytorch/ao#4582). Flux has 256 rows
- * of 12288 in the text stream of schnell.
+ * What may be asked of cuBLASLt, the most first: all in one; gelu left over; scales, bias and gelu
+ * left over. It scales by rows on Hopper only (13.1), and there it refuses some products of few
+ * long rows, at times only when one is to be run: 256 and less of 9216 values (pytorch/ao#4582).
+ * Flux has 256 rows of 12288 in the text stream of schnell.
  */
 std::vector<MatmulShape> waysOf(const LinearOperands &op, const MatmulOperands &m) {
   MatmulShape shape = {op.rows, op.in,  op.out, op.fp8,
@@ -32,7 +32,7 @@ std::vector<MatmulShape> waysOf(const LinearOperands &op, const MatmulOperands &
   return ways;
 }
 
-/** What the product by `way`, which is at `product`, lacks. */
+/** Computes what `way` left out of the layer; `product` holds the result of its product. */
 void finishWay(const MatmulShape &way, const LinearOperands &op, const bf16 *product,
                cudaStream_t stream) {
   Epilogue rest = {};
@@ -104,7 +104,7 @@ void linear(const fluxd_linear &op, cudaStream_t stream) {
   expect(op.in > 0 && op.out > 0 && op.in % 8 == 0 && op.out % 8 == 0 && op.left_width % 8 == 0,
          "Expected in, out and left_width of Linear as multiples of 8 on CUDA");
   const bool gated = op.epilogue == FLUXD_EPILOGUE_GATED;
-  expect(!gated || !op.left, "Expected no left beside a gated Linear");
+  expect(!gated || !op.left, "Expected no left with a gated Linear");
   if (op.left) copyLeft(op, stream);
   runLinear({op.rows, op.in, op.out, false, op.epilogue == FLUXD_EPILOGUE_GELU,
              {op.x, op.weight, static_cast<const bf16 *>(op.bias), nullptr, nullptr,

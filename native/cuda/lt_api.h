@@ -52,7 +52,7 @@ enum MatmulAttribute : int {
   kScaleModeB = 32
 };
 
-/** How parts of a sum, made side by side, come together, beside not at all. */
+/** How parts of a sum, made side by side, come together, or not at all. */
 enum ReductionScheme : uint32_t { kInComputeType = 2 };
 
 enum PreferenceAttribute : int {
@@ -94,8 +94,8 @@ const Api &api();
 void check(Status status, const char *what);
 
 /**
- * Whether the library cannot do what was described, on this device or at all. cublasLt.h promises the
- * invalid value for modes of scaling that do not go with the rest.
+ * Whether the library cannot do what was described, on this device or at all. cublasLt.h promises
+ * the invalid value for modes of scaling that do not go with the rest.
  */
 constexpr bool isRefusal(Status status) {
   return status == kInvalidValue || status == kArchMismatch || status == kNotSupported;

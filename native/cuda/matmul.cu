@@ -1,7 +1,7 @@
 /*
  * The library's first choice is taken. Timing its choices at the first use would now and then find
  * a faster one, but the algorithm decides the order of summation, and a seed must give the same
- * picture after every start; test/gpu measures what that costs.
+ * image after every start; test/gpu measures what that costs.
  */
 #include "matmul.h"
 #include "scratch.h"
@@ -37,7 +37,7 @@ struct MatmulPlan {
 namespace {
 
 constexpr int kMaxAlgorithms = 8;
-// Sizes of pictures are the user's choice; their plans must not fill the memory.
+// Sizes of images are the user's choice; their plans must not fill the memory.
 constexpr size_t kMaxPlans = 1024;
 
 lt::Handle *handle() {
@@ -104,7 +104,8 @@ std::vector<lt::Algorithm> search(const MatmulPlan &plan, uint32_t alignment) {
           "search an algorithm");
   };
   prefer(lt::kMaxWorkspaceBytes, uint64_t{kWorkspaceBytes});
-  // Products of few long rows are made in parts, which other schemes would round to bf16 and add up.
+  // Products of few long rows are made in parts, which other schemes would round to bf16 and add
+  // up.
   prefer(lt::kReductionSchemes, uint32_t{lt::kInComputeType});
   for (auto operand : {lt::kMinAlignmentA, lt::kMinAlignmentB, lt::kMinAlignmentC,
                        lt::kMinAlignmentD}) {

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "lt_api.h"
-#include "numbers.h"
+#include "dtype_convert.h"
 
 #include <initializer_list>
 #include <memory>
@@ -36,9 +36,9 @@ struct MatmulOperands {
 };
 
 /**
- * Enqueues the product by the first algorithm that the library does not refuse to run; false where it
- * has none of that kind, which is remembered. `operands` of a shape's first use are looked at when the
- * library chooses.
+ * Enqueues the product by the first algorithm that the library does not refuse to run; false where
+ * it has none of that kind, which is remembered. `operands` of a shape's first use are looked at
+ * when the library chooses.
  */
 bool multiply(const MatmulShape &shape, const MatmulOperands &operands, cudaStream_t stream);
 

@@ -253,7 +253,7 @@ void merge(const fluxd_merge &op, cudaStream_t stream) {
   const bool quantized = op.merged_dtype == FLUXD_E4M3;
   expect(quantized || op.merged_dtype == op.dtype,
          "Expected a merged weight in the dtype of its base or as e4m3");
-  expect(!quantized || op.merged != op.base, "Expected e4m3 to be merged beside its base");
+  expect(!quantized || op.merged != op.base, "Expected e4m3 to be merged into memory of its own");
   expect(op.out >= 0 && op.in >= 0 && op.rank >= 0 && op.out <= kMaxLength &&
              op.in <= kMaxLength && op.rank <= kMaxLength,
          "Expected a weight of at most 4 Mi rows, columns and ranks to merge into");

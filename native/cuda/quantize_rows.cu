@@ -1,7 +1,7 @@
 /*
  * Rows of bf16 or float32 → e4m3 with one scale per row; formula and shapes: fluxd_quantize_rows in
  * kernels.h. Float32 is for weights that no bf16 holds exactly. Every value is read once, also
- * where two tensors side by side make a row: nobody joins them before.
+ * where two tensors side by side make a row: they need not be joined before.
  */
 #include "operators.h"
 #include "rows.h"

@@ -15,7 +15,7 @@ constexpr int kRowValues = 32;
 constexpr unsigned kMaxRowThreads = 512;
 constexpr int64_t kMaxRowWidth = int64_t{kMaxRowThreads} * kRowValues;
 
-/** Whole warps with room for `width` values. */
+/** Whole warps for `width` values. */
 constexpr unsigned rowThreads(int64_t width) {
   return static_cast<unsigned>(ceilDiv<int64_t>(ceilDiv<int64_t>(width, kRowValues), 32) * 32);
 }

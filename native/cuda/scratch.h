@@ -1,5 +1,5 @@
 /*
- * Memory that operators need beside their operands, one set per stream: what runs on a stream runs
+ * Memory that operators need besides their operands, one set per stream: what runs on a stream runs
  * in order, so successive operators share it. It is allocated at a stream's first call, never
  * later, because a stream that is being captured into a graph must not allocate.
  */

@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "numbers.h"
+#include "dtype_convert.h"
 
 namespace fluxd::cuda {
 

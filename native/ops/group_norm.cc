@@ -1,4 +1,5 @@
-// fluxd.GroupNorm(x [1, channels, height, width], scale, shift) → y; attributes groups, silu, epsilon.
+// fluxd.GroupNorm(x [1, channels, height, width], scale, shift) → y; attributes groups, silu,
+// epsilon.
 #include "custom_op.h"
 
 namespace fluxd {
@@ -9,7 +10,7 @@ static void computeGroupNorm(const Call &call) {
   const auto x = call.dims(0, 4, "x");
   const int64_t channels = x[1];
   if (x[0] != 1)
-    throw std::invalid_argument("expected one picture but x has " + std::to_string(x[0]));
+    throw std::invalid_argument("expected one image but x has " + std::to_string(x[0]));
   call.expectDims(1, {channels}, "scale");
   call.expectDims(2, {channels}, "shift");
   call.run(call.kernels.group_norm, {.channels = channels,

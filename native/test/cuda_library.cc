@@ -1,5 +1,5 @@
-// The weights' way over a CUDA library, real or emulated: FLUXD_CUDA_LIBRARY names its file. Without
-// it there is nothing to test.
+// The weights' way over a CUDA library, real or emulated: FLUXD_CUDA_LIBRARY names its file.
+// Without it there is nothing to test.
 #include <dlfcn.h>
 
 #include <cstdlib>
@@ -61,8 +61,8 @@ std::unique_ptr<WeightSet> upload(const fluxd_device &device, const Operand<floa
 
 }  // namespace
 
-// Observed after merging, with the emulated library: 0 in bfloat16 and 6e-8 in e4m3. Sums in another
-// order may fall on the other side of a rounding border.
+// Observed after merging, with the emulated library: 0 in bfloat16 and 6e-8 in e4m3. Sums in
+// another order may fall on the other side of a rounding border.
 TEST("a CUDA library uploads, quantises, merges and restores as the CPU does") {
   const fluxd_device *cuda = openLibrary();
   if (!cuda) return;

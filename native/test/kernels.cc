@@ -1,5 +1,5 @@
 // The CPU twins against their formulas in float64. Tolerances are relative (norms), with the
-// observed values beside them.
+// observed values next to them.
 #include <cstring>
 
 #include "check.h"
@@ -64,7 +64,8 @@ TEST("linear follows its formula with every epilogue") {
 template <typename T>
 static void checkLinearBeside(int64_t leftWidth) {
   std::mt19937 random(11);
-  auto x = randomOperand<T>(random, rows * in).stored, w = randomOperand<T>(random, out * in).stored;
+  auto x = randomOperand<T>(random, rows * in).stored;
+  auto w = randomOperand<T>(random, out * in).stored;
   auto left = randomOperand<T>(random, rows * leftWidth).stored;
   std::vector<T> alone(rows * out), joined(rows * (leftWidth + out));
   fluxd_linear op = {rows, in, out, dtypeOf<T>, FLUXD_EPILOGUE_GELU, x.data(), w.data(), nullptr,
@@ -165,7 +166,8 @@ TEST("fp8_linear follows its formula, close to the linear layer it stands for") 
                          gate.stored.data(), residual.stored.data(), y.data()};
   CHECK(kernels.fp8_linear(&op, pool()) == 0);
   CHECK_CLOSE(
-      relativeError(y, gated(productExact(x8.dequantized, w8.dequantized, rows, in, out))), 0, 2e-3);
+      relativeError(y, gated(productExact(x8.dequantized, w8.dequantized, rows, in, out))), 0,
+      2e-3);
   CHECK_CLOSE(relativeError(y, gated(productExact(x.exact, w.exact, rows, in, out))), 0, 5e-2);
 }
 
@@ -264,7 +266,8 @@ static void checkGroupNorm(int64_t plane, bool silu, double tolerance) {
     x.stored[i] = fromFloat<T>(toFloat(x.stored[i]) + float(20 * (i / (size * plane) + 1)));
     x.exact[i] = toFloat(x.stored[i]);
   }
-  auto scale = randomOperand<float>(random, channels), shift = randomOperand<float>(random, channels);
+  auto scale = randomOperand<float>(random, channels);
+  auto shift = randomOperand<float>(random, channels);
   Doubles want;
   for (int64_t c = 0; c < channels; c++) {
     const double *group = &x.exact[c / size * size * plane];
@@ -301,7 +304,8 @@ TEST("merge adds low-rank changes, in place and into e4m3") {
   constexpr int64_t rank = 5;
   std::mt19937 random(6);
   auto base = randomOperand<Bf16>(random, out * in);
-  auto up = randomOperand<float>(random, out * rank), down = randomOperand<float>(random, rank * in);
+  auto up = randomOperand<float>(random, out * rank);
+  auto down = randomOperand<float>(random, rank * in);
   auto want = base.exact;
   for (int64_t o = 0; o < out; o++)
     for (int64_t i = 0; i < in; i++)
@@ -325,7 +329,8 @@ TEST("merge scales each rank as if its column of up had been scaled before") {
   constexpr int64_t rank = 3;
   std::mt19937 random(7);
   auto base = randomOperand<Bf16>(random, out * in);
-  auto up = randomOperand<float>(random, out * rank), down = randomOperand<float>(random, rank * in);
+  auto up = randomOperand<float>(random, out * rank);
+  auto down = randomOperand<float>(random, rank * in);
   auto scale = randomOperand<float>(random, rank);
   std::vector<Bf16> merged(out * in), want(out * in);
   fluxd_merge op = {out, in, rank, FLUXD_BF16, FLUXD_BF16, base.stored.data(), up.stored.data(),

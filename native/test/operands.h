@@ -31,7 +31,8 @@ inline double geluTanhExact(double t) {
   return 0.5 * t * (1 + std::tanh(std::sqrt(2 / M_PI) * (t + 0.044715 * t * t * t)));
 }
 
-inline Doubles productExact(const Doubles &x, const Doubles &w, size_t rows, size_t in, size_t out) {
+inline Doubles productExact(const Doubles &x, const Doubles &w, size_t rows, size_t in,
+                            size_t out) {
   Doubles y(rows * out);
   for (size_t r = 0; r < rows; r++)
     for (size_t o = 0; o < out; o++)

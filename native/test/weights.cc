@@ -126,7 +126,8 @@ TEST("float16, float32, e4m3 and memory are converted on the way") {
 
 TEST("float32 is quantised without a detour over bfloat16") {
   // 1.0625 lies between the codes of 1 and 1.125 and so does what bfloat16 makes of the next float.
-  std::vector<float> values = {448, std::nextafter(1.0625f, 2.0f), std::nextafter(1.0625f, 0.0f), 0};
+  std::vector<float> values = {448, std::nextafter(1.0625f, 2.0f), std::nextafter(1.0625f, 0.0f),
+                               0};
   LazyDevice device(plenty);
   for (auto base : {BasePlace::files, BasePlace::device}) {
     WeightSet set(device.table(),
@@ -207,7 +208,8 @@ TEST("a change that does not fit is refused before anything is written") {
   auto merge = [&](std::vector<LowRankChange> changes) {
     return messageOf([&] { set.merge(changes); });
   };
-  CHECK(contains(merge({{"v", 0, 1, 1, up.data(), down.data()}}), "the name of a weight but got v"));
+  CHECK(contains(merge({{"v", 0, 1, 1, up.data(), down.data()}}),
+                 "the name of a weight but got v"));
   CHECK(contains(merge({{"w", 890, 20, 1, up.data(), down.data()}}), "rows 890 to 910"));
   CHECK(contains(merge({{"w", 0, 9, 1, up.data(), down.data()},
                         {"w", 8, 9, 1, up.data(), down.data()}}),

@@ -9,7 +9,7 @@ namespace fluxd {
 
 namespace {
 
-// A thread is worth its start from about here.
+// From about this size on a thread is worth its start.
 constexpr size_t leastShare = size_t{256} << 10;
 
 size_t mostRank(const std::vector<LowRankChange> &changes) {
@@ -68,7 +68,7 @@ void Factors::rescale(const std::vector<std::vector<float>> &scales) {
     const size_t at = reinterpret_cast<const std::byte *>(change.scale) - advance(memory_.get(), 0);
     image.push_back({at, scales[i].data(), scales[i].size() * sizeof(float)});
   }
-  // Some may have arrived when others fail.
+  // When one copy fails, others may have arrived.
   loaded_ = false;
   carry(image);
   loaded_ = true;
@@ -80,7 +80,7 @@ void Factors::reserve(size_t bytes) {
     if (!piece) piece.emplace(device_, options_.transferBytes);
   if (bytes <= memory_.bytes()) return;
   stream_.synchronize();
-  // The old ones go before the new ones come, so that both need not fit.
+  // The old factors are freed first, so that both need not fit.
   { DeviceMemory freed = std::move(memory_); }
   memory_ = DeviceMemory(device_, bytes);
 }

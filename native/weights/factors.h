@@ -20,7 +20,7 @@ struct LowRankChange {
   const float *scale = nullptr;
 };
 
-// One thread at a time. What is enqueued runs on a stream of its own, beside those of sessions.
+// One thread at a time. What is enqueued runs on a stream of its own, not on those of sessions.
 class Factors {
  public:
   Factors(const fluxd_device &device, const UploadOptions &options);
@@ -66,7 +66,7 @@ class Factors {
   DeviceMemory memory_;
   // Two, so that one is filled while the other is on its way; from the first load on.
   std::optional<Piece> pieces_[2];
-  // Goes first, and waits for its work.
+  // Destroyed first: its destructor waits for its work.
   Stream stream_;
 };
 

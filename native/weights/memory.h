@@ -15,13 +15,13 @@ inline std::byte *advance(void *memory, size_t bytes) {
   return static_cast<std::byte *>(memory) + bytes;
 }
 
-// What something takes of a block in which all are aligned.
+// The bytes that an object takes in a block of aligned objects.
 inline size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 class DeviceMemory {
  public:
   DeviceMemory() = default;
-  // Throws with both numbers where the device has not so much left.
+  // Throws, with both numbers, if the device has less free.
   DeviceMemory(const fluxd_device &device, size_t bytes);
   DeviceMemory(DeviceMemory &&other) noexcept { swap(other); }
   DeviceMemory &operator=(DeviceMemory &&other) noexcept {

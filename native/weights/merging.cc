@@ -9,7 +9,7 @@ namespace fluxd {
 
 namespace {
 
-// What of `all` none of `taken`, in order, has.
+// The rows of `all` that are in none of `taken`; both are in order.
 std::vector<Rows> without(Rows all, const std::vector<Rows> &taken) {
   std::vector<Rows> rest;
   int64_t begin = all.begin;
@@ -27,7 +27,7 @@ void sort(std::vector<Rows> &rows) {
   std::sort(rows.begin(), rows.end(), [](Rows a, Rows b) { return a.begin < b.begin; });
 }
 
-// Adds what `all`, in order and without overlap, does not have yet, and keeps it so.
+// Adds the rows that `all` lacks; `all` stays in order and without overlap.
 void addTo(std::vector<Rows> &all, const std::vector<Rows> &added) {
   const auto had = all;
   for (auto &rows : added)
@@ -87,14 +87,14 @@ void WeightSet::apply() {
     for (auto &change : changes) launch(change, uploader);
     current_->stream().synchronize();
   } catch (...) {
-    // The next merge may use another stream and must find this one at rest.
+    // The next merge may use another stream, so this one must have ended.
     device_.synchronize(device_.context, current_->stream().get());
     throw;
   }
   changed_ = now;
 }
 
-// Gives rows that were changed and will not be written now their base.
+// Restores the base of rows that were changed and that this merge does not write.
 void WeightSet::restore(const RowsByName &changed, const RowsByName &written, Uploader &uploader) {
   std::vector<Transfer> transfers;
   for (auto &[name, all] : changed) {

@@ -34,8 +34,8 @@ class Uploader {
   Uploader(const fluxd_device &device, const UploadOptions &options);
   ~Uploader();
 
-  // Carries out all transfers; returns when all have arrived. The first failure is thrown, after all
-  // threads have stopped.
+  // Carries out all transfers; returns when all have arrived. The first failure is thrown, after
+  // all threads have stopped.
   void carry(const std::vector<Transfer> &transfers);
 
  private:

@@ -104,7 +104,8 @@ void WeightSet::allocate() {
   std::byte *next = advance(memory_.get(), 0);
   for (auto &[name, source] : sources_) {
     const size_t values = valueBytes(source, source.dtype);
-    auto scale = scaleBytes(source) > 0 ? reinterpret_cast<float *>(next + aligned(values)) : nullptr;
+    const bool isScaled = scaleBytes(source) > 0;
+    auto scale = isScaled ? reinterpret_cast<float *>(next + aligned(values)) : nullptr;
     weights_[name] = {source.dims, source.dtype, next, values, scale};
     next += aligned(values) + aligned(scaleBytes(source));
   }
@@ -134,7 +135,7 @@ void WeightSet::keepBase() {
     for (auto &[name, base] : baseOf_) {
       const auto &source = sources_.at(name);
       const auto &weight = weights_.at(name);
-      // What is still its own base need not come from the file again.
+      // Rows that still hold their base are not read from the file again.
       if (weight.dtype == source.baseDtype() && !changed_.contains(name))
         check(device_, device_.copy(device_.context, base, weight.values, weight.bytes,
                                     current_->stream().get()));

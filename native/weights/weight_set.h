@@ -60,7 +60,7 @@ RowsByName rowsOf(const std::vector<LowRankChange> &changes);
 
 // Where the base is read from when changes are merged.
 enum class BasePlace {
-  // From nowhere: nothing can be merged, and nothing but the weights is kept.
+  // Nowhere: nothing can be merged, and nothing but the weights is kept.
   none,
   // From the files again: no device memory, bound by the bus.
   files,
@@ -81,17 +81,17 @@ class WeightSet {
 
   // Makes every weight its base with these changes, and with no others. The working copy is written
   // in place, so sessions over it see the new weights in their next run; none may be running.
-  // Where this or one of the next fails, the next that does not makes all weights right.
+  // After a failure the weights are undefined until a later merge succeeds, which sets all of them.
   void merge(const std::vector<LowRankChange> &changes);
 
-  // The same in two steps. stage uploads the factors beside those in use and changes no weight, so
+  // The same in two steps. stage uploads the factors next to those in use and changes no weight, so
   // sessions may be running; one other thread may call it at any time. swap merges them and keeps
   // those that were in use: another swap goes back to them.
   void stage(const std::vector<LowRankChange> &changes);
   void swap();
 
   // Makes or frees the copy of the base on the device, from which merges are much faster; weights
-  // stay as they are. keepBase throws, and has changed nothing, where there is no room.
+  // stay as they are. keepBase throws, and has changed nothing, where memory does not suffice.
   void keepBase();
   void dropBase();
 

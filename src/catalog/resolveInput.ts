@@ -16,7 +16,7 @@ export type ResolvedInput = {
   readonly loras: readonly LoraRef[]
 }
 
-/** How sibling models of the fine-tunes call the same fields (replicate-contract §0.3). */
+/** How sibling models of the fine-tunes call the same fields (C-0.3). */
 const aliases = { lora_weights: 'replicate_weights', guidance: 'guidance_scale' } as const
 
 /**

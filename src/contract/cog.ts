@@ -1,6 +1,6 @@
 /**
  * The bodies of the Cog surface, as the Python Cog server writes them: every key is always there
- * (replicate-contract §2.3, §2.4). Two things are from the newer runtime, as an asynchronous client
+ * (C-2.3, C-2.4). Two things are from the newer runtime, as an asynchronous client
  * needs them: a prediction always has an id, and a hidden input stays hidden.
  */
 import { z } from 'zod'

@@ -1,4 +1,4 @@
-/** Deployments on `/v1`: a name for one version of a model (replicate-contract §3.12). */
+/** Deployments on `/v1`: a name for one version of a model (C-3.12). */
 import { z } from 'zod'
 import { Account } from './replicate.js'
 

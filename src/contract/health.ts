@@ -1,4 +1,4 @@
-/** The body of `GET /health-check` in Cog's words (replicate-contract §2.2). */
+/** The body of `GET /health-check` in Cog's words (C-2.2). */
 import { z } from 'zod'
 
 export const healthStatuses = [

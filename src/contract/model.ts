@@ -1,6 +1,6 @@
 /**
  * Models and their versions on `/v1`. Fields that fluxd does not store (links, a cover) are null
- * (replicate-contract §3.12).
+ * (C-3.12).
  */
 import { z } from 'zod'
 import { openApiDocument } from './openapi.js'

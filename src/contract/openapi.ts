@@ -1,6 +1,6 @@
 /**
  * The OpenAPI document of the Cog surface, derived from the zod schemas: Cog's component names and
- * operation ids, and each enum field a component of its own (replicate-contract §0.2, §2.1).
+ * operation ids, and each enum field a component of its own (C-0.2, C-2.1).
  */
 import { z } from 'zod'
 import { CogPredictionRequest, CogWebhookEvent, PredictionResponse } from './cog.js'

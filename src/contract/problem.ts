@@ -1,6 +1,6 @@
 /**
  * Errors on `/v1`: RFC 7807 problems as Replicate writes them, with the messages of gojsonschema,
- * the validator of its edge (replicate-contract §3.8).
+ * the validator of its edge (C-3.8).
  */
 import { z } from 'zod'
 import { fileFields } from './input.js'

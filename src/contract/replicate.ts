@@ -1,7 +1,7 @@
 /**
  * The objects of `/v1`: the bodies that create a prediction and the object that describes one
- * (replicate-contract §3.3, §3.4), pages of lists, and the small objects about the server itself
- * (replicate-contract §3.12). Every key of a reply is always there, null where it has no value.
+ * (C-3.3, C-3.4), pages of lists, and the small objects about the server itself
+ * (C-3.12). Every key of a reply is always there, null where it has no value.
  */
 import { z } from 'zod'
 import { Output } from './input.js'

@@ -1,6 +1,6 @@
 /**
  * Validation errors on the Cog surface: FastAPI's list, with the messages and types of pydantic 2,
- * as the Python Cog server sends them (replicate-contract §2.5).
+ * as the Python Cog server sends them (C-2.5).
  */
 import { z } from 'zod'
 import { publishedType } from './jsonSchema.js'

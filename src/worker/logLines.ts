@@ -1,6 +1,6 @@
 /**
  * The log of a prediction in the lines and the order of the reference: clients read the seed and the
- * progress from it (replicate-contract §1.8, §1.9).
+ * progress from it (C-1.8, C-1.9).
  */
 import type { GenerationEvent } from '../engine/protocol.js'
 import { type PixelSize, stepsToRun } from '../plan/plan.js'

@@ -26,7 +26,7 @@ describe('the work of a step', () => {
     // The totals have four digits, and leave out the layers at both ends: 0.02 %.
     expect(work.linear / 1e12 / linear).toBeCloseTo(1, 3)
     expect(work.attention / 1e12 / attention).toBeCloseTo(1, 2)
-    // 8.61 GB in fp8 (flux.md: block linears alone).
+    // 8.61 GB in fp8 (F-1.8: block linears alone).
     expect(work.weights / 1e9).toBeCloseTo(8.61, 2)
   })
 

@@ -199,7 +199,7 @@ describe('fluxd models rm', () => {
   })
 })
 
-test('the command line takes several LoRAs and defaults', { timeout: 20_000 }, () => {
+test('the command line takes several LoRAs and defaults', () => {
   const dataDir = makeFolder()
   const run = (...words: string[]) =>
     execFileSync(process.execPath, ['--import', 'tsx', 'src/main.ts', 'models', ...words], {

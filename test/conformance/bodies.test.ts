@@ -1,6 +1,6 @@
 /**
  * Where a naive server and the real one differ in what objects hold and inputs may be: the traps of
- * replicate-contract §5 from T39 on, and what clients were seen to do wrong ([EXP]).
+ * C-5.39 to C-5.70, and what clients were seen to do wrong.
  */
 import Replicate, { type Prediction } from 'replicate'
 import sharp from 'sharp'
@@ -167,7 +167,7 @@ test('T54: when its time is over the record stays, without its data', async () =
   const picture = await server.request(new URL(body.output[0]).pathname)
   expect(picture.status).toBe(404)
   expect(picture.body).toMatchObject({ title: 'Not found', status: 404 })
-}, 15_000)
+})
 
 test('T55: an id is 26 lower-case letters and digits', async () => {
   const server = await startServer()

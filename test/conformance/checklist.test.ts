@@ -1,6 +1,6 @@
 /**
  * What the official JavaScript client needs of a server, with only its base URL changed: the 21 points
- * of replicate-contract §3.11, over HTTP and in their order.
+ * of C-3.11, over HTTP and in their order.
  */
 import Replicate, { type FileOutput, type Prediction, parseProgressFromLogs } from 'replicate'
 import sharp from 'sharp'

@@ -1,4 +1,4 @@
-/** The surface of a Cog container in the eyes of what drives one, over HTTP (replicate-contract §2, §5.2). */
+/** The surface of a Cog container as its clients see it: C-2.1 to C-2.7, C-5.23 to C-5.30. */
 import { connect } from 'node:net'
 import { describe, expect, test, vi } from 'vitest'
 import { createFakeEngine } from '../fakeEngine.js'

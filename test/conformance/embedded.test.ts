@@ -16,7 +16,7 @@ beforeAll(async () => {
   const { checkpoints, threads } = readConfig({})
   engine = startEngine({ checkpoints, threads }, pino({ level: 'silent' }))
   await engine.load('dev')
-}, 60_000)
+})
 afterAll(() => engine.stop())
 
 const start = () => startServer({ engine, environment })

@@ -11,7 +11,7 @@ beforeAll(async () => {
   const memoryBytes = 300 * 2 ** 20
   engine = startEngine({ checkpoints, threads, memoryBytes }, pino({ level: 'silent' }))
   await engine.load('dev')
-}, 60_000)
+})
 afterAll(() => engine.stop())
 
 const square = (side: number) => ({

@@ -1,4 +1,4 @@
-/** What a client is told that asks for something wrong: what was expected, where, and what came (§3.8). */
+/** What a client is told that asks for something wrong: what was expected, where, and what came (C-3.8). */
 import { describe, expect, test } from 'vitest'
 import { postJson, startServer } from './server.js'
 

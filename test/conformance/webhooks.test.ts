@@ -73,4 +73,4 @@ test('completed is sent again until it arrives, under the same id', async () => 
   await vi.waitFor(() => expect(receiver.received).toHaveLength(2), { timeout: 5000 })
   const ids = receiver.received.map(({ headers }) => headers['webhook-id'])
   expect(ids[0]).toBe(ids[1])
-}, 10_000)
+})

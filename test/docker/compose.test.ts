@@ -1,6 +1,6 @@
 /**
  * The compose files against the Compose Specification (compose-spec.json is its published schema,
- * github.com/compose-spec/compose-spec at 170098b, Apache-2.0), and against the Dockerfile beside them.
+ * github.com/compose-spec/compose-spec at 170098b, Apache-2.0), and against the Dockerfile.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -58,8 +58,21 @@ test('what the Dockerfile copies from the project is there', () => {
   for (const path of copied) expect(existsSync(join(root, path)), path).toBe(true)
 })
 
-test('the image runs as a user of its own and tells its health', () => {
-  const runtime = dockerfile.split(/^FROM /m).at(-1)!
+const runtime = dockerfile.split(/^FROM /m).at(-1)!
+
+test('the image runs as a user of its own, with a health check and the command on its PATH', () => {
   expect(runtime).toMatch(/^USER fluxd$/m)
   expect(runtime).toMatch(/^HEALTHCHECK /m)
+  expect(runtime).toContain('ln -s /app/dist/main.js /usr/local/bin/fluxd')
+})
+
+test('health is being alive: a server with a full queue is not restarted', () => {
+  expect(read('docker/healthcheck.mjs')).toMatch(/fetch\(`http:\/\/127\.0\.0\.1:.*\/livez`\)/)
+})
+
+test('the image installs what is locked, holds the licences, and sends nothing to anybody', () => {
+  expect(dockerfile).toContain('npm ci ')
+  expect(dockerfile).not.toMatch(/npm install(?! -)/)
+  expect(runtime).toMatch(/^COPY LICENSE /m)
+  expect(runtime).toMatch(/^ENV ORT_DISABLE_TELEMETRY=1$/m)
 })

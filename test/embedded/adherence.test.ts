@@ -1,6 +1,7 @@
 /**
- * The embedded model draws what its prompts say, through the product's own pipeline.
+ * The embedded model generates what its prompts say, through the product's own pipeline.
  * The bounds are those of the project; models/tiny/README.md has what was measured.
+ * By default every fourth prompt at 512×512; `npm run test:images` runs all at both sizes.
  */
 import sharp from 'sharp'
 import { describe, expect, test } from 'vitest'
@@ -10,18 +11,22 @@ import { generate } from '../../src/engine/pipeline/generate.js'
 import { judge, type Verdict } from './judge.js'
 import { drawScenes } from './scenes.js'
 
-const scenes = drawScenes(40, 2)
+const isFull = process.env['TEST_IMAGES'] === 'all'
+const scenes = drawScenes(40, 2).filter((_, index) => isFull || index % 4 === 0)
+const sides = isFull ? [512, 1024] : [512]
 const { checkpoints, threads } = readConfig({})
 // dev's default of 28 steps takes 2.3 times as long and draws no better.
 const steps = { dev: 12, schnell: 4 } as const
 
 const cases = (['dev', 'schnell'] as const).flatMap((variant) =>
-  [512, 1024].map((side) => ({ variant, side })),
+  sides.map((side) => ({ variant, side })),
 )
 
 describe.each(cases)('$variant at $side × $side', ({ variant, side }) => {
-  test('40 prompts: colours and positions 90 % right, shapes 75 %', {
-    timeout: 600_000,
+  // 40 pictures of 1024×1024 take minutes: the limit ends a hang only.
+  const timeout = 7_200_000
+  test('of the prompts colours and positions are 90 % right, shapes 75 %', {
+    timeout,
   }, async () => {
     const models = await loadModels(variant, checkpoints[variant], { threads })
     const verdicts: Verdict[] = []

@@ -7,8 +7,8 @@
 
 namespace gpu {
 
-// Of relativeError. Both libraries round to bf16 or e4m3, so even perfect kernels differ where float32
-// sums in another order fall on another side.
+// Of relativeError. Both libraries round to bf16 or e4m3, so even perfect kernels differ where
+// float32 sums in another order fall on another side.
 constexpr double kBf16 = 1e-2, kFp8 = 5e-2;
 
 // The library under test, and where its operands come from.

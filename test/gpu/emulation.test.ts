@@ -44,7 +44,7 @@ describe.skipIf(!hasCompiler)('the emulated CUDA kernels', () => {
     },
   )
 
-  test('are told to be wrong by one value of thousands', () => {
+  test('are found wrong by one value of thousands', () => {
     expect(compare({ EMULATED_LT: 'slip' })).toMatch(/FAIL fp8_linear 53 80 112 plain/)
   })
 

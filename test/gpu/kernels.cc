@@ -78,7 +78,7 @@ void checkRefusals() {
   refuses("an odd left", "multiples of 8",
           [&] { return cuda->kernels->linear(&linear, on.stream); });
   linear.left_width = 8, linear.left = &linear, linear.epilogue = FLUXD_EPILOGUE_GATED;
-  refuses("a gate beside left", "no left beside a gated",
+  refuses("a gate with left", "no left with a gated",
           [&] { return cuda->kernels->linear(&linear, on.stream); });
   const fluxd_quantize_rows rows = {1, 8000, FLUXD_BF16, {}, {}, {}, {}, 8385};
   refuses("too wide a row", "rows of 1 to 16384 values",
@@ -90,7 +90,7 @@ void checkRefusals() {
   refuses("unequal groups", "channels in equal groups",
           [&] { return cuda->kernels->group_norm(&norm, on.stream); });
   norm.groups = 2, norm.dtype = FLUXD_BF16;
-  refuses("a picture in bf16", "float32 or float16 for GroupNorm",
+  refuses("an image in bf16", "float32 or float16 for GroupNorm",
           [&] { return cuda->kernels->group_norm(&norm, on.stream); });
 }
 

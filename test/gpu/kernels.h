@@ -1,4 +1,5 @@
-// Tensors on a device and beside it, for comparing an operator of one library with that of another.
+// Tensors on a device and their surroundings, for comparing an operator of one library with that of
+// another.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -69,7 +70,7 @@ class Memory {
     on_.synchronize();
     for (size_t i = 0; i < kMargin; i++) {
       expect(all[i] == kPoison && all[kMargin + bytes_ + i] == kPoison,
-             "nothing written beside a tensor");
+             "nothing written around a tensor");
     }
     std::memcpy(to, all.data() + kMargin, bytes_);
   }
@@ -129,8 +130,8 @@ inline std::vector<float> dequantized(const std::vector<E4m3> &values,
 }
 
 // ‖got − want‖ / ‖want‖, or an eighth of the largest error of a single value where that is more: in
-// millions of values the norm alone would hide a wrong row. A value's error is relative to itself and to
-// all in the root mean square. Infinite if a value of either is not finite.
+// millions of values the norm alone would hide a wrong row. A value's error is relative to itself
+// and to all in the root mean square. Infinite if a value of either is not finite.
 inline double relativeError(const std::vector<float> &got, const std::vector<float> &want) {
   double difference = 0, size = 0;
   for (size_t i = 0; i < want.size(); i++) {

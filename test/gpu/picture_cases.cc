@@ -1,4 +1,4 @@
-// Operators over pictures: GroupNorm.
+// Operators over images: GroupNorm.
 #include "cases.h"
 
 namespace gpu {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # run.sh OUT [STAGE…]: builds, checks and measures the CUDA kernels on this machine's GPU. Reports
-# land in OUT; README.md beside this file says what each stage does. Without stages: build, kernels,
+# land in OUT; README.md in this folder says what each stage does. Without stages: build, kernels,
 # speed, peer. Needs nvcc 13, g++, python3 with PyTorch for CUDA 13; no network.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

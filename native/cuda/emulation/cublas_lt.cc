@@ -1,14 +1,14 @@
 /*
  * A stand-in for libcublasLt.so.13 that does what descriptors say, one multiplication after the
- * other: it tells whether ours describe the product that we mean. Products are summed in float64.
+ * other: it shows whether ours describe the intended product. Products are summed in float64.
  *
- * EMULATED_LT is a list of what it has no algorithm for: `gelu`, `outer`, `all`; and of what it names
- * algorithms for, but refuses when they are to run: `favourite`, which is every first one, and
- * `scaled`, products with scales of rows. With `invalid` it calls invalid what it does not support;
- * with `slip` the last value of every product is wrong.
+ * EMULATED_LT is a list of what it has no algorithm for: `gelu`, `outer`, `all`; and of what it
+ * names algorithms for, but refuses when they are to run: `favourite`, which is every first one,
+ * and `scaled`, products with scales of rows. With `invalid` it calls invalid what it does not
+ * support; with `slip` the last value of every product is wrong.
  */
 #include "../lt_api.h"
-#include "../numbers.h"
+#include "../dtype_convert.h"
 
 using namespace fluxd::cuda;
 using namespace fluxd::cuda::lt;
@@ -36,7 +36,7 @@ struct MatrixLayout {
 
 namespace {
 
-// Of wrong descriptions: one that nobody takes for a refusal.
+// Of wrong descriptions: one that is never taken for a refusal.
 constexpr Status kWrong = 14;
 constexpr int kAlgorithms = 2;
 
@@ -149,7 +149,7 @@ Status cublasLtMatmulAlgoGetHeuristic(Handle *, MatmulDesc *desc, MatrixLayout *
   if (lacks("gelu") && desc->epilogue & kEpilogueGelu) return refusal();
   if (lacks("outer") && desc->modeA == kOuterVector) return refusal();
   if (desc->transA != kTranspose || c != d) return kWrong;
-  // Sums are float32, whoever makes them.
+  // Sums are float32 in every algorithm.
   if (preference->schemes != kInComputeType) return kWrong;
   if (a->rows != b->rows || a->columns != d->rows || b->columns != d->columns) return kWrong;
   // Addresses that are part of the descriptor must be there before the search.

@@ -3,7 +3,7 @@
  *
  * The CPU twins are linked into the addon, the CUDA kernels are a second library,
  * libfluxd_cuda.so, which exports `fluxd_cuda_library` alone. Both fill the same table of
- * functions, so whoever calls an operator is written once.
+ * functions, so code that calls an operator is written once.
  *
  * Conventions of every operator:
  * - Tensors are dense and row-major; dims stand in brackets, rows first. Operands do not overlap
@@ -32,7 +32,7 @@ extern "C" {
 /* Numbers of ONNX's TensorProto.DataType. */
 typedef enum {
   FLUXD_F32 = 1,
-  FLUXD_F16 = 10, /* pictures only */
+  FLUXD_F16 = 10, /* images only */
   FLUXD_BF16 = 16,
   FLUXD_E4M3 = 17 /* float8e4m3fn: no infinity, largest value 448 */
 } fluxd_dtype;
@@ -52,7 +52,7 @@ typedef void *fluxd_queue;
 
 typedef struct {
   void *context;
-  /* Calls body(data, i) once for each i in [0, count), on any threads, and returns after the last. */
+  /* Calls body(data, i) once for each i in [0, count), on any threads; returns after the last. */
   void (*parallel_for)(void *context, int64_t count, void (*body)(void *data, int64_t i),
                        void *data);
 } fluxd_pool;
@@ -61,8 +61,8 @@ typedef struct {
  * Linear layer. t[r, o] = Σ_i x[r, i]·weight[o, i] + bias[o], then the epilogue.
  * `dtype` is that of x, weight, bias, residual and y: F32 or BF16.
  * y may be residual (element by element each is read before it is written).
- * With `left`, y is wider: columns of left as they are, then those of the layer; not for a gated one.
- * CUDA: BF16; `in`, `out` and `left_width` are multiples of 8.
+ * With `left`, y is wider: columns of left as they are, then those of the layer; not for a gated
+ * one. CUDA: BF16; `in`, `out` and `left_width` are multiples of 8.
  */
 typedef struct {
   int64_t rows, in, out;
@@ -172,7 +172,7 @@ typedef struct {
 } fluxd_merge;
 
 /*
- * GroupNorm over a picture, and SiLU of it where asked. A group is channels/groups neighbouring
+ * GroupNorm over an image, and SiLU of it where asked. A group is channels/groups neighbouring
  * channels; with mean and biased variance of all values of its group,
  *   n = (x − mean) / √(variance + epsilon)·scale[channel] + shift[channel]
  *   y = n, or with `silu` n / (1 + exp(−n)).

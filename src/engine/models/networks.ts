@@ -22,7 +22,7 @@ import {
 import { buildTransformerGraphs, loadTransformer } from './transformer.js'
 import { buildAutoencoderGraphs, type Decoding, loadDecoder, loadEncoder } from './vae.js'
 
-// T5 tokens: dev 512, schnell 256 (replicate-contract.md §1.3).
+// T5 tokens: dev 512, schnell 256 (C-1.3).
 export const maxTextTokens = { dev: 512, schnell: 256 } as const
 
 // A network's widened weights may fill this share of the machine; beyond it they stay mapped.

@@ -114,7 +114,7 @@ async function sampleImages(run: Run): Promise<void> {
   if (safeImages === 0) throw new FluxdError('unsafe_output', allUnsafe)
 }
 
-// The reference's words (replicate-contract §1.8).
+// The reference's words (C-1.8).
 const allUnsafe =
   'All generated images contained NSFW content. Try running it again with a different prompt.'
 

@@ -1,4 +1,4 @@
-/** The check that an image passes before it is encoded (replicate-contract §1.8). */
+/** The check that an image passes before it is encoded (C-1.8). */
 import { FluxdError } from '../../errors.js'
 import type { GenerationPlan, PixelSize } from '../../plan/plan.js'
 import type { ManagedModel } from '../models/memory.js'

@@ -74,7 +74,7 @@ async function listReasons(services: ProbedServices): Promise<string[]> {
 const describeSetup = { starting: 'not finished', failed: 'failed' } as const
 
 /**
- * Makes the file, empty, that Kubernetes looks for in a Cog container (replicate-contract §2.2).
+ * Makes the file, empty, that Kubernetes looks for in a Cog container (C-2.2).
  */
 export async function touchReadyFile(path: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true })

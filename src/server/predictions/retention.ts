@@ -1,6 +1,6 @@
 /**
  * What a finished prediction leaves behind is removed when its time is over: input, log, output and
- * images. The record stays and says so (replicate-contract §3.4).
+ * images. The record stays and says so (C-3.4).
  */
 import type { Files } from '../../files/files.js'
 import type { PredictionStore } from '../../store/predictionStore.js'

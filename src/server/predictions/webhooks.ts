@@ -2,7 +2,7 @@
  * Webhooks: posts what happens to a prediction to its receiver. `completed` is stored together with
  * the state it reports and is sent until it arrives or is given up, also after a restart. The
  * others are sent once: `output` and `logs` at most twice a second, the last of them always.
- * Source: replicate-contract §2.7 and §3.10; signatures by standardwebhooks.com.
+ * Source: C-2.7 and C-3.10; signatures by standardwebhooks.com.
  */
 import { randomUUID } from 'node:crypto'
 import { Webhook } from 'standardwebhooks'

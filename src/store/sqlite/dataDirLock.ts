@@ -6,11 +6,12 @@ import { dirname } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { FluxdError } from '../../errors.js'
 import { makeWritable } from '../writableFolder.js'
+import { connect } from './connect.js'
 
 /** Takes the lock, and returns how to give it back. Throws when another process has it. */
 export function takeLock(path: string): () => void {
   makeWritable(dirname(path))
-  const sqlite = new Sqlite(path, { timeout: 0 })
+  const sqlite = connect(path, { timeout: 0 })
   try {
     // Without a journal nothing is written: only the lock counts.
     sqlite.pragma('journal_mode = MEMORY')

@@ -6,6 +6,7 @@ import { basename, dirname } from 'node:path'
 import Sqlite from 'better-sqlite3'
 import { FluxdError } from '../../errors.js'
 import { makeWritable } from '../writableFolder.js'
+import { connect } from './connect.js'
 import { migrate } from './migrations.js'
 
 export type Database = {
@@ -128,7 +129,7 @@ export function openDatabase(path: string): Database {
 function open(path: string): Sqlite.Database {
   makeWritable(dirname(path))
   try {
-    const sqlite = new Sqlite(path, { timeout: openTimeoutMs })
+    const sqlite = connect(path, { timeout: openTimeoutMs })
     sqlite.pragma('journal_mode = WAL')
     sqlite.pragma('synchronous = FULL')
     sqlite.pragma('foreign_keys = ON')

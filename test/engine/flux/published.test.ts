@@ -1,5 +1,5 @@
 /**
- * The values of flux.md §9: outputs of the reference code on weights made by a formula, so they
+ * The values of F-9.1: outputs of the reference code on weights made by a formula, so they
  * need no file. The stated tolerance is 1e-4 (float32); the largest difference seen is 2e-5.
  */
 import { join } from 'node:path'

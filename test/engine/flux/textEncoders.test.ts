@@ -57,7 +57,7 @@ test('positions fall into the buckets of T5', () => {
   const buckets = positionBuckets({ ...params, buckets: 32, maxDistance: 128 }, length)
   const before = (distance: number) => buckets[599 * length + (599 - distance)]
   const after = (distance: number) => buckets[distance]
-  // flux.md §2.5: the first distance of each bucket.
+  // F-2.5: the first distance of each bucket.
   const thresholds = [8, 12, 16, 23, 32, 46, 64, 91]
   expect(thresholds.map(before)).toEqual([8, 9, 10, 11, 12, 13, 14, 15])
   expect(thresholds.map((distance) => before(distance - 1))).toEqual([7, 8, 9, 10, 11, 12, 13, 14])

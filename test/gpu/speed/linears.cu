@@ -60,7 +60,8 @@ void measureLinears() {
   // The feed-forward part of a single block, behind columns of attention.
   const LayerSize l = {"", kTokens, kHidden, kMlp, FLUXD_EPILOGUE_GELU};
   const LayerOperands o(l);
-  const auto left = randomBf16(kTokens * kHidden), joined = allocate<bf16>(kTokens * (kHidden + kMlp));
+  const auto left = randomBf16(kTokens * kHidden);
+  const auto joined = allocate<bf16>(kTokens * (kHidden + kMlp));
   const fluxd_linear behind = {l.rows, l.in, l.out, FLUXD_BF16, l.epilogue, o.x.get(),
                                o.weight.get(), o.bias.get(), nullptr, nullptr, joined.get(),
                                left.get(), kHidden};

@@ -1,7 +1,8 @@
-// speed REPORT.json: how fast the CUDA kernels are at the sizes of Flux.1, beside what the card can
-// do: a large matrix product and a large copy, measured here. Also what only a card can tell: which
-// products cuBLASLt does in one go, whether its first choice is its fastest, whether a captured
-// graph gives the same bits, and what a switch between LoRAs takes. Times are in milliseconds.
+// speed REPORT.json: how fast the CUDA kernels are at the sizes of Flux.1, against what the card
+// can do: a large matrix product and a large copy, measured here. Also what only a card can show:
+// which products cuBLASLt does in one go, whether its first choice is its fastest, whether a
+// captured graph gives the same bits, and what a switch between LoRAs takes. Times are in
+// milliseconds.
 #include "device.h"
 #include "lt_api.h"
 #include "speed.h"

@@ -13,8 +13,8 @@ std::vector<WeightSize> fluxWeights() {
                                {kHidden, kMlp, true}});
   }
   for (int64_t i = 0; i < kSingle; i++) {
-    sizes.insert(sizes.end(), {{3 * kHidden, kHidden, false}, {3 * kHidden, kHidden, true}, {kMlp, kHidden, true},
-                               {kHidden, kHidden + kMlp, true}});
+    sizes.insert(sizes.end(), {{3 * kHidden, kHidden, false}, {3 * kHidden, kHidden, true},
+                               {kMlp, kHidden, true}, {kHidden, kHidden + kMlp, true}});
   }
   return sizes;
 }

@@ -23,7 +23,7 @@ void measureRowKernels() {
   }
   const fluxd_quantize_rows pair = {kTokens,      kHidden, FLUXD_BF16, y.get(), y8.get(),
                                     yScale.get(), x.get(), kMlp};
-  entry("quantize_rows 3072 beside 12288", medianMs([&] { quantizeRows(pair, stream); }), 0,
+  entry("quantize_rows 3072 next to 12288", medianMs([&] { quantizeRows(pair, stream); }), 0,
         3.0 * kTokens * (kHidden + kMlp));
 
   const auto qkv = randomBf16(kTokens * 3 * kHidden), heads = randomBf16(kHeadDim, 0.3f, 1);
@@ -37,7 +37,7 @@ void measureRowKernels() {
   end();
 }
 
-// The widest pictures of the decoder at 1024×1024, and its latents. Two reads and a write.
+// The widest images of the decoder at 1024×1024, and its latents. Two reads and a write.
 void measureGroupNorm() {
   begin("group_norm");
   const int64_t sizes[][2] = {

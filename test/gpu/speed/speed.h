@@ -2,7 +2,7 @@
 // at 1024×1024. Linked with the kernels themselves, because some look at plans.
 #pragma once
 #include "operators.h"
-#include "numbers.h"
+#include "dtype_convert.h"
 
 #include <cstdio>
 #include <functional>

@@ -1,6 +1,7 @@
-// What a switch from one LoRA to another takes with everything that belongs to it: the upload of the
-// factors through pinned memory, the merges, and the wait for them. Over weights that have their
-// base on the device (fluxd::WeightSet), at rank 16, for every linear weight of the transformer.
+// What a switch from one LoRA to another takes with everything that belongs to it: the upload of
+// the factors through pinned memory, the merges, and the wait for them. Over weights that have
+// their base on the device (fluxd::WeightSet), at rank 16, for every linear weight of the
+// transformer.
 //
 // By the host's clock, because half of a switch is the host's work, from the call to the moment at
 // which the device is idle. Each is the median of `kRounds`, between two LoRAs.
@@ -112,7 +113,7 @@ void measureSwitches(const fluxd_device &device) {
     merge();
     stage();
     line("upload and merge" + dtype, medianSwitchMs(nothing, merge));
-    line("stage: upload beside the set in use" + dtype, medianSwitchMs(nothing, stage));
+    line("stage: upload next to the set in use" + dtype, medianSwitchMs(nothing, stage));
     line("swap: merge what was staged" + dtype, medianSwitchMs(nothing, swap));
     line("another scale" + dtype, medianSwitchMs(nothing, [&] { set.rescale(scales); }));
     line("back to the base" + dtype, medianSwitchMs(merge, [&] { set.merge({}); }));

@@ -50,6 +50,6 @@ test('a norm over more than one image is refused', async () => {
   // A constant image is its shift: SiLU of 1.
   const { y: norm } = await run(1)
   expect(new Float32Array(norm!.data)[0]).toBeCloseTo(1 / (1 + Math.exp(-1)), 6)
-  await expect(run(2)).rejects.toThrow('expected one picture but x has 2')
+  await expect(run(2)).rejects.toThrow('expected one image but x has 2')
   await session.release()
 })

@@ -61,7 +61,8 @@ test('a client that has hung up does not hold up the end of a server', async () 
   await once(next, 'connect')
   const beganAtMs = performance.now()
   await app.close()
-  expect(performance.now() - beganAtMs).toBeLessThan(1000)
+  // A few milliseconds; Node alone would wait for more than a minute.
+  expect(performance.now() - beganAtMs).toBeLessThan(30_000)
 })
 
 test('a server that never listened closes too', async () => {

@@ -1,7 +1,7 @@
 /**
  * The tensors that a file holds for one module, checked against the module's shape, as changes of
  * the base model's tensors. A module that is fused in the file is cut by rows.
- * Formulas: flux.md §4.1 and §4.5; ComfyUI, comfy/weight_adapter.
+ * Formulas: F-4.1 and F-4.5; ComfyUI, comfy/weight_adapter.
  */
 
 import { invalidLora } from '../../../errors.js'

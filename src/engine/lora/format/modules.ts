@@ -2,7 +2,7 @@
  * Every module of the networks that a LoRA may change, under every name that trainers use: BFL's,
  * diffusers', XLabs', and each of them with its dots turned into underscores. A name stands for
  * consecutive rows of the tensors that fluxd knows; OneTrainer numbers those rows (`qkv.0`).
- * Source: diffusers, loaders/lora_conversion_utils.py; flux.md §4.2 and §4.3.
+ * Source: diffusers, loaders/lora_conversion_utils.py; F-4.2 and F-4.3.
  */
 import {
   type ClipParams,

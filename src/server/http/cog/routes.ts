@@ -1,5 +1,5 @@
 /**
- * The surface of a Cog container (replicate-contract §2). A failed prediction is still HTTP 200, with
+ * The surface of a Cog container (C-2.1 to C-2.7). A failed prediction is still HTTP 200, with
  * status "failed". `POST` without `Prefer: respond-async` is bound to its connection: a client that
  * hangs up cancels. `PUT`, and `POST` with an `Idempotency-Key`, are for clients that come back: an id
  * stands for one prediction, also after its end, and hanging up cancels nothing.

@@ -1,6 +1,6 @@
 /**
  * A prediction as server-sent events in Cog's words, for `Accept: text/event-stream`: start, log,
- * output, metric and, as the last one, completed (replicate-contract §2.4). Unlike Cog's, events
+ * output, metric and, as the last one, completed (C-2.4). Unlike Cog's, events
  * have ids.
  */
 import type { FastifyReply } from 'fastify'

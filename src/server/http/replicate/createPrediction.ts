@@ -1,6 +1,6 @@
 /**
  * Creates a prediction from a validated body: admit, wait as long as the client asks, respond. A
- * client that hangs up does not cancel: it will ask again (replicate-contract §3.5, §6.5).
+ * client that hangs up does not cancel: it will ask again (C-3.5).
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Catalog } from '../../../catalog/catalog.js'

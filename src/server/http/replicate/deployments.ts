@@ -1,6 +1,5 @@
 /**
- * `/v1/deployments`: names for one version of a model, kept in the store (replicate-contract
- * §3.12).
+ * `/v1/deployments`: names for one version of a model, kept in the store (C-3.12).
  */
 import type { FastifyInstance } from 'fastify'
 import type { z } from 'zod'

@@ -1,6 +1,6 @@
 /**
  * `/v1/files`: uploads, which predictions name as input. `urls.get` describes a file; its bytes are
- * at `urls.download`, whose signature stands for a key (replicate-contract §3.7).
+ * at `urls.download`, whose signature stands for a key (C-3.7).
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { createReadStream } from 'node:fs'

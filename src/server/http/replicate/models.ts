@@ -1,5 +1,5 @@
 /**
- * `/v1/models`: the models of the catalog, with their versions (replicate-contract §3.2, §3.12).
+ * `/v1/models`: the models of the catalog, with their versions (C-3.2, C-3.12).
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'

@@ -1,4 +1,4 @@
-/** `/v1/predictions` and the other ways to create one (replicate-contract §3.2 to §3.5). */
+/** `/v1/predictions` and the other ways to create one (C-3.2 to C-3.5). */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { z } from 'zod'
 import type { Prediction } from '../../../contract/prediction.js'

@@ -1,7 +1,7 @@
 /**
  * `urls.stream`: the events of a prediction, for every client that has the token, from the
  * beginning or from where its connection broke. `?preview=1` adds previews, `?logs=0` leaves logs
- * out: clients that do not know an event must not meet it (replicate-contract §3.9).
+ * out: clients that do not know an event must not meet it (C-3.9).
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'

@@ -1,7 +1,7 @@
 /**
  * The form that brings a file: `content`, and `metadata`, `type` and `filename` that describe it.
  * Its clients send metadata as a file, as text, or as a field for each key (`metadata[key]`), and
- * call every buffer application/octet-stream (replicate-contract §3.7).
+ * call every buffer application/octet-stream (C-3.7).
  */
 import { open } from 'node:fs/promises'
 import type { FastifyRequest } from 'fastify'

@@ -1,4 +1,4 @@
-/** Every kind of change against its formula, written out in JavaScript. flux.md §4.1 and §4.5. */
+/** Every kind of change against its formula, written out in JavaScript. F-4.1 and F-4.5. */
 import { describe, expect, test } from 'vitest'
 import { openTextSide } from '../../../../src/engine/checkpoint/checkpoint.js'
 import { openLora, readLora } from '../../../../src/engine/lora/format/read.js'

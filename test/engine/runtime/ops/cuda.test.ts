@@ -2,9 +2,11 @@
  * Dialect `cuda` on the CPU: in float32, which its kernels there know, and with every value rounded
  * to bfloat16 where the dialect's own would be.
  */
+import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { compareImages } from '../../../../src/cli/similarity.js'
 import { openTextSide } from '../../../../src/engine/checkpoint/checkpoint.js'
@@ -12,7 +14,6 @@ import { positionBuckets } from '../../../../src/engine/flux/t5.js'
 import { loadModels } from '../../../../src/engine/models/models.js'
 import { buildClipGraph, buildT5Graph } from '../../../../src/engine/models/textEncoders.js'
 import { type Backend, portableBackend } from '../../../../src/engine/runtime/backends/backend.js'
-import { createCudaBackend } from '../../../../src/engine/runtime/backends/ort/cuda.js'
 import { ortLibrary } from '../../../../src/engine/runtime/backends/ort/library.js'
 import { createGraph, type Graph, type Value } from '../../../../src/engine/runtime/onnx/graph.js'
 import { type CudaOptions, cudaOps } from '../../../../src/engine/runtime/ops/cuda.js'
@@ -164,12 +165,24 @@ const provider = join(dirname(ortLibrary()), 'libonnxruntime_providers_cuda.so')
 test.skipIf(existsSync(provider))(
   'a GPU that cannot be opened is an error with advice, never the CPU',
   async () => {
-    const graph = createGraph('identity')
-    graph.output('y', graph.input('x', 'F32', [1]), 'F32', [1])
-    const { createSessions } = createCudaBackend('flash')
-    await expect(
-      createSessions({ graph: { graph } }, { threads: 1, widenWeights: 'run' }),
-    ).rejects.toThrow(/to open the graph on the GPU but it failed \(Error: .*\); `fluxd doctor`/)
+    const source = new URL('../../../../src/engine/runtime/', import.meta.url)
+    const script = `
+      const { createCudaBackend } = await import('${source}backends/ort/cuda.ts')
+      const { createGraph } = await import('${source}onnx/graph.ts')
+      const graph = createGraph('identity')
+      graph.output('y', graph.input('x', 'F32', [1]), 'F32', [1])
+      const options = { threads: 1, widenWeights: 'run' }
+      await createCudaBackend('flash').createSessions({ graph: { graph } }, options).then(
+        () => console.log('opened'),
+        ({ message }) => console.log(message),
+      )`
+    // A process of its own: ONNX Runtime writes what failed to stderr.
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      ...['--import', 'tsx', '--input-type=module', '--eval', script],
+    ])
+    expect(stdout).toMatch(
+      /to open the graph on the GPU but it failed \(Error: .*\); `fluxd doctor`/s,
+    )
   },
 )
 

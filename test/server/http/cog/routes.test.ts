@@ -137,9 +137,9 @@ test('a LoRA is loaded before the seed is told, and its time is measured', async
     'Using seed: 7',
     'Prompt: p',
   ])
-  // What the fake engine says it took; the file is on this disk.
+  // What the fake engine reports, and how long the file on this disk took.
   expect(body.metrics.lora_switch_ms).toBeGreaterThanOrEqual(250)
-  expect(body.metrics.lora_switch_ms).toBeLessThan(400)
+  expect(body.metrics.lora_switch_ms).toBeLessThan(30_000)
 })
 
 test('a LoRA reference that is none fails the prediction with the words of the reference', async () => {

@@ -1,4 +1,4 @@
-#include "values.h"
+#include "napi_convert.h"
 
 namespace fluxd {
 

@@ -1,29 +1,29 @@
-#include "runner.h"
+#include "task_thread.h"
 
 namespace fluxd {
 
-struct Runner::Pending {
+struct TaskThread::Pending {
   Job job;
   Napi::Promise::Deferred deferred;
   // Empty where the work succeeded.
   std::unique_ptr<std::string> error = nullptr;
 };
 
-Runner::Runner(Napi::Env env)
+TaskThread::TaskThread(Napi::Env env)
     : env_(env), settled_(Settled::New(env, "fluxd", 0, 1, this)), thread_([this] { loop(); }) {
   settled_.Unref(env);
   // The thread must not outlive JavaScript: its results would have nowhere to go.
   napi_add_env_cleanup_hook(env, atExit, this);
 }
 
-Runner::~Runner() {
+TaskThread::~TaskThread() {
   napi_remove_env_cleanup_hook(env_, atExit, this);
   stop();
 }
 
-void Runner::atExit(void *runner) { static_cast<Runner *>(runner)->stop(); }
+void TaskThread::atExit(void *thread) { static_cast<TaskThread *>(thread)->stop(); }
 
-Napi::Promise Runner::enqueue(Napi::Env env, Job job) {
+Napi::Promise TaskThread::enqueue(Napi::Env env, Job job) {
   auto deferred = Napi::Promise::Deferred::New(env);
   auto pending = std::make_unique<Pending>(Pending{std::move(job), deferred});
   if (open_++ == 0) settled_.Ref(env);
@@ -35,7 +35,7 @@ Napi::Promise Runner::enqueue(Napi::Env env, Job job) {
   return deferred.Promise();
 }
 
-void Runner::loop() {
+void TaskThread::loop() {
   std::unique_lock lock(mutex_);
   while (true) {
     changed_.wait(lock, [&] { return stopped_ || !waiting_.empty(); });
@@ -57,11 +57,11 @@ void Runner::loop() {
   }
 }
 
-void Runner::settle(Napi::Env env, Napi::Function, Runner *runner, Pending *raw) {
+void TaskThread::settle(Napi::Env env, Napi::Function, TaskThread *thread, Pending *raw) {
   // JavaScript is closing and its references cannot be freed any more.
   if (!env) return;
   std::unique_ptr<Pending> pending(raw);
-  if (--runner->open_ == 0) runner->settled_.Unref(env);
+  if (--thread->open_ == 0) thread->settled_.Unref(env);
   Napi::HandleScope scope(env);
   pending->job.ended();
   if (pending->error)
@@ -73,7 +73,7 @@ void Runner::settle(Napi::Env env, Napi::Function, Runner *runner, Pending *raw)
   }
 }
 
-void Runner::stop() {
+void TaskThread::stop() {
   {
     std::lock_guard lock(mutex_);
     if (stopped_) return;

@@ -1,5 +1,6 @@
 // A thread that works for a device. Runs, uploads and merges happen on one, one after the other;
-// the factors of coming merges are staged on another. One for runs, because a CUDA graph belongs to the thread that captured it.
+// the factors of coming merges are staged on another. All runs share one thread, because a CUDA
+// graph belongs to the thread that captured it.
 #pragma once
 #include <napi.h>
 
@@ -15,7 +16,7 @@ namespace fluxd {
 
 // Plain values in, a JavaScript value out; nothing of JavaScript is touched by `work`.
 struct Job {
-  // On the runner's thread; what it throws rejects the promise.
+  // On this thread; what it throws rejects the promise.
   std::function<void()> work;
   // On the JavaScript thread, after work.
   std::function<Napi::Value(Napi::Env)> result;
@@ -27,12 +28,12 @@ struct Job {
   std::vector<Napi::ObjectReference> kept = {};
 };
 
-class Runner {
+class TaskThread {
  public:
-  explicit Runner(Napi::Env env);
+  explicit TaskThread(Napi::Env env);
   // Cancels what runs, drops what waits, and ends the thread.
-  ~Runner();
-  Runner(const Runner &) = delete;
+  ~TaskThread();
+  TaskThread(const TaskThread &) = delete;
 
   // Always settles, unless the process ends first.
   Napi::Promise enqueue(Napi::Env env, Job job);
@@ -42,9 +43,9 @@ class Runner {
 
   void loop();
   void stop();
-  static void atExit(void *runner);
-  static void settle(Napi::Env env, Napi::Function, Runner *runner, Pending *pending);
-  using Settled = Napi::TypedThreadSafeFunction<Runner, Pending, settle>;
+  static void atExit(void *thread);
+  static void settle(Napi::Env env, Napi::Function, TaskThread *thread, Pending *pending);
+  using Settled = Napi::TypedThreadSafeFunction<TaskThread, Pending, settle>;
 
   Napi::Env env_;
   Settled settled_;
