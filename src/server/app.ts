@@ -12,7 +12,7 @@ import { logReplies } from './http/accessLog.js'
 import { guardRoutes } from './http/auth.js'
 import { acceptJsonOnly, longestRequestMs, maxBodyBytes } from './http/bodyParser.js'
 import { rereadCatalog } from './http/catalogRefresh.js'
-import { replyToErrors } from './http/cog/errors.js'
+import { replyToUnknownPaths, sendProblem } from './http/cog/errors.js'
 import { healthRoutes } from './http/cog/healthCheck.js'
 import { cogRoutes } from './http/cog/routes.js'
 import { addDocs } from './http/docs.js'
@@ -75,11 +75,12 @@ export function buildApp(options: AppOptions): FastifyInstance {
   app.decorate('predictions', parts.predictions)
   acceptJsonOnly(app)
   app.setValidatorCompiler(compileValidator)
-  replyToErrors(app)
+  app.setErrorHandler(sendProblem)
   logReplies(app)
   // What these add to routes they add to those that are registered later.
   app.register(async (routes) => {
     await addHeaders(routes, config.corsOrigins)
+    replyToUnknownPaths(routes)
     guardRoutes(routes, {
       keys: services.keys,
       // A server that other machines reach needs a key, even when the last one has been removed.

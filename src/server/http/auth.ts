@@ -6,6 +6,7 @@ import type { FastifyInstance } from 'fastify'
 import { FluxdError } from '../../errors.js'
 import type { Scope } from '../../store/apiKeyStore.js'
 import type { Caller, Keys } from '../auth/apiKeys.js'
+import { createFailedKeys } from '../auth/failedKeys.js'
 import type { AssertNoForeignPage } from './originCheck.js'
 
 declare module 'fastify' {
@@ -27,22 +28,26 @@ export type Access = {
 
 /**
  * Responds with 401 without a valid key, and with 403 to a key that lacks the scope or, on a server
- * that is open, to what a page of another site sends.
+ * that is open, to what a page of another site sends. An address that tries many keys gets a 429.
  */
 export function guardRoutes(
   app: FastifyInstance,
   { keys, isOpen, assertNoForeignPage }: Access,
 ): void {
+  const failedKeys = createFailedKeys()
   app.decorateRequest('caller')
   app.addHook('onRequest', async (request) => {
     const access = request.routeOptions.config.access ?? 'predict'
     // A browser asks what it may send before it sends a key.
     if (access === 'public' || request.is404 || request.method === 'OPTIONS') return
-    request.caller = await keys.authenticate(request.headers.authorization)
-    if (request.caller) return assertScope(request.caller, access)
-    if (!(await isOpen()))
+    const { authorization } = request.headers
+    const succeed = failedKeys.begin(request.ip, authorization)
+    request.caller = await keys.authenticate(authorization)
+    if (!request.caller && !(await isOpen()))
       throw new FluxdError('unauthenticated', 'You did not pass a valid authentication token')
-    assertNoForeignPage(request, access)
+    succeed()
+    if (request.caller) assertScope(request.caller, access)
+    else assertNoForeignPage(request, access)
   })
 }
 

@@ -4,6 +4,7 @@
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { sendProblem } from './cog/errors.js'
 import { HttpError } from './errors.js'
+import { contentHeaders } from './headers.js'
 import { sendProblem as sendReplicateProblem } from './replicate/errors.js'
 
 /** Characters between two slashes: an id of the Cog surface, each of its own percent-encoded. */
@@ -15,6 +16,8 @@ export function refusePath(
   request: FastifyRequest,
   reply: FastifyReply,
 ): void {
+  // No hook runs before such a reply.
+  reply.headers(contentHeaders)
   const send = request.url.startsWith('/v1/') ? sendReplicateProblem : sendProblem
   send(error.statusCode === 414 ? tooLong() : error, request, reply)
 }

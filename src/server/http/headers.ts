@@ -6,12 +6,18 @@ import type { QueueEstimate } from '../../predictions/estimate.js'
 
 /** Adds them to routes that are registered later; pages of `origins` may read what a client may. */
 export async function addHeaders(app: FastifyInstance, origins: readonly string[]): Promise<void> {
-  await app.register(helmet, contentHeaders)
+  await app.register(helmet, helmetOptions)
   await allowOrigins(app, origins)
 }
 
-/** Images may be shown anywhere; nothing here is a page but the documentation. */
-const contentHeaders = {
+/** The headers of a reply that no route has sent: it is no page, and has the type that it says. */
+export const contentHeaders = {
+  'content-security-policy': "default-src 'none';frame-ancestors 'none'",
+  'x-content-type-options': 'nosniff',
+} as const
+
+/** Pages of any site may show images; the only pages served here are the documentation. */
+const helmetOptions = {
   contentSecurityPolicy: {
     useDefaults: false,
     directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },

@@ -35,6 +35,14 @@ describe('without any key', () => {
       expect((await app.inject({ url, headers })).statusCode).toBe(200)
   })
 
+  test('tokens that differ with each request are not slowed', async () => {
+    const { app } = await buildTestApp()
+    for (let i = 0; i < 50; i++) {
+      const headers = { authorization: `Bearer r8_${i}` }
+      expect((await app.inject({ url: '/v1/account', headers })).statusCode).toBe(200)
+    }
+  })
+
   test('a server that others can reach lets nobody in', async () => {
     const { app } = await buildTestApp({}, undefined, { FLUXD_HOST: '0.0.0.0' })
     expect((await app.inject('/v1/predictions')).statusCode).toBe(401)
@@ -73,6 +81,28 @@ describe('with a key', () => {
       401,
       { detail: 'You did not pass a valid authentication token' },
     ])
+  })
+
+  test('a 401 names the scheme', async () => {
+    const { send } = await buildGuardedApp()
+    for (const url of ['/v1/predictions', '/metrics'])
+      expect((await send('GET', url)).headers['www-authenticate']).toBe('Bearer')
+  })
+
+  test('wrong keys are slowed, the right one is not', async () => {
+    const { send, bearer } = await buildGuardedApp()
+    expect((await send('GET', '/v1/predictions', bearer)).statusCode).toBe(200)
+    const guesses = await Promise.all(
+      Array.from({ length: 100 }, (_, i) => send('GET', '/v1/predictions', `Bearer guess-${i}`)),
+    )
+    const slowed = guesses.filter(({ statusCode }) => statusCode === 429)
+    // One more is let through each second that the guesses take.
+    expect(slowed.length).toBeGreaterThan(50)
+    expect(guesses.filter(({ statusCode }) => statusCode === 401)).toHaveLength(
+      guesses.length - slowed.length,
+    )
+    expect(Number(slowed[0]!.headers['retry-after'])).toBeGreaterThan(0)
+    expect((await send('GET', '/v1/predictions', bearer)).statusCode).toBe(200)
   })
 
   test('no body is read before the key is', async () => {
@@ -229,12 +259,25 @@ describe('web pages of other origins', () => {
   })
 })
 
-test('replies carry headers that browsers heed', async () => {
+test.each(['/health-check', '/none', '/v1/none', '/%ff', `/predictions/${'x'.repeat(700)}`])(
+  'the reply to %s carries the headers that browsers heed',
+  async (url) => {
+    const { app } = await buildTestApp()
+    const { headers } = await app.inject(url)
+    expect(headers).toMatchObject({
+      'x-content-type-options': 'nosniff',
+      'content-security-policy': expect.stringContaining("default-src 'none'"),
+    })
+  },
+)
+
+test('images may be shown by any page', async () => {
   const { app } = await buildTestApp()
   const { headers } = await app.inject('/health-check')
-  expect(headers).toMatchObject({
-    'x-content-type-options': 'nosniff',
-    'content-security-policy': expect.stringContaining("default-src 'none'"),
-    'cross-origin-resource-policy': 'cross-origin',
-  })
+  expect(headers['cross-origin-resource-policy']).toBe('cross-origin')
+})
+
+test('an unknown path is a 404 for pages of other origins too', async () => {
+  const { app } = await buildTestApp({}, undefined, { FLUXD_CORS_ORIGINS: 'https://a.example' })
+  for (const url of ['/none', '/v1/none']) expect((await app.inject(url)).statusCode).toBe(404)
 })

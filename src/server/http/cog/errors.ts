@@ -9,10 +9,9 @@ import { type ErrorReply, prepareReply, toReply } from '../errors.js'
 
 type Detail = string | readonly ValidationError[]
 
-/** Handles every error of `app` and unknown paths; call it before routes are added. */
-export function replyToErrors(app: FastifyInstance): void {
+/** Handles unknown paths and methods of `app`. Must be called before routes are added. */
+export function replyToUnknownPaths(app: FastifyInstance): void {
   const listMethods = rememberRoutes(app)
-  app.setErrorHandler(sendProblem)
   app.setNotFoundHandler((request, reply) => {
     const methods = listMethods(request.url)
     if (methods.length === 0) return reply.code(404).send({ detail: 'Not Found' })
