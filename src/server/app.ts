@@ -26,6 +26,7 @@ import { metricsRoutes, probeRoutes } from './http/probes.js'
 import { createPublicUrl } from './http/publicUrl.js'
 import { limitRates } from './http/rateLimit.js'
 import { replicateRoutes } from './http/replicate/routes.js'
+import { checkRequestHeaders } from './http/requestHeaders.js'
 import { compileValidator } from './http/zod.js'
 import type { Predictions } from './predictions/service.js'
 import { type PartSettings, type Parts, startParts } from './wiring.js'
@@ -74,6 +75,7 @@ export function buildApp(options: AppOptions): FastifyInstance {
   const parts = startParts(app, options)
   app.decorate('predictions', parts.predictions)
   acceptJsonOnly(app)
+  checkRequestHeaders(app)
   app.setValidatorCompiler(compileValidator)
   app.setErrorHandler(sendProblem)
   logReplies(app)

@@ -13,11 +13,6 @@ export const maxBodyBytes = 105 * 1024 * 1024
 export const longestRequestMs = 600_000
 
 export function acceptJsonOnly(app: FastifyInstance): void {
-  app.addHook('preParsing', async ({ headers }) => {
-    const encoding = headers['content-encoding'] ?? 'identity'
-    if (encoding !== 'identity')
-      throw wrongType(`Expected a body without content-encoding but received ${encoding}`)
-  })
   const parseJson = app.getDefaultJsonParser('error', 'error')
   app.removeAllContentTypeParsers()
   app.addContentTypeParser<Buffer>(
