@@ -51,10 +51,6 @@ export class FluxdError extends Error {
   }
 }
 
-/** Whether it is a FluxdError with this code. */
-export const hasErrorCode = (error: unknown, code: ErrorCode) =>
-  error instanceof FluxdError && error.code === code
-
 export const invalidInput = (message: string) => new FluxdError('invalid_input', message)
 
 /** A bad setting: found at the start, which it ends. */
@@ -68,7 +64,7 @@ export const invalidCheckpoint = (message: string, cause?: unknown) =>
 export const invalidLora = (message: string, cause?: unknown) =>
   new FluxdError('lora_invalid', message, { cause })
 
-/** Whether `error` is one of Node's with one of these codes, such as `ENOENT`. */
+/** Whether `error` has one of these codes: Node's, such as `ENOENT`, or a FluxdError's. */
 export const hasCode = (error: unknown, ...codes: readonly string[]): boolean =>
   codes.includes(codeOf(error))
 

@@ -1,6 +1,6 @@
 /** Writes that must not be lost are tried again: the disk may have space, or the store be free, later. */
 import { setTimeout as delay } from 'node:timers/promises'
-import { hasErrorCode } from '../errors.js'
+import { hasCode } from '../errors.js'
 
 const pauseMs = 1000
 
@@ -19,8 +19,8 @@ export async function retryWrite<T>(
       return await write()
     } catch (error) {
       if (signal.aborted) throw error
-      if (!isReported && !hasErrorCode(error, 'storage_full')) onError(error)
-      isReported ||= !hasErrorCode(error, 'storage_full')
+      if (!isReported && !hasCode(error, 'storage_full')) onError(error)
+      isReported ||= !hasCode(error, 'storage_full')
       await pause(signal)
     }
   }
@@ -35,7 +35,7 @@ export async function retryWhileDiskFull<T>(
     try {
       return await write()
     } catch (error) {
-      if (signal.aborted || !hasErrorCode(error, 'storage_full')) throw error
+      if (signal.aborted || !hasCode(error, 'storage_full')) throw error
       await pause(signal)
     }
   }
