@@ -149,6 +149,17 @@ test('no room may import itself through others', () => {
   for (const room of Object.keys(mayImport)) visit(room, [])
 })
 
+test('no line of src/ is longer than 100 columns, except for patterns', () => {
+  const long = files.flatMap((file) =>
+    readFileSync(join(root, file), 'utf8')
+      .split('\n')
+      .flatMap((line, i) =>
+        [...line].length > 100 && !/^\s*\//.test(line) ? [`${file}:${i + 1}`] : [],
+      ),
+  )
+  expect(long).toEqual([])
+})
+
 describe('the check', () => {
   test.each([
     ['server/http/sse.ts', "import { run } from '../../engine/pipeline/generate.js'"],

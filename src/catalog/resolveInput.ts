@@ -1,6 +1,6 @@
 /**
- * What a model makes of the input that was sent to it: its defaults below the input, its LoRAs as the
- * main ones.
+ * What a model makes of the input that was sent to it: its defaults below the input, its LoRAs as
+ * the main ones.
  */
 import { basename } from 'node:path'
 import { FluxInput } from '../contract/input.js'
@@ -20,9 +20,9 @@ export type ResolvedInput = {
 const aliases = { lora_weights: 'replicate_weights', guidance: 'guidance_scale' } as const
 
 /**
- * The input that `sent` means for `model`, and its LoRAs. A `replicate_weights` that was sent takes the
- * place of the model's LoRAs; references that name a model of the catalog mean its LoRAs, with their
- * scales. Throws a ZodError with the issues of `FluxInput`.
+ * The input that `sent` means for `model`, and its LoRAs. A `replicate_weights` that was sent takes
+ * the place of the model's LoRAs; references that name a model of the catalog mean its LoRAs, with
+ * their scales. Throws a ZodError with the issues of `FluxInput`.
  */
 export function resolveInput(
   model: Model,

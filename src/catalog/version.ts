@@ -24,8 +24,8 @@ export function digestContent({ fingerprint, base, loras, defaults }: Resolution
 }
 
 /**
- * The version id of the model `name` (`owner/name`) with this content. Clients send the id alone, so
- * that models of equal content need ids of their own.
+ * The version id of the model `name` (`owner/name`) with this content. Clients send the id alone,
+ * so that models of equal content need ids of their own.
  */
 export const versionOf = (name: string, contentDigest: string) =>
   sha256(`${name}\n${contentDigest}`)

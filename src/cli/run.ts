@@ -71,7 +71,8 @@ async function generateFiles(
   try {
     for (const note of draft.notes) context.stderr.write(`${note}\n`)
     const { size, images: made, timings } = await generateWithProgress(engine, request, context)
-    const described = `${size.width}×${size.height}, seed ${draft.seed}, ${timings.total.toFixed(1)} s\n`
+    const pixels = `${size.width}×${size.height}`
+    const described = `${pixels}, seed ${draft.seed}, ${timings.total.toFixed(1)} s\n`
     if (paths === 'stdout') {
       for (const { bytes } of made) context.stdout.write(bytes)
       context.stderr.write(described)

@@ -148,7 +148,8 @@ export const settings = {
     schema: choice(outputModes),
     fallback: 'auto',
     meaning:
-      'Images on `/v1` as URLs or as data URIs; `auto` is URLs unless a request asks for data or comes from a Replicate client over http',
+      'Images on `/v1` as URLs or as data URIs; `auto` is URLs unless a request asks for data or ' +
+      'comes from a Replicate client over http',
   },
   FLUXD_COG_MODEL: {
     schema: text('OWNER/NAME'),

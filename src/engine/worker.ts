@@ -95,7 +95,9 @@ function estimateMemory({ transformers, decoder, shapes }: Models): MemoryEstima
 
 const toPart = ({ name, bytes }: Resident): MemoryPart => ({ name, bytes })
 
-/** The checker for an estimate: a broken one fails loads and checked predictions, not all others. */
+/**
+ * The checker for an estimate: a broken one fails loads and checked predictions, not all others.
+ */
 function findChecker(): ManagedModel<SafetyChecker> | undefined {
   try {
     return ensureChecker()

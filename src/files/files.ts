@@ -32,7 +32,9 @@ export type Files = {
   readonly list: (kind: FileKind, page: FilePage) => Promise<ListedFile[]>
   /** All bytes of a file. Throws `not_found`. */
   readonly read: (id: string) => Promise<Uint8Array>
-  /** The bytes of a file, or those of `range`, whose end is the last of them. Throws `not_found`. */
+  /**
+   * The bytes of a file, or those of `range`, whose end is the last of them. Throws `not_found`.
+   */
   readonly stream: (
     id: string,
     range?: { readonly start: number; readonly end: number },

@@ -1,7 +1,7 @@
 /**
- * How strongly LoRAs are applied, and what is said of them. Scales are linear: the reference squares the
- * main one in bf16 and multiplies only that one in fp8, against what the fields' descriptions say.
- * Source: cog-flux bfl_predictor.py, LoraMixin.handle_loras.
+ * How strongly LoRAs are applied, and what is said of them. Scales are linear: the reference
+ * squares the main one in bf16 and multiplies only that one in fp8, against what the fields'
+ * descriptions say. Source: cog-flux bfl_predictor.py, LoraMixin.handle_loras.
  */
 import type { FluxInput } from '../contract/input.js'
 import { redact } from '../net/redact.js'
@@ -17,7 +17,8 @@ export function notePromotion(
   const name = redact(extra_lora)
   return [
     `extra_lora_weights ${name} were found, and lora_weights were None! This shouldn't happen. ` +
-      `Setting lora_weights to ${name} and lora_scale to extra_lora_scale: ${pythonFloat(extra_lora_scale)} and running.`,
+      `Setting lora_weights to ${name} and lora_scale to extra_lora_scale: ` +
+      `${pythonFloat(extra_lora_scale)} and running.`,
   ]
 }
 

@@ -2,7 +2,9 @@
 export const variants = ['dev', 'schnell'] as const
 export type Variant = (typeof variants)[number]
 
-/** `bf16` computes with the checkpoint's own rounding; `fp8` rounds the blocks' big layers to e4m3. */
+/**
+ * `bf16` computes with the checkpoint's own rounding; `fp8` rounds the blocks' big layers to e4m3.
+ */
 export const precisions = ['bf16', 'fp8'] as const
 export type Precision = (typeof precisions)[number]
 
@@ -14,7 +16,10 @@ export type PixelSize = { readonly width: number; readonly height: number }
 /** An image that the user sent: the file, and its size in pixels. */
 export type InputImage = { readonly bytes: Uint8Array; readonly size: PixelSize }
 
-/** What the latents start from. With a mask, white is repainted and the rest put back after each step. */
+/**
+ * What the latents start from. With a mask, white is repainted and the rest put back after each
+ * step.
+ */
 export type Start =
   | { readonly kind: 'noise' }
   | { readonly kind: 'image'; readonly image: InputImage }
@@ -41,7 +46,10 @@ export type GenerationPlan = {
   readonly start: Start
   /** Merged in this order. */
   readonly loras: readonly LoraFile[]
-  /** The noise levels of the schedule, of which those before `firstStep` (0 without an image) are left out. */
+  /**
+   * The noise levels of the schedule, of which those before `firstStep` (0 without an image) are
+   * left out.
+   */
   readonly steps: number
   readonly firstStep: number
   readonly guidance: number

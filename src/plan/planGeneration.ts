@@ -1,8 +1,8 @@
 /**
  * From request to plan: every rule of the contract is applied here, once. `draftPlan` decides what
- * follows from the input alone, when a prediction is admitted or claimed; `finishPlan` adds what the
- * image and the LoRA files turn out to be, in the engine. Both are pure.
- * Source: cog-flux predict.py, HotswapPredictor.predict.
+ * follows from the input alone, when a prediction is admitted or claimed; `finishPlan` adds what
+ * the image and the LoRA files turn out to be, in the engine. Both are pure. Source: cog-flux
+ * predict.py, HotswapPredictor.predict.
  */
 import type { FluxInput } from '../contract/input.js'
 import { FluxdError, invalidInput } from '../errors.js'
@@ -35,7 +35,9 @@ export type PlanDraft =
 
 export type ValidDraft = Omit<GenerationPlan, 'start' | 'loras'> & {
   readonly kind: 'valid'
-  /** What the latents start from; an image decides the size, which is the input's own until then. */
+  /**
+   * What the latents start from; an image decides the size, which is the input's own until then.
+   */
   readonly start: Start['kind']
   /** What the scales of LoRA files are multiplied by. */
   readonly loraMultiplier: number
@@ -144,8 +146,8 @@ function chooseFirstStep({ num_inference_steps: n, prompt_strength: s }: FluxInp
   const first = Math.trunc(Math.max(n - Math.min(n * s, n), 0))
   if (first < n) return first
   throw invalidInput(
-    `After adjusting the num_inference_steps by strength parameter: ${pythonFloat(s)}, the number of ` +
-      `pipelinesteps is ${n - first} which is < 1 and not appropriate for this pipeline.`,
+    `After adjusting the num_inference_steps by strength parameter: ${pythonFloat(s)}, the ` +
+      `number of pipelinesteps is ${n - first} which is < 1 and not appropriate for this pipeline.`,
   )
 }
 

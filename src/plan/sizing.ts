@@ -59,7 +59,8 @@ export function fitImage({ width, height }: PixelSize): PixelSize {
   }
   if (fitted.width > 0 && fitted.height > 0) return fitted
   throw invalidInput(
-    `Expected an image whose sides differ by a factor below ${maxImageSide} but received ${width}x${height}`,
+    `Expected an image whose sides differ by a factor below ${maxImageSide} but received ` +
+      `${width}x${height}`,
   )
 }
 

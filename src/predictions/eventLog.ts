@@ -1,6 +1,6 @@
 /**
- * The events of a prediction. Ids rise, also over a restart of the server, so that a watcher that comes
- * back can say what it has seen.
+ * The events of a prediction. Ids rise, also over a restart of the server, so that a watcher that
+ * comes back can say what it has seen.
  */
 import type { OutputFile, Prediction } from '../contract/prediction.js'
 import { isTerminal } from './prediction.js'

@@ -1,6 +1,6 @@
 /**
- * What running predictions say: events, previews and their state of the moment. A worker writes it, a
- * server reads it; what it says is in no store until the prediction is over.
+ * What running predictions say: events, previews and their state of the moment. A worker writes it,
+ * a server reads it; what it says is in no store until the prediction is over.
  */
 import type { OutputFile, Prediction, WebhookEvent } from '../contract/prediction.js'
 import {

@@ -4,8 +4,8 @@ import type { PlanDraft } from '../plan/planGeneration.js'
 import type { PredictionRequest } from './request.js'
 
 /**
- * Equal for predictions that need no switch between them: the same network and precision with the same
- * LoRAs in the same order at the same scales. Hexadecimal.
+ * Equal for predictions that need no switch between them: the same network and precision with the
+ * same LoRAs in the same order at the same scales. Hexadecimal.
  */
 export function loraSetOf(
   { input, loras }: Pick<PredictionRequest, 'input' | 'loras'>,

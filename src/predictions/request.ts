@@ -1,4 +1,6 @@
-/** What a surface asks for when it has a prediction made: validated, with its seed and its LoRAs. */
+/**
+ * What a surface asks for when it has a prediction made: validated, with its seed and its LoRAs.
+ */
 import type { FluxInput } from '../contract/input.js'
 import type { Prediction } from '../contract/prediction.js'
 import type { LoraRef } from '../plan/loraRef.js'

@@ -1,7 +1,7 @@
 /**
- * How fast this machine is, from how long predictions took: exponentially weighted means of the seconds
- * for one step of one token and, apart from it, of what a token of an image takes besides its
- * steps. A prediction of few steps is mostly the latter, which more steps do not multiply.
+ * How fast this machine is, from how long predictions took: exponentially weighted means of the
+ * seconds for one step of one token and, apart from it, of what a token of an image takes besides
+ * its steps. A prediction of few steps is mostly the latter, which more steps do not multiply.
  */
 import { type Amount, type Cost, type CostKind, type CostTotals, listAmounts } from './cost.js'
 

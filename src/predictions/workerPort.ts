@@ -26,7 +26,9 @@ export type WorkerPort = {
   readonly executors: () => readonly ExecutorStatus[]
   /** Loads the default model on every executor; throws what is wrong with its checkpoint. */
   readonly warmUp: () => Promise<void>
-  /** Throws `not_supported`, with the numbers, where a plan can never fit into a device's memory. */
+  /**
+   * Throws `not_supported`, with the numbers, where a plan can never fit into a device's memory.
+   */
   readonly assertFits: (draft: PlanDraft) => void
   /** Claims nothing more; resolves when what runs is done. What is held ahead waits again. */
   readonly drain: () => Promise<void>

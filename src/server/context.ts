@@ -45,7 +45,9 @@ export type ServiceSettings = Pick<
   | 'proxy'
 >
 
-/** Opens everything in `config.dataDir`; throws when another server has it or the store is damaged. */
+/**
+ * Opens everything in `config.dataDir`; throws when another server has it or the store is damaged.
+ */
 export async function openServices(config: ServiceSettings): Promise<Services> {
   const unlock = takeLock(join(config.dataDir, 'fluxd.lock'))
   try {
@@ -63,7 +65,9 @@ export async function openServices(config: ServiceSettings): Promise<Services> {
   }
 }
 
-/** The services without the lock of the data folder, for callers that have it or share no folder. */
+/**
+ * The services without the lock of the data folder, for callers that have it or share no folder.
+ */
 export async function createServices(config: ServiceSettings, catalog: Catalog): Promise<Services> {
   const allowAddress = allowHosts(config.allowedHosts)
   const store = openSqliteStore(join(config.dataDir, 'fluxd.sqlite'))

@@ -1,4 +1,6 @@
-/** What is sent of predictions to others than their clients: webhooks, metrics, traces and the log. */
+/**
+ * What is sent of predictions to others than their clients: webhooks, metrics, traces and the log.
+ */
 import type { Logger } from 'pino'
 import type { Config } from '../config/config.js'
 import { toPredictionResponse } from '../contract/cog.js'

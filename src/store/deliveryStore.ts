@@ -1,6 +1,7 @@
 /**
- * The port of webhook deliveries that must arrive: written with the state that they report, and kept for a
- * while after they have arrived or were given up. What is sent is the prediction as it is then.
+ * The port of webhook deliveries that must arrive: written with the state that they report, and
+ * kept for a while after they have arrived or were given up. What is sent is the prediction as it
+ * is then.
  */
 import type { Prediction, WebhookEvent } from '../contract/prediction.js'
 

@@ -29,8 +29,8 @@ export type ListedFile = { readonly sequence: number; readonly file: StoredFile 
 
 export type FileStore = {
   /**
-   * An upload is on disk when it resolves, an input with the admission and an output with the end of its
-   * prediction. Throws `storage_full`.
+   * An upload is on disk when it resolves, an input with the admission and an output with the end
+   * of its prediction. Throws `storage_full`.
    */
   readonly insert: (file: StoredFile) => Promise<void>
   readonly find: (id: string) => Promise<StoredFile | undefined>

@@ -1,7 +1,7 @@
 /**
  * The port of the store that owns a prediction's state and the queue. Each operation is atomic, and
- * durable when it resolves. The queue is an index of the rows: highest priority first, then the turns
- * that owners (API keys) got at admission, then first come, first served.
+ * durable when it resolves. The queue is an index of the rows: highest priority first, then the
+ * turns that owners (API keys) got at admission, then first come, first served.
  *
  * A claim gives a prediction to one executor. Every write of a holder passes its claim; a claim
  * whose number is no longer the row's changes nothing, so that a holder that was given up for lost
@@ -116,7 +116,9 @@ export type PredictionStore = {
   readonly begin: (claim: Claim, prediction: Prediction) => Promise<boolean>
   /** What it has logged and made so far, for readers of the row. */
   readonly checkpoint: (claim: Claim, prediction: Prediction) => Promise<boolean>
-  /** It is over, as `prediction` says; its `completed` webhook is due. False: it was over before. */
+  /**
+   * It is over, as `prediction` says; its `completed` webhook is due. False: it was over before.
+   */
   readonly settle: (claim: Claim, prediction: Prediction) => Promise<boolean>
   /** It waits again, before all others of its priority. */
   readonly release: (claim: Claim) => Promise<void>

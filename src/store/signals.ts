@@ -14,7 +14,9 @@ export type Signals = {
   readonly listen: (listener: (signal: Signal) => void) => () => void
 }
 
-/** Signals within this process; a listener is called after the turn in which the signal was sent. */
+/**
+ * Signals within this process; a listener is called after the turn in which the signal was sent.
+ */
 export function createLocalSignals(): Signals {
   const listeners = new Set<(signal: Signal) => void>()
   return {

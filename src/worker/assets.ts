@@ -1,6 +1,6 @@
 /**
- * What a prediction needs before an engine can run it: its LoRA files on this disk and its images in
- * memory. They are fetched while another prediction runs.
+ * What a prediction needs before an engine can run it: its LoRA files on this disk and its images
+ * in memory. They are fetched while another prediction runs.
  */
 import { type FluxInput, fileFields } from '../contract/input.js'
 import { FluxdError, invalidInput } from '../errors.js'

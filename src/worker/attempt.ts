@@ -32,7 +32,9 @@ export type AttemptReport = {
 
 type ImageEvent = Extract<GenerationEvent, { kind: 'image' }>
 
-/** An engine that dies under a prediction gets a second chance, with the same seed and a new log. */
+/**
+ * An engine that dies under a prediction gets a second chance, with the same seed and a new log.
+ */
 export async function runWithRetry(
   held: ReadyPrediction,
   context: AttemptContext,

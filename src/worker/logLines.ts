@@ -1,6 +1,6 @@
 /**
- * The log of a prediction in the lines and the order of the reference: clients read the seed and the
- * progress from it (C-1.8, C-1.9).
+ * The log of a prediction in the lines and the order of the reference: clients read the seed and
+ * the progress from it (C-1.8, C-1.9).
  */
 import type { GenerationEvent } from '../engine/protocol.js'
 import { type PixelSize, stepsToRun } from '../plan/plan.js'
@@ -9,8 +9,8 @@ import type { ValidDraft } from '../plan/planGeneration.js'
 type Planned = Extract<GenerationEvent, { kind: 'planned' }>
 
 /**
- * Gives the lines that an engine event adds to the log of a draft with `loraCount` LoRAs. Steps count
- * over all images of the prediction.
+ * Gives the lines that an engine event adds to the log of a draft with `loraCount` LoRAs. Steps
+ * count over all images of the prediction.
  */
 export function createLogLines(
   draft: ValidDraft,
@@ -83,8 +83,8 @@ const barWidth = 10
 const eighths = ['', '▏', '▎', '▍', '▌', '▋', '▊', '▉'] as const
 
 /**
- * Progress in the form of tqdm, such as ` 21%|██▏       | 6/28 [00:00<00:02,  9.15it/s]`. Replicate's
- * clients read the last line that matches `^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)`.
+ * Progress in the form of tqdm, such as ` 21%|██▏       | 6/28 [00:00<00:02,  9.15it/s]`.
+ * Replicate's clients read the last line that matches `^\s*(\d+)%\s*\|.+?\|\s*(\d+)\/(\d+)`.
  */
 export function progressLine(done: number, total: number, seconds: number): string {
   const percent = String(Math.round((100 * done) / total)).padStart(3)

@@ -1,6 +1,6 @@
 /**
- * What an executor writes of a prediction that it holds: that it runs, how far it is, how it ended, or
- * that it waits again. A claim that no longer holds writes nothing.
+ * What an executor writes of a prediction that it holds: that it runs, how far it is, how it ended,
+ * or that it waits again. A claim that no longer holds writes nothing.
  */
 import type { Prediction } from '../contract/prediction.js'
 import { FluxdError, toErrorRecord } from '../errors.js'

@@ -1,12 +1,15 @@
-/** Writes that must not be lost are tried again: the disk may have space, or the store be free, later. */
+/**
+ * Writes that must not be lost are tried again: the disk may have space, or the store be free,
+ * later.
+ */
 import { setTimeout as delay } from 'node:timers/promises'
 import { hasCode } from '../errors.js'
 
 const pauseMs = 1000
 
 /**
- * The result of `write`, tried again while it fails and `signal` has not aborted. `onError` receives
- * the first failure that is not a full disk.
+ * The result of `write`, tried again while it fails and `signal` has not aborted. `onError`
+ * receives the first failure that is not a full disk.
  */
 export async function retryWrite<T>(
   write: () => Promise<T>,

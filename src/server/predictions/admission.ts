@@ -1,4 +1,6 @@
-/** Admission: what is refused, what is known already, and what is on disk before it is acknowledged. */
+/**
+ * Admission: what is refused, what is known already, and what is on disk before it is acknowledged.
+ */
 import type { Prediction } from '../../contract/prediction.js'
 import { FluxdError } from '../../errors.js'
 import type { Files } from '../../files/files.js'
@@ -84,7 +86,8 @@ export function createAdmission(options: AdmissionOptions): AdmissionDesk {
           'conflict',
           outcome.field === 'id'
             ? `There is a prediction ${id} already`
-            : `Expected the request that Idempotency-Key ${idempotency?.key} was used for but received another one`,
+            : `Expected the request that Idempotency-Key ${idempotency?.key} was used for but ` +
+                'received another one',
         )
       default:
         return outcome satisfies never

@@ -1,6 +1,6 @@
 /**
- * Cancels what is not done at its deadline, waiting or running. The store knows the deadlines; a timer
- * waits for the next one.
+ * Cancels what is not done at its deadline, waiting or running. The store knows the deadlines; a
+ * timer waits for the next one.
  */
 import type { Prediction } from '../../contract/prediction.js'
 import type { PredictionStore } from '../../store/predictionStore.js'

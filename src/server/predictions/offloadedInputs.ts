@@ -1,6 +1,6 @@
 /**
- * Long data URIs of an input, as files: each is decoded once, when it comes, and is neither in the store nor
- * in memory while its prediction waits. Their MIME types are told from their bytes.
+ * Long data URIs of an input, as files: each is decoded once, when it comes, and is neither in the
+ * store nor in memory while its prediction waits. Their MIME types are told from their bytes.
  */
 import { fileFields } from '../../contract/input.js'
 import type { Prediction } from '../../contract/prediction.js'
@@ -20,7 +20,9 @@ const longestText = 8 * 1024 * 1024
 export type OffloadedRequest = Pick<PredictionRequest, 'input' | 'inputEcho'> &
   Pick<Prediction, 'inputFiles'>
 
-/** Writes what is long in `request` to files of prediction `predictionId`. Throws `storage_full`. */
+/**
+ * Writes what is long in `request` to files of prediction `predictionId`. Throws `storage_full`.
+ */
 export async function offloadLargeInputs(
   request: Pick<PredictionRequest, 'input' | 'inputEcho'>,
   predictionId: string,
@@ -62,7 +64,8 @@ export async function offloadLargeInputs(
 const tooLong = (field: string) =>
   new FluxdError(
     'invalid_input',
-    `Expected ${field} as a data URI of base64 with padding, or of at most ${longestText} characters`,
+    `Expected ${field} as a data URI of base64 with padding, or of at most ${longestText} ` +
+      'characters',
     { field },
   )
 

@@ -1,4 +1,6 @@
-/** Pages of predictions, newest first. A cursor is the admission number beside which a page begins. */
+/**
+ * Pages of predictions, newest first. A cursor is the admission number beside which a page begins.
+ */
 
 import type { Prediction } from '../../contract/prediction.js'
 import { invalidInput } from '../../errors.js'

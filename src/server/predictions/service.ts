@@ -1,6 +1,6 @@
 /**
- * The predictions of a server: admitted (on disk before it is acknowledged), read, canceled and watched.
- * Their state is the store's, what runs is the worker's; this joins the two.
+ * The predictions of a server: admitted (on disk before it is acknowledged), read, canceled and
+ * watched. Their state is the store's, what runs is the worker's; this joins the two.
  */
 import type { Prediction } from '../../contract/prediction.js'
 import { FluxdError } from '../../errors.js'
@@ -56,7 +56,10 @@ export type Predictions = {
   readonly counts: () => Promise<{ readonly waiting: number; readonly running: number }>
   /** Why nothing more would be admitted now, if so. */
   readonly refusal: () => Promise<string | undefined>
-  /** Admits nothing more; resolves when what runs is done, or its time is over. The rest stays on disk. */
+  /**
+   * Admits nothing more; resolves when what runs is done, or its time is over. The rest stays on
+   * disk.
+   */
   readonly drain: () => Promise<void>
   /** As after `drain`, at once: what runs is interrupted and runs again at the next start. */
   readonly stop: () => Promise<void>

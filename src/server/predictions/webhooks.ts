@@ -34,7 +34,9 @@ export type Webhooks = {
   /** Sends a finished prediction's `completed` again, as a new delivery. */
   readonly redeliver: (prediction: Prediction) => Promise<void>
   readonly listDeliveries: (predictionId: string) => Promise<readonly Delivery[]>
-  /** Sends what is due now and nothing more; resolves when that has ended. The rest stays stored. */
+  /**
+   * Sends what is due now and nothing more; resolves when that has ended. The rest stays stored.
+   */
   readonly stop: () => Promise<void>
 }
 

@@ -1,4 +1,6 @@
-/** The tables, as the steps that made them what they are: a step that was released never changes. */
+/**
+ * The tables, as the steps that made them what they are: a step that was released never changes.
+ */
 import type Sqlite from 'better-sqlite3'
 import { FluxdError } from '../../errors.js'
 import { keyTable } from './apiKeys.js'

@@ -11,7 +11,10 @@ import { createRunCounts } from './runCounts.js'
 import { createSecretStore } from './secrets.js'
 import { createDeliveryStore, createDeliveryTable } from './webhookDeliveries.js'
 
-/** Opens and migrates the file at `path`. Throws a sentence when it is damaged or of a newer version. */
+/**
+ * Opens and migrates the file at `path`. Throws a sentence when it is damaged or of a newer
+ * version.
+ */
 export function openSqliteStore(path: string): Store {
   const database = openDatabase(path)
   const signals = createLocalSignals()

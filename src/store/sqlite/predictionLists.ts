@@ -1,4 +1,7 @@
-/** Pages of predictions in the order of an index: a page takes the same anywhere in a store of any size. */
+/**
+ * Pages of predictions in the order of an index: a page takes the same anywhere in a store of any
+ * size.
+ */
 import type { ListedPrediction, ListQuery } from '../predictionStore.js'
 import type { Database } from './database.js'
 import { type Cursor, earlier, end, later, startOf } from './predictionCursor.js'

@@ -1,7 +1,7 @@
 /**
- * The queue as an index of the rows that are neither over nor running. An owner's turn is one more than
- * its last waiting one, and at least that of the head of the queue: owners alternate, and one with a
- * thousand predictions delays another owner's by one turn (start-time fair queueing).
+ * The queue as an index of the rows that are neither over nor running. An owner's turn is one more
+ * than its last waiting one, and at least that of the head of the queue: owners alternate, and one
+ * with a thousand predictions delays another owner's by one turn (start-time fair queueing).
  */
 import type { Cost, CostKind, CostTotals } from '../../predictions/cost.js'
 import type { ClaimOptions, QueuePosition, RunningPrediction } from '../predictionStore.js'
@@ -19,8 +19,8 @@ const addTo = (row: 'OLD' | 'NEW', sign: '+' | '-') => `
       tokens = tokens + excluded.tokens, step_tokens = step_tokens + excluded.step_tokens`
 
 /**
- * What waits, added up: every reply about a prediction asks for it, and queues have thousands. A cost is
- * a whole number, so that the sums stay exact.
+ * What waits, added up: every reply about a prediction asks for it, and queues have thousands. A
+ * cost is a whole number, so that the sums stay exact.
  */
 export const queueTotals = `
   CREATE TABLE queue_totals (

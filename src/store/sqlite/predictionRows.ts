@@ -111,7 +111,10 @@ export function toWhole(row: WholeRow | undefined): Prediction | undefined {
   }
 }
 
-/** The input with long values cut and what is too much left out; the same object when there is neither. */
+/**
+ * The input with long values cut and what is too much left out; the same object when there is
+ * neither.
+ */
 export function shorten(input: Prediction['input']): Prediction['input'] {
   let left = longestInput
   const entries = Object.entries(input)

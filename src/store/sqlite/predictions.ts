@@ -1,6 +1,6 @@
 /**
- * Predictions in SQLite. A row is small: values of an input that are long (data URIs) are whole in a
- * table of their own and cut short in the row.
+ * Predictions in SQLite. A row is small: values of an input that are long (data URIs) are whole in
+ * a table of their own and cut short in the row.
  */
 import type { Prediction } from '../../contract/prediction.js'
 import { cancel, fail } from '../../predictions/prediction.js'
@@ -229,8 +229,8 @@ function prepareRows({ sqlite }: Database) {
     LEFT JOIN inputs USING (sequence) WHERE ${where}`
   return {
     insert: sqlite.prepare(`
-      INSERT INTO predictions (id, surface, model, version, deployment, key_id, owner, priority, turn,
-        lora_set, cost_kind, cost_tokens, cost_step_tokens, traceparent, status, created_at,
+      INSERT INTO predictions (id, surface, model, version, deployment, key_id, owner, priority,
+        turn, lora_set, cost_kind, cost_tokens, cost_step_tokens, traceparent, status, created_at,
         started_at, completed_at, deadline, sent_created_at, excerpt_json, metrics_json,
         webhook_json, stream_token)
       VALUES (@id, @surface, @model, @version, @deployment, @key_id, @owner, @priority, @turn,

@@ -59,8 +59,8 @@ export type Engine = {
     options?: GenerateOptions,
   ) => Promise<GenerationResult>
   /**
-   * Throws `not_supported`, with the numbers, where a plan can never fit into the device's memory, as
-   * far as that is known: nothing is before a variant is loaded.
+   * Throws `not_supported`, with the numbers, where a plan can never fit into the device's memory,
+   * as far as that is known: nothing is before a variant is loaded.
    */
   readonly assertFits: (draft: ValidDraft) => void
   /**

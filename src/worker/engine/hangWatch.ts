@@ -1,7 +1,7 @@
 /**
  * Notices an engine that hangs: one that reports nothing for longer than what it does can take. A
- * process in a stuck driver call does not answer a heartbeat either, as its runs hold the thread; so the
- * limit follows from the stage and from how long steps take.
+ * process in a stuck driver call does not answer a heartbeat either, as its runs hold the thread;
+ * so the limit follows from the stage and from how long steps take.
  */
 import type { GenerationEvent } from '../../engine/protocol.js'
 

@@ -1,6 +1,6 @@
 /**
- * Keeps one engine process running: whenever it ends, another one is started, a little later each time.
- * A process that keeps dying before it is ready is started again once a minute.
+ * Keeps one engine process running: whenever it ends, another one is started, a little later each
+ * time. A process that keeps dying before it is ready is started again once a minute.
  */
 import type { Logger } from 'pino'
 import type { EngineCommand, EngineConfig, EngineEvent } from '../../engine/protocol.js'

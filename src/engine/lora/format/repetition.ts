@@ -24,7 +24,9 @@ export type Distinct = {
   readonly contradictions: readonly Contradiction[]
 }
 
-/** The changes of the file at `path`, each once. Reads values where layers name the same tensors. */
+/**
+ * The changes of the file at `path`, each once. Reads values where layers name the same tensors.
+ */
 export function withoutRepetitions(path: string, given: readonly GroupDeltas[]): Distinct {
   const owners = new Map<string, GroupDeltas>()
   const repeated: Group[] = []

@@ -1,7 +1,7 @@
 /**
  * Dialect `cuda`: operators for which ONNX Runtime's own CUDA provider has bfloat16 kernels. Inside
- * a graph all values are bfloat16, except for the rotation by angles and for fp8's scales, which are
- * float32; inputs and outputs are float32, because the JavaScript binding has no bfloat16.
+ * a graph all values are bfloat16, except for the rotation by angles and for fp8's scales, which
+ * are float32; inputs and outputs are float32, because the JavaScript binding has no bfloat16.
  * Networks over images have no such kernels and are written in `portable`.
  */
 
@@ -13,8 +13,8 @@ import type { AttentionOptions, Columns, Epilogue, Ops, Precision } from './ops.
 import { portableOps } from './portable.js'
 
 /**
- * The attention operator: `flash` is ONNX's Attention, a FlashAttention-2 kernel inside the provider;
- * `cudnn` is com.microsoft's MultiHeadAttention, which needs cuDNN.
+ * The attention operator: `flash` is ONNX's Attention, a FlashAttention-2 kernel inside the
+ * provider; `cudnn` is com.microsoft's MultiHeadAttention, which needs cuDNN.
  */
 export type AttentionKernel = 'flash' | 'cudnn'
 

@@ -1,7 +1,7 @@
 /**
  * fp8 without fp8 units: values are rounded to e4m3 and widened again, so that every machine
- * computes what a GPU's fp8 layers do, except for the order of their sums. Each row has a scale of its
- * own, which puts its largest value at the end of e4m3's range: an output row of a weight, or a
+ * computes what a GPU's fp8 layers do, except for the order of their sums. Each row has a scale of
+ * its own, which puts its largest value at the end of e4m3's range: an output row of a weight, or a
  * token of an activation, measured in every run. Recipe: torchao, PerRow.
  */
 import type { Graph, Value } from '../onnx/graph.js'

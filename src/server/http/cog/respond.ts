@@ -1,6 +1,6 @@
 /**
- * Responds with a prediction on the Cog surface, in the form that the client asks for: events, at once
- * a 202, or the end of it.
+ * Responds with a prediction on the Cog surface, in the form that the client asks for: events, at
+ * once a 202, or the end of it.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import {

@@ -1,8 +1,8 @@
 /**
  * The surface of a Cog container (C-2.1 to C-2.7). A failed prediction is still HTTP 200, with
  * status "failed". `POST` without `Prefer: respond-async` is bound to its connection: a client that
- * hangs up cancels. `PUT`, and `POST` with an `Idempotency-Key`, are for clients that come back: an id
- * stands for one prediction, also after its end, and hanging up cancels nothing.
+ * hangs up cancels. `PUT`, and `POST` with an `Idempotency-Key`, are for clients that come back: an
+ * id stands for one prediction, also after its end, and hanging up cancels nothing.
  */
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { z } from 'zod'

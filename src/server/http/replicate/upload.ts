@@ -24,8 +24,8 @@ const maxNameBytes = 255
 const unknownType = 'application/octet-stream'
 
 /**
- * Reads the form of `request`, and its file to `path`, which is the caller's to remove. Throws the 413
- * of a file that is too large and the 422 of a form without one.
+ * Reads the form of `request`, and its file to `path`, which is the caller's to remove. Throws the
+ * 413 of a file that is too large and the 422 of a form without one.
  */
 export async function receiveUpload(
   request: FastifyRequest,

@@ -1,7 +1,7 @@
 /**
  * The parts of an upload's form: the bytes of `content` in a scratch file, all other parts as text.
- * The scratch folder is in the data folder, where a server that starts removes what another one left,
- * and its bytes count against the quota of files.
+ * The scratch folder is in the data folder, where a server that starts removes what another one
+ * left, and its bytes count against the quota of files.
  */
 import { createWriteStream } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
@@ -29,8 +29,8 @@ const maxFiles = 4
 const checkedBytes = 4 * 1024 * 1024
 
 /**
- * Reads the form of `request` and writes its `content` to `path`. Throws the 413 of a file that is too
- * large and `storage_full`; nothing is left at `path` then.
+ * Reads the form of `request` and writes its `content` to `path`. Throws the 413 of a file that is
+ * too large and `storage_full`; nothing is left at `path` then.
  */
 export async function readUploadParts(
   request: FastifyRequest,
