@@ -7,11 +7,11 @@ import { stepsToRun } from '../plan/plan.js'
 import type { ValidDraft } from '../plan/planGeneration.js'
 import { type Cost, costOf } from '../predictions/cost.js'
 import type { Spent, Throughput } from '../predictions/throughput.js'
+import { retryWhileDiskFull } from '../store/retryWrite.js'
 import type { Metrics } from '../telemetry/metrics.js'
 import type { Engine, GenerationResult } from './engine/client.js'
 import type { ReadyPrediction } from './held.js'
 import { createLogLines } from './logLines.js'
-import { retryWhileDiskFull } from './storeRetry.js'
 
 export type AttemptContext = {
   readonly engine: Pick<Engine, 'generate'>

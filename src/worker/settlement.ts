@@ -7,8 +7,8 @@ import { FluxdError, toErrorRecord } from '../errors.js'
 import type { Files } from '../files/files.js'
 import { cancel, fail, start } from '../predictions/prediction.js'
 import type { PredictionStore } from '../store/predictionStore.js'
+import { retryWrite } from '../store/retryWrite.js'
 import { type HeldPrediction, releaseAssets } from './held.js'
-import { retryWrite } from './storeRetry.js'
 
 export type SettlementOptions = {
   readonly store: PredictionStore

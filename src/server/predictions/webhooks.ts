@@ -11,6 +11,7 @@ import { FluxdError } from '../../errors.js'
 import { discard, type GuardedClient } from '../../net/guardedClient.js'
 import type { EventHook } from '../../predictions/feed.js'
 import type { Attempt, Delivery, DeliveryStore } from '../../store/deliveryStore.js'
+import { retryWrite } from '../../store/retryWrite.js'
 
 export type WebhookOptions = {
   readonly client: Pick<GuardedClient, 'post'>
@@ -63,6 +64,7 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
   let alarm: NodeJS.Timeout | undefined
   let isLooking = false
   let isStopped = false
+  const stopping = new AbortController()
 
   function onEvent(prediction: Prediction, event: WebhookEvent): void {
     const { id, webhook } = prediction
@@ -131,7 +133,9 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
 
   async function deliver(delivery: Delivery): Promise<void> {
     const attempt = await attemptOf(delivery)
-    await deliveries.record(delivery.id, attempt)
+    // Without its record the delivery would be due again at once, and be sent again.
+    const record = () => deliveries.record(delivery.id, attempt)
+    await retryWrite(record, stopping.signal, options.onFault)
     options.onAttempt?.(delivery, attempt)
   }
 
@@ -175,6 +179,7 @@ export function createWebhooks(options: WebhookOptions): Webhooks {
     async stop() {
       if (!isStopped) await look()
       isStopped = true
+      stopping.abort()
       clearTimeout(alarm)
       for (const timer of coalescing.values()) clearTimeout(timer)
       await Promise.allSettled(inFlight.values())

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net'
 import { Webhook } from 'standardwebhooks'
 import { afterEach, expect, test, vi } from 'vitest'
 import type { Prediction, WebhookEvent } from '../../../src/contract/prediction.js'
+import { FluxdError } from '../../../src/errors.js'
 import { createGuardedClient } from '../../../src/net/guardedClient.js'
 import { createPrediction, log, start, succeed } from '../../../src/predictions/prediction.js'
 import { createWebhooks, retryDelayMs } from '../../../src/server/predictions/webhooks.js'
@@ -44,14 +45,21 @@ async function readText(request: IncomingMessage) {
   return text
 }
 
-function startWebhooks(path = ':memory:', allowAddress = () => true) {
+/** The first `failures` records of attempts fail as on a full disk. */
+function startWebhooks(path = ':memory:', allowAddress = () => true, failures = 0) {
   const database = openDatabase(path)
   const client = createGuardedClient({ allowAddress })
   const predictions = new Map<string, Prediction>()
   const deliveries = createDeliveryStore(database, createDeliveryTable(database))
   const webhooks = createWebhooks({
     client,
-    deliveries,
+    deliveries: {
+      ...deliveries,
+      record: async (id, attempt) => {
+        if (failures-- > 0) throw new FluxdError('storage_full', 'the disk is full')
+        return deliveries.record(id, attempt)
+      },
+    },
     find: async (id) => predictions.get(id),
     describe: async ({ id, status, logs }) => JSON.stringify({ id, status, logs }),
     secret,
@@ -129,6 +137,18 @@ test.each([503, 429, 404, 302])(
     expect(received.map(({ headers }) => headers['host'])).toEqual(Array(2).fill(new URL(url).host))
   },
 )
+
+test('a delivery whose record finds the disk full is not sent again', async () => {
+  const { received, url } = await startReceiver()
+  const { tell, listDeliveries } = startWebhooks(':memory:', () => true, 2)
+  await tell(succeed(starting(url)), 'completed')
+  await tell(createPrediction({ ...starting(url), id: 'other' }), 'start')
+  await vi.waitFor(
+    async () => expect((await listDeliveries('p'))[0]?.settledAt).toBeDefined(),
+    10_000,
+  )
+  expect(received.filter(({ body }) => JSON.parse(body).id === 'p')).toHaveLength(1)
+})
 
 test('delays double up to five minutes, about 19 minutes in all', () => {
   const delays = Array.from({ length: 11 }, (_, i) => retryDelayMs(i + 1) / 1000)
