@@ -8,7 +8,6 @@ import { engineEnvironment } from '../config/engineEnvironment.js'
 import type { Target } from '../doctor/examination.js'
 import { chooseTarget, watchMachine } from '../doctor/target.js'
 import { hasCode, invalidConfig } from '../errors.js'
-import { withLocalFiles } from '../files/localFiles.js'
 import type { WorkerPort } from '../predictions/workerPort.js'
 import { buildApp } from '../server/app.js'
 import { chooseHost } from '../server/auth/listenHost.js'
@@ -16,7 +15,8 @@ import { openServices, type Services } from '../server/context.js'
 import { createMetrics } from '../telemetry/metrics.js'
 import { createTerminalLog } from '../telemetry/terminalLog.js'
 import { startEngine } from '../worker/engine/client.js'
-import { startWorker, type WorkerEngine } from '../worker/worker.js'
+import type { WorkerEngine, WorkerOptions } from '../worker/worker.js'
+import { startLocalWorker } from './localWorker.js'
 
 const noKeys =
   'no API key is configured: listening for this machine only; make one with `fluxd keys add NAME`'
@@ -37,21 +37,9 @@ export async function serve(config: Config): Promise<void> {
   expectModel(services, config.cog.model)
   const metrics = createMetrics(readBuild())
   const engines = startEngines(config, target, logger)
-  const worker = startWorker({
-    engines,
-    store: services.store,
-    loras: services.library,
-    media: withLocalFiles(services.media, services.files),
-    files: services.files,
-    settings: {
-      noise: config.noise,
-      goFastLoraMultiplier: config.goFastLoraMultiplier,
-      safetyChecker: config.safetyModel !== undefined,
-    },
-    metrics,
-    patienceMs: 1000 * config.loraPatienceSeconds,
-    onFault: (error, prediction) => logger.error({ err: error, prediction }, 'worker fault'),
-  })
+  const onFault: WorkerOptions['onFault'] = (error, prediction) =>
+    logger.error({ err: error, prediction }, 'worker fault')
+  const worker = startLocalWorker(engines, services, config, metrics, onFault)
   const machine = watchMachine(target.device, config, (error) =>
     logger.warn({ err: error }, 'the machine could not be examined'),
   )
