@@ -24,9 +24,6 @@ export const addCost = (load: CostTotals, { kind, tokens, stepTokens }: Cost): C
   [kind]: addAmounts(load[kind], { tokens, stepTokens }),
 })
 
-export const addTotals = (a: CostTotals, b: CostTotals): CostTotals =>
-  listAmounts(b).reduce((sum, [kind, amount]) => addCost(sum, { kind, ...amount }), a)
-
 export const listAmounts = (load: CostTotals) => Object.entries(load) as [CostKind, Amount][]
 
 const addAmounts = (a: Amount | undefined, b: Amount): Amount =>
